@@ -1,0 +1,69 @@
+"""Make a trained YOLO smaller: prune it, mend it in closed form, let the original teach the rest.
+
+network = distill.load("best.pt")                           # the torch module
+results = distill.run("recipe.yaml", {"model": "best.pt"})  # what results.json holds
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill.errors import DistillError, RunError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["DistillError", "RunError", "load", "run"]
+
+
+def load(path: str | Path, *, trust: bool = False) -> nn.Module:
+    """The network in a YOLO checkpoint: float32, eval mode, on the CPU. Nothing pickled in the file is executed.
+
+    Args:
+        path: A .pt file that ultralytics saved.
+        trust: Unpickle the file as Python would, running what it says. Only for files from hands you trust.
+
+    Raises:
+        DistillError: It cannot be opened, or is no detector that can be pruned.
+    """
+    from distill.yolo import checkpoint
+
+    return checkpoint.load(path, trust=trust).model
+
+
+def run(
+    recipe: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    out: str | Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Run a recipe, as `distill run` does.
+
+    Args:
+        recipe: A recipe file, or the name of a shipped recipe.
+        overrides: Dotted key -> value, as `key=value` on the command line.
+        out: The run folder; `runs/<recipe>-<n>` by default.
+        quiet: Show warnings and the result only.
+
+    Returns:
+        What results.json holds.
+
+    Raises:
+        DistillError: Bad input, in one clear line each.
+    """
+    from contextlib import closing
+
+    from distill import pipeline
+    from distill import recipe as recipes
+    from distill.console import Console
+    from distill.folder import LOG, RunFolder, next_path
+
+    wanted = recipes.load(recipe, overrides or {})
+    path = Path(out) if out else next_path(wanted.name)
+    console = Console(quiet=quiet)
+    with closing(RunFolder.create(path, recipes.to_yaml(wanted))) as folder, closing(console):
+        console.log_to(folder.path / LOG)
+        return pipeline.run(wanted, folder, console)

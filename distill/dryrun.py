@@ -1,0 +1,76 @@
+"""What can be asked without a run: what would be cut, whether everything is in order, a checkpoint's mAP, an export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import prune
+from distill import losses, steps
+from distill.console import Console
+from distill.errors import DistillError
+from distill.recipe import SHAPES, Recipe
+from distill.yolo import checkpoint
+from distill.yolo import data as datasets
+from distill.yolo.checkpoint import Detector
+from distill.yolo.evaluate import pick_device
+from distill.yolo.export import check_exports, export_checkpoint
+
+
+def plan(recipe: Recipe, console: Console) -> prune.PrunePlan:
+    """Print what a run would cut, layer by layer, with the parameters and FLOPs that are left. Nothing is written."""
+    teacher = _teacher(recipe)
+    data = datasets.load(recipe.data, teacher.names, progress=console.track)
+    made = steps.make_plan(recipe, teacher, data, pick_device(recipe.device), console)
+    width = max(len(group.name) for group in made.groups)
+    console.result(f"{'channels of':<{width}}  before  after")
+    for group in made.groups:
+        console.result(f"{group.name:<{width}}  {group.before:>6}  {group.after:>5}")
+    console.result(steps.describe(made))
+    return made
+
+
+def check(recipe: Recipe, console: Console) -> None:
+    """Open everything that a run needs.
+
+    Raises:
+        DistillError: what is wrong first.
+    """
+    pick_device(recipe.device)
+    check_exports(recipe.export)
+    losses.build(recipe.distill.losses)
+    teacher = steps.open_teacher(recipe) if recipe.model else None
+    if recipe.data != SHAPES:
+        data = datasets.load(recipe.data, teacher.names if teacher else None, progress=console.track)
+        for warning in data.warnings:
+            console.warn(warning)
+
+
+def evaluate(path: str, data: str, imgsz: int | None, batch: int, device: str, console: Console) -> None:
+    """Print a checkpoint's mAP, as `yolo val` would measure it."""
+    detector = checkpoint.load(path)
+    labelled = datasets.load(data, detector.names, progress=console.track)
+    size = imgsz or detector.imgsz or 640
+    metrics = steps.evaluate_detector(detector, labelled, size, batch, pick_device(device), Console(quiet=True))
+    width = max(map(len, ("mAP50-95", *metrics.per_class)))
+    console.result(f"{metrics.images} images, {metrics.instances} objects, imgsz {size}")
+    console.result(f"{'mAP50-95':<{width}}  {metrics.map50_95:.3f}\n{'mAP50':<{width}}  {metrics.map50:.3f}")
+    for name, value in metrics.per_class.items():
+        console.result(f"{name:<{width}}  {value:.3f}")
+
+
+def export(path: str, formats: tuple[str, ...], imgsz: int | None, console: Console) -> None:
+    """Convert a checkpoint; the results lie beside it."""
+    detector = checkpoint.load(path)
+    size = imgsz or detector.imgsz or 640
+    for name in formats:
+        made = export_checkpoint(Path(path), name, Path(path).absolute().parent, size)
+        checked = "not compared" if made.max_abs_diff is None else f"outputs differ by {made.max_abs_diff:.1e}"
+        console.result(f"{made.file}  {made.size_mb:.1f} MB, {checked}")
+
+
+def _teacher(recipe: Recipe) -> Detector:
+    if recipe.model is None or recipe.data == SHAPES:
+        raise DistillError(
+            f"plan {recipe.name}: it needs a trained checkpoint and its images: give model=... and data=..."
+        )
+    return steps.open_teacher(recipe)

@@ -1,0 +1,81 @@
+"""The machine and the versions a run was made with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("distill-prune", "torch", "torchvision", "ultralytics", "timm", "numpy", "onnx", "onnxruntime", "openvino")
+
+
+def collect() -> dict[str, Any]:
+    """Everything that can change a result, as plain data for env.json."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": shlex.join(sys.argv),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cpu": cpu_name(),
+        "cores": usable_cores(),
+        "threads": torch.get_num_threads(),
+        "memory_gb": memory_gb(),
+        "gpus": gpus,
+        "cuda": torch.version.cuda,
+        "mps": torch.backends.mps.is_available(),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that matter, without importing them."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def device_name(device: str = "cpu") -> str:
+    """A device as results name it: `AMD EPYC 7B13, 2 threads` or `NVIDIA H100 80GB HBM3`."""
+    import torch
+
+    kind = torch.device(f"cuda:{device}" if device.isdigit() else device or "cpu")
+    if kind.type == "cuda":
+        return torch.cuda.get_device_name(kind)
+    name = cpu_name()
+    return f"{name}, {torch.get_num_threads()} threads" if kind.type == "cpu" else f"{name} ({kind.type})"
+
+
+def cpu_name() -> str:
+    """The processor's model name, or its architecture where the system does not tell."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.lower().startswith("model name"):
+                return " ".join(line.partition(":")[2].split())
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Cores this process may run on; fewer than the machine has in a container or under taskset."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_gb() -> float | None:
+    """The machine's memory in GB (1e9 bytes), where the system tells."""
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+    except (AttributeError, ValueError, OSError):
+        return None

@@ -1,0 +1,162 @@
+"""Losses by name: those shipped here, and a user's own as `file.py:name` or `package.module:name`.
+
+A loss is a function f(ctx, **options) -> scalar tensor, or a torch Module made with its options and called with ctx
+(for a loss that learns something). `ctx` is a `distill.context.LossContext`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from distill.errors import DistillError
+
+if TYPE_CHECKING:
+    from distill.recipe_losses import LossSpec
+
+BUILTIN: Mapping[str, str] = {
+    "score_bce": "distill.losses.logit:score_bce",
+    "box_iou": "distill.losses.box:box_iou",
+    "dfl_kl": "distill.losses.box:dfl_kl",
+    "feature_pkd": "distill.losses.feature:feature_pkd",
+}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss as a run uses it: `weight * call(ctx)` joins the sum under `name`."""
+
+    name: str
+    weight: float
+    call: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class LossRow:
+    """What `distill ls losses` shows of one loss."""
+
+    name: str
+    help: str
+    options: Mapping[str, Any]
+
+
+def build(specs: Iterable[LossSpec]) -> list[Loss]:
+    """Make the losses of a recipe.
+
+    Args:
+        specs: `Recipe.distill.losses`: names, weights and options.
+
+    Raises:
+        DistillError: a name that is not there, or an option that the loss does not take.
+    """
+    losses = []
+    for spec in specs:
+        loss = resolve(spec.name)
+        _check_options(spec.name, loss, spec.options)
+        make: Callable[..., Any] = loss if inspect.isclass(loss) else partial(partial, loss)
+        losses.append(Loss(spec.label, spec.weight, make(**spec.options)))
+    return losses
+
+
+def resolve(name: str, folder: Path | str = ".") -> Callable[..., Any]:
+    """The function or Module class behind a loss's name.
+
+    Args:
+        name: one of BUILTIN, `file.py:name` or `package.module:name`.
+        folder: where a relative file path starts.
+
+    Raises:
+        DistillError: one line that says what is missing, with the nearest name there is.
+    """
+    place, _, attribute = BUILTIN.get(name, name).rpartition(":")
+    if not place or not attribute:
+        raise DistillError(
+            f"no loss '{name}'{_nearest(name, BUILTIN)}; there are {', '.join(BUILTIN)}, "
+            "and your own as file.py:name or package.module:name"
+        )
+    module = _load_file(name, Path(folder, place).expanduser()) if place.endswith(".py") else _import(name, place)
+    if not hasattr(module, attribute):
+        own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise DistillError(f"loss '{name}': nothing named '{attribute}' in {place}{_nearest(attribute, own)}")
+    loss = getattr(module, attribute)
+    if not callable(loss):
+        raise DistillError(
+            f"loss '{name}': '{attribute}' in {place} is {type(loss).__name__}, not a function or Module"
+        )
+    return loss
+
+
+def describe(names: Iterable[str] = BUILTIN, folder: Path | str = ".") -> list[LossRow]:
+    """Name, first line of the docstring and options with their defaults, of shipped and user losses alike."""
+    rows = []
+    for name in names:
+        loss = resolve(name, folder)
+        summary = (inspect.getdoc(loss) or "").partition("\n")[0]
+        options = {key: value.default for key, value in _options(loss).items() if value.default is not value.empty}
+        rows.append(LossRow(name, summary, options))
+    return rows
+
+
+def _options(loss: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The keyword options of a loss: all of a class's parameters, all but the first (ctx) of a function's."""
+    parameters = list(inspect.signature(loss).parameters.values())
+    named = parameters if inspect.isclass(loss) else parameters[1:]
+    return {parameter.name: parameter for parameter in named if parameter.kind is not parameter.VAR_POSITIONAL}
+
+
+def _check_options(name: str, loss: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    known = _options(loss)
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        return
+    for option in options:
+        if option not in known:
+            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise DistillError(f"loss '{name}' has no option '{option}'{_nearest(option, known)}; {takes}")
+    for key, parameter in known.items():
+        if parameter.default is parameter.empty and key not in options:
+            raise DistillError(f"loss '{name}' needs its option '{key}'")
+
+
+def _import(name: str, place: str) -> ModuleType:
+    try:
+        return importlib.import_module(place)
+    except Exception as error:
+        raise DistillError(f"loss '{name}': importing {place} failed: {_one_line(error)}") from error
+
+
+def _load_file(name: str, file: Path) -> ModuleType:
+    if not file.is_file():
+        near = [other.name for other in file.parent.glob("*.py")] if file.parent.is_dir() else []
+        raise DistillError(f"loss '{name}': no file {file}{_nearest(file.name, near)}")
+    # A name of its own for each path: two recipes may each have a losses.py. It is entered in sys.modules because
+    # dataclasses and pickle look a class's module up there.
+    module_name = f"{file.stem}_{hashlib.sha1(str(file.resolve()).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    assert spec is not None and spec.loader is not None  # it is a file that ends in .py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        raise DistillError(f"loss '{name}': running {file} failed: {_one_line(error)}") from error
+    return module
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _nearest(word: str, words: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(words), n=1)
+    return f", did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,140 @@
+"""What a network costs: parameters, floating-point operations, milliseconds, megabytes."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
+ImageSize = int | tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Wall-clock time of one forward pass at batch 1: the median, and the range that 80 % of the passes fell in."""
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    runs: int
+
+    def as_dict(self) -> dict[str, float]:
+        """The form it takes in results.json."""
+        return {"median": self.median_ms, "p10": self.p10_ms, "p90": self.p90_ms, "runs": self.runs}
+
+
+def count_params(model: nn.Module) -> int:
+    """Number of parameters, those that do not train included; BatchNorm statistics are buffers and do not count."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_gflops(model: nn.Module, imgsz: ImageSize, channels: int = 3) -> float:
+    """Floating-point operations of one forward pass in evaluation mode, in billions.
+
+    Convention: one multiply-add is **two** operations; convolutions and matrix products (linear layers, attention)
+    count, while BatchNorm, activations, pooling and the decoding of boxes do not. Fused and unfused networks therefore
+    cost the same, and the figure equals the one that ultralytics prints for a fused model.
+
+    Args:
+        model: any module that takes one image batch `(1, channels, H, W)`. Left as it was.
+        imgsz: side of the square input, or `(H, W)`, in pixels.
+        channels: input channels.
+    """
+    parameter = next(model.parameters())
+    image = torch.zeros(1, channels, *_sides(imgsz), device=parameter.device, dtype=parameter.dtype)
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        # no_grad and not inference_mode: heads cache anchors, and an inference tensor could not be trained with later.
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(image)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return counter.get_total_flops() / 1e9
+
+
+def measure_latency(
+    models: Mapping[str, nn.Module],
+    imgsz: ImageSize,
+    device: str | torch.device = "cpu",
+    runs: int = 50,
+    warmup: int = 5,
+    progress: Progress | None = None,
+    channels: int = 3,
+) -> dict[str, Latency]:
+    """Time the forward pass of several networks at batch 1, side by side.
+
+    The networks take turns, and the turn starts with another one each round, so that a machine that grows hot or busy
+    slows all of them alike: only figures of one call are to be compared. Pass networks with BatchNorm fused into the
+    convolutions, as they are deployed; copying to the device and box suppression are not part of the time.
+
+    Args:
+        models: networks by name; copies are timed, so none is moved or changed.
+        imgsz: side of the square input, or `(H, W)`, in pixels.
+        device: where to run. CUDA is synchronised around each pass.
+        runs: timed passes per network.
+        warmup: passes per network before the clock counts.
+        progress: called as `progress(iterable, label, total)`, returns the iterable to walk.
+        channels: input channels.
+
+    Returns:
+        A `Latency` per name, in milliseconds.
+    """
+    if runs < 1:
+        raise ValueError(f"runs must be at least 1, got {runs}")
+    device = torch.device(device)
+    image = torch.rand(1, channels, *_sides(imgsz), generator=torch.Generator().manual_seed(0)).to(device)
+    ready = {name: copy.deepcopy(model).to(device).float().eval() for name, model in models.items()}
+    names = list(ready)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    rounds: Iterable[int] = range(warmup + runs)
+    if progress is not None:
+        rounds = progress(rounds, "latency", warmup + runs)
+    with torch.inference_mode():
+        for number in rounds:
+            first = number % max(len(names), 1)
+            for name in names[first:] + names[:first]:
+                elapsed_ms = _time_forward(ready[name], image)
+                if number >= warmup:
+                    times[name].append(elapsed_ms)
+    return {name: _summarise(values) for name, values in times.items()}
+
+
+def file_size_mb(path: str | Path) -> float:
+    """Size of a file, or of everything in a folder, in megabytes of 10^6 bytes."""
+    path = Path(path)
+    files = [path] if path.is_file() else [entry for entry in path.rglob("*") if entry.is_file()]
+    if not files:
+        raise FileNotFoundError(f"{path}: nothing there to measure")
+    return sum(file.stat().st_size for file in files) / 1e6
+
+
+def _sides(imgsz: ImageSize) -> tuple[int, int]:
+    return (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+
+
+def _time_forward(model: nn.Module, image: torch.Tensor) -> float:
+    _synchronize(image.device)
+    start = time.perf_counter()
+    model(image)
+    _synchronize(image.device)
+    return (time.perf_counter() - start) * 1e3
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _summarise(times_ms: list[float]) -> Latency:
+    p10, median, p90 = torch.tensor(times_ms).quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
+    return Latency(median_ms=median, p10_ms=p10, p90_ms=p90, runs=len(times_ms))

@@ -1,0 +1,113 @@
+"""The losses of a recipe: built-in names and the user's own functions, each with its weight and options."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distill.recipe_fields import Context, Kind, Number, nearest
+from distill.recipe_yaml import Item, wrap
+
+# my_losses.py:my_kd or package.module:my_kd
+_CUSTOM = re.compile(r"(?P<place>[^:]+|[A-Za-z]:[^:]+):(?P<function>[A-Za-z_]\w*)$")
+_WEIGHT = Number(low=0)
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """One loss of a recipe.
+
+    Attributes:
+        name: a built-in name, `/absolute/file.py:function` or `package.module:function`.
+        weight: its factor in the sum, above 0: a loss of weight 0 is left out when a recipe is read.
+        options: the function's other keyword arguments.
+    """
+
+    name: str
+    weight: float = 1.0
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def label(self) -> str:
+        """The name without its file or module, as columns and messages show it."""
+        return self.name.rpartition(":")[2]
+
+
+@dataclass(frozen=True)
+class Losses(Kind):
+    """A mapping of names to weights, or to `{weight: …, option: …}`, read as a tuple of LossSpec."""
+
+    names: Callable[[], tuple[str, ...]]
+    default: tuple[LossSpec, ...]
+
+    def __str__(self) -> str:
+        return "a mapping of loss names to weights"
+
+    def read(self, item: Item, path: str, context: Context) -> Any:
+        if not isinstance(item.value, dict):
+            return self.refuse(item, path, context)
+        found = [self._read_one(name, child, path, context) for name, child in item.value.items()]
+        losses = tuple(loss for loss in found if loss is not None and loss.weight)
+        labels = [loss.label for loss in losses]
+        for label in sorted({label for label in labels if labels.count(label) > 1}):
+            context.complain(item, f"{path}: two losses are called '{label}': rename one of the functions")
+        return losses
+
+    def write(self, value: Any) -> Any:
+        return {loss.name: {"weight": loss.weight} | loss.options if loss.options else loss.weight for loss in value}
+
+    def assign(self, old: Item | None, rest: str, make: Callable[[Kind], Item]) -> Item:
+        if not rest:
+            return make(self)
+        if old is None:
+            old = wrap(self.write(self.default), make(_WEIGHT).where)
+        held = dict(old.value) if isinstance(old.value, dict) else {}
+        name, option = self._split(rest, held)
+        new = make(_WEIGHT)
+        if option:
+            before = held.get(name)
+            options = {} if before is None else before.value if isinstance(before.value, dict) else {"weight": before}
+            new = Item(options | {option: new}, new.where, "", new.key)
+        return Item(held | {name: new}, old.where, "", old.key)
+
+    def _split(self, rest: str, held: dict[str, Item]) -> tuple[str, str]:
+        """`score_bce.temperature` or `my.py:kd.temperature` → name and option; names may hold dots themselves."""
+        for name in held:
+            if rest == name or rest.startswith(f"{name}."):
+                return name, rest[len(name) + 1 :]
+        start = rest.rfind(":") + 1
+        name, _, option = rest[start:].partition(".")
+        return rest[:start] + name, option
+
+    def _read_one(self, name: str, item: Item, path: str, context: Context) -> LossSpec | None:
+        here = f"{path}.{name}"
+        full = self._find(name, item, here, context)
+        options = dict(item.value) if isinstance(item.value, dict) else {"weight": item}
+        weight = options.pop("weight", None)
+        number = 1.0 if weight is None else _WEIGHT.read(weight, f"{here}.weight" if options else here, context)
+        if full is None or number is None:
+            return None
+        return LossSpec(full, number, {option: child.plain() for option, child in options.items()})
+
+    def _find(self, name: str, item: Item, here: str, context: Context) -> str | None:
+        """The name as LossSpec keeps it, or None after a complaint."""
+        if custom := _CUSTOM.match(name):
+            place = custom["place"]
+            if not place.endswith(".py"):
+                return name
+            tried = [Path(folder, Path(place).expanduser()) for folder in context.folders]
+            file = next((file for file in tried if file.is_file()), None)
+            if file is not None:
+                return f"{file.absolute()}:{custom['function']}"
+            looked = " or ".join(dict.fromkeys(str(file) for file in tried))
+            context.complain(item, f"{here}: no file {looked}", at_key=True)
+            return None
+        names = self.names()
+        if name in names:
+            return name
+        hint = nearest(name, names) or f": built in are {', '.join(names)}; your own is file.py:function"
+        context.complain(item, f"unknown loss '{name}'{hint}", at_key=True)
+        return None

@@ -1,0 +1,186 @@
+"""A strict reader of YAML that remembers where everything stands, and the writer that matches it.
+
+YAML 1.1 reads `1e-3` as text, `on` as a truth value, `012` as ten and the last of two equal keys as the only one. Here
+scalars follow the core schema of YAML 1.2, every key is unique, and each value keeps its file:line:column and the
+characters it was written with, so that what is wrong with it can be said where it stands.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import yaml
+
+from distill.errors import DistillError
+
+# Tag, pattern, first characters: the core schema, less .inf and .nan, which no setting can mean.
+_SCALARS = (
+    ("null", re.compile(r"(?:~|null|Null|NULL|)$"), [*"~nN", ""]),
+    ("bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
+    ("int", re.compile(r"[-+]?[0-9]+$"), list("-+0123456789")),
+    (
+        "float",
+        re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$"),
+        list("-+.0123456789"),
+    ),
+)
+_TAG = "tag:yaml.org,2002:"
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(
+                problem="aliases (*name) are not read here: write the value out", problem_mark=mark
+            )
+        return super().compose_node(parent, index)
+
+
+class _Dumper(yaml.SafeDumper):
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+for _name, _pattern, _first in _SCALARS:
+    _Loader.add_implicit_resolver(_TAG + _name, _pattern, _first)
+    _Dumper.add_implicit_resolver(_TAG + _name, _pattern, _first)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One value with its place.
+
+    Attributes:
+        value: None, bool, int, float, str, a list of items or a dict of items.
+        where: where the value stands, such as `r.yaml:3:9`; a source without lines is named alone.
+        text: a scalar as it was written; empty for lists and mappings.
+        key: where its key stands; equal to `where` for what has none.
+    """
+
+    value: Any
+    where: str
+    text: str = ""
+    key: str = ""
+
+    def plain(self) -> Any:
+        """The value without places: what `yaml.safe_load` would give."""
+        if isinstance(self.value, dict):
+            return {name: item.plain() for name, item in self.value.items()}
+        if isinstance(self.value, list):
+            return [item.plain() for item in self.value]
+        return self.value
+
+
+def read(text: str, source: str, problems: list[str], *, lines: bool = True) -> Item | None:
+    """Read one YAML document.
+
+    Args:
+        text: the document.
+        source: what to call it in messages.
+        problems: gets one line for each thing that is wrong.
+        lines: name line and column too; False for text that is no file.
+
+    Returns:
+        The document, or None where it is no YAML at all. An empty one is an item of value None.
+    """
+    loader = None
+    try:
+        loader = _Loader(text)  # looks for unprintable characters at once
+        node = loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        problems.append(f"{_place(source, mark, lines)}: bad YAML: {error.problem or error.context}")
+        return None
+    except yaml.reader.ReaderError as error:
+        problems.append(f"{source}: bad YAML: character {error.character!r} is not allowed in a text file")
+        return None
+    except RecursionError:
+        problems.append(f"{source}: bad YAML: nested too deeply")
+        return None
+    finally:
+        if loader is not None:
+            loader.dispose()
+    if node is None:
+        return Item(None, source, "", source)
+    return _convert(node, "", source, lines, problems)
+
+
+def wrap(value: Any, where: str) -> Item:
+    """Turn plain Python data into items that all stand at `where`."""
+    if isinstance(value, dict):
+        return Item({str(name): wrap(child, where) for name, child in value.items()}, where, "", where)
+    if isinstance(value, (list, tuple)):
+        return Item([wrap(child, where) for child in value], where, "", where)
+    if value is None or isinstance(value, (bool, int, float)):
+        return Item(value, where, dump(value), where)
+    return Item(str(value), where, str(value), where)
+
+
+def dump(data: Any) -> str:
+    """Write plain data so that `read` gives the same back: one key a line, lists and options on one line."""
+    text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
+    return text.removesuffix("...\n").strip() if not isinstance(data, (dict, list)) else text
+
+
+def flatten(text: str, source: str) -> list[str]:
+    """A document as sorted `dotted.key: value` lines, for comparing two of them."""
+    problems: list[str] = []
+    item = read(text, source, problems)
+    if item is None or problems:
+        raise DistillError("\n".join(problems))
+    return [f"{path}: {dump(value)}" for path, value in _leaves(item.plain(), "")]
+
+
+def _leaves(data: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(data, dict) or not data:
+        yield path, data
+        return
+    for name, value in data.items():
+        yield from _leaves(value, f"{path}.{name}" if path else str(name))
+
+
+def _place(source: str, mark: Any, lines: bool) -> str:
+    return f"{source}:{mark.line + 1}:{mark.column + 1}" if lines and mark is not None else source
+
+
+def _convert(node: Any, key: str, source: str, lines: bool, problems: list[str]) -> Item:
+    where = _place(source, node.start_mark, lines)
+    key = key or where
+    if isinstance(node, yaml.MappingNode):
+        found: dict[str, Item] = {}
+        for name, child in node.value:
+            at = _place(source, name.start_mark, lines)
+            if not isinstance(name, yaml.ScalarNode):
+                problems.append(f"{at}: a key must be a word")
+            elif name.value in found:
+                problems.append(f"{at}: key '{name.value}' is there twice, first at {found[name.value].key}")
+            else:
+                found[name.value] = _convert(child, at, source, lines, problems)
+        return Item(found, where, "", key)
+    if isinstance(node, yaml.SequenceNode):
+        return Item([_convert(child, "", source, lines, problems) for child in node.value], where, "", key)
+    return Item(_scalar(node, where, problems), where, node.value, key)
+
+
+def _scalar(node: Any, where: str, problems: list[str]) -> Any:
+    tag, text = node.tag.removeprefix(_TAG), node.value
+    try:
+        if tag == "int":
+            return int(text)
+        if tag == "float" and math.isfinite(value := float(text)):
+            return value
+    except ValueError:  # an explicit tag on something else, or thousands of digits
+        pass
+    if tag in ("int", "float"):
+        problems.append(f"{where}: {text[:40]!r} is no number that can be used")
+    elif tag == "bool":
+        return text.lower() == "true"
+    elif tag not in ("str", "null"):
+        problems.append(f"{where}: tag '{node.tag}' is not read here: write the plain value")
+    return text if tag == "str" else None

@@ -1,0 +1,113 @@
+"""results.json → report.md, report.html and plots/: a pure function of what a run has measured."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from distill.errors import DistillError, RunError
+from distill.report.facts import Results, Table, comparison, findings, latency_note, verdict
+from distill.report.sections import commands, compose
+
+__all__ = ["findings", "read", "summary_table", "verdict", "write"]
+
+ASCII: dict[str, str | int | None] = {"→": "->", "×": "x", "–": "-", "−": "-"}  # for terminals of any encoding
+
+
+def write(run_dir: Path) -> None:
+    """Write report.md, report.html and plots/*.png into a run folder.
+
+    Args:
+        run_dir: a folder with a results.json and, where the student was trained, a metrics.csv. Nothing else is read,
+            so a report can be made again at any time. Each file appears whole or not at all.
+
+    Raises:
+        DistillError: there is no results.json, or it is not one of ours.
+        RunError: the disk is full, or not writable.
+    """
+    from distill.report.markdown import render_markdown
+    from distill.report.page import render_html
+    from distill.report.plots import draw
+
+    results, history = read(run_dir)
+    plots = draw(results, history)
+    document = compose(results, run_dir, plots)
+    files = {f"plots/{name}.png": plot.png for name, plot in plots.items()}
+    files["report.md"] = render_markdown(document, plots).encode()
+    files["report.html"] = render_html(document, plots).encode()
+    try:
+        for name, content in files.items():
+            _replace(run_dir / name, content)
+    except OSError as error:
+        raise RunError(f"{run_dir}: cannot write the report: {error.strerror or error}") from error
+
+
+def read(run_dir: Path) -> tuple[Results, list[dict[str, Any]]]:
+    """The results of a run, and one dict per epoch of training: from metrics.csv, or from results.json without it."""
+    file = run_dir / "results.json"
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DistillError(f"{file}: not there; a run writes it when it ends, `distill run --resume` goes on") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DistillError(f"{file}: no JSON: {error}") from error
+    if not isinstance(results, dict) or not isinstance(results.get("models"), dict):
+        raise DistillError(f"{file}: no 'models' in it; is it the results.json of a run?")
+    metrics = run_dir / "metrics.csv"
+    if metrics.is_file():
+        with metrics.open(newline="", encoding="utf-8") as stream:
+            rows = [
+                {key.strip(): _number(value) for key, value in row.items() if key} for row in csv.DictReader(stream)
+            ]
+    else:
+        rows = [dict(row) for row in results.get("history") or ()]
+    return results, [row for row in rows if isinstance(row.get("epoch"), int | float)]
+
+
+def summary_table(results: Results, run_dir: Path | None = None) -> str:
+    """The last screen of a run: the table, the verdict, what to watch out for, and what to do next. Plain ASCII.
+
+    Args:
+        results: what is in results.json.
+        run_dir: the run folder as the user would type it; default: paths relative to it.
+    """
+    lines = []
+    table = comparison(results)
+    if table is not None:
+        lines += [*_columns(table), *filter(None, [latency_note(results, spread=False)]), ""]
+    lines.append(f"{verdict(results)}.")
+    lines += [f"warning: {finding}" for finding in findings(results)]
+    labels = ("Use it:", "", "")
+    lines += [f"{label:9}{command}" for label, command in zip(labels, commands(results, run_dir or Path()))]
+    return "\n".join(lines).translate(str.maketrans(ASCII))
+
+
+def _columns(table: Table) -> list[str]:
+    """A table in columns of spaces, names to the left, figures to the right; without the spread of the latency."""
+    rows = [table.columns, *([cell.split(" [")[0] for cell in row] for row in table.rows)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(table.columns))]
+    return ["   ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+
+
+def _number(value: str | None) -> Any:
+    """A cell of metrics.csv: a number where it is one, None where it is empty."""
+    try:
+        number = float(value or "")
+    except ValueError:
+        return value.strip() if value and value.strip() else None
+    return int(number) if number.is_integer() else number
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write under another name, then rename: a reader finds the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        draft.write_bytes(content)
+        os.replace(draft, path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise

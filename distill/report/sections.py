@@ -1,0 +1,179 @@
+"""What the report says, section by section."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from distill.report import facts
+from distill.report.document import Block, Code, Document, Figure, Fold, Terms, Text, section
+from distill.report.facts import Results, Table
+from distill.report.format import value_text
+
+# What the stages are, for who reads the table first.
+LEGEND = {
+    "teacher": "the network that was given",
+    "pruned": "its channels cut, and nothing else",
+    "repaired": "mended in closed form, without a training step",
+    "student": "trained against the teacher",
+}
+MANY = 12  # classes that are shown at once
+PARITY = "Difference: the largest from the checkpoint's own outputs, relative for boxes and absolute for scores."
+
+
+def compose(results: Results, run_dir: Path, figures: Collection[str] = ()) -> Document:
+    """The report, before it becomes Markdown or HTML. What there is nothing to say about is left out.
+
+    Args:
+        results: what is in results.json.
+        run_dir: where student.pt lies, for the commands.
+        figures: names of the plots that could be drawn.
+    """
+
+    def figure(name: str, *, wide: bool = False) -> Figure | None:
+        return Figure(name, wide) if name in figures else None
+
+    plan, schedule = results.get("plan") or {}, results.get("schedule") or {}
+    measured = [_quiet(_legend(results)), _quiet(facts.latency_note(results))]
+    sections = (
+        section("Before and after", [facts.comparison(results), *measured]),
+        section("Use it", _usage(results, run_dir)),
+        section("Accuracy", [figure("accuracy"), figure("training"), *_classes(results)]),
+        section("What was cut", [_cut(plan), figure("channels", wide=True), _layers(facts.channels(results))]),
+        section("What repair mended", [_mended(results), figure("repair", wide=True), _layers(facts.repairs(results))]),
+        section("Training", [_terms(schedule), figure("losses")]),
+        section("Exports", [facts.exports(results), _quiet(PARITY)]),
+        section("Do it again", _reproduction(results, run_dir)),
+        section("Where it ran", [_terms(_environment(results)), _fold("Time", facts.timings(results))]),
+    )
+    return Document(
+        name=str(results.get("recipe_name") or "run"),
+        about=_about(results),
+        gain=facts.gain(results),
+        judgement=facts.judgement(results),
+        accepted=results.get("accepted"),
+        warnings=tuple(facts.findings(results)),
+        sections=tuple(part for part in sections if part is not None),
+    )
+
+
+def commands(results: Results, run_dir: Path) -> list[str]:
+    """What to do with the result next, with stock ultralytics."""
+    model, data = _student(run_dir), results.get("data") or {}
+    lines = [f"yolo predict model={model} source=path/to/images{_imgsz(results)}"]
+    if data.get("labelled") and data.get("path"):
+        lines.append(f"yolo val model={model} data={shlex.quote(str(data['path']))}{_imgsz(results)}")
+    return [*lines, f"yolo export model={model} format=onnx{_imgsz(results)}"]
+
+
+def _usage(results: Results, run_dir: Path) -> list[Block]:
+    if facts.chosen(results) == "teacher" or not facts.stages(results):
+        return []
+    data = shlex.quote(str((results.get("data") or {}).get("path") or "data.yaml"))
+    return [
+        Text("Needs ultralytics alone, not this project:"),
+        Code(tuple(commands(results, run_dir))),
+        Text("To cut it further. (`yolo train` would not keep its shape: it builds the full-size network again.)"),
+        Code((f"distill run yolov5-half model={_student(run_dir)} data={data}{_imgsz(results)}",)),
+    ]
+
+
+def _student(run_dir: Path) -> str:
+    """Whatever was chosen, the result has this name."""
+    return shlex.quote(str(run_dir / "student.pt"))
+
+
+def _imgsz(results: Results) -> str:
+    return f" imgsz={results['imgsz']}" if results.get("imgsz") else ""
+
+
+def _reproduction(results: Results, run_dir: Path) -> list[Block]:
+    blocks: list[Block] = [
+        Text("The run folder holds the recipe with every value that was used, defaults and overrides alike:"),
+        Code((f"distill run {shlex.quote(str(run_dir / 'recipe.yaml'))}",)),
+    ]
+    if results.get("recipe"):
+        import yaml
+
+        text = yaml.safe_dump(results["recipe"], sort_keys=False, allow_unicode=True, default_flow_style=None)
+        blocks.append(Fold("recipe.yaml", Code(tuple(text.splitlines()), "yaml")))
+    return blocks
+
+
+def _about(results: Results) -> str:
+    data = results.get("data") or {}
+    images = f"{data.get('train_images', 0)} + {data.get('val_images', 0)} images" if "val_images" in data else ""
+    size = f"{results['imgsz']} px" if results.get("imgsz") else ""
+    return " · ".join(filter(None, [results.get("model"), data.get("path"), images, size, results.get("device")]))
+
+
+def _legend(results: Results) -> str:
+    return " ".join(f"{name.capitalize()}: {LEGEND[name]}." for name in facts.stages(results) if name in LEGEND)
+
+
+def _cut(plan: Mapping[str, Any]) -> Text | None:
+    if not plan:
+        return None
+    text = ", ".join(
+        f"{plan[f'{key}_after'] / plan[f'{key}_before']:.1%} of the {name} are left"
+        for key, name in (("flops", "FLOPs"), ("params", "parameters"))
+        if plan.get(f"{key}_before") and plan.get(f"{key}_after") is not None
+    )
+    if plan.get("verify") is not None:
+        text += f". With the same channels zeroed the full network gives the same outputs, to {plan['verify']:.1e}"
+    return Text(f"{text.removeprefix('. ')}.") if text else None
+
+
+def _mended(results: Results) -> Text | None:
+    layers = facts.repaired_layers(results)
+    if not layers:
+        return None
+    before, after = (median(layer[key] for layer in layers) for key in ("error_before", "error_after"))
+    changed = sum(bool(layer.get("changed", True)) for layer in layers)
+    images = results["repair"].get("images")
+    return Text(
+        f"{changed} of {len(layers)} layers were mended in closed form"
+        f"{f' on {images} images, without labels' if images else ''}: "
+        f"the median error of a layer fell from {before:.2f} to {after:.2f}."
+    )
+
+
+def _classes(results: Results) -> list[Block | None]:
+    """A long list is closed, and those that lost most stand above it."""
+    table = facts.per_class(results)
+    if table is None or len(table.rows) <= MANY:
+        return [table]
+    title = f"All {len(table.rows)} classes, greatest loss first"
+    return [replace(table, rows=table.rows[: MANY // 2]), Fold(title, table)]
+
+
+def _environment(results: Results) -> dict[str, Any]:
+    data = results.get("data") or {}
+    return {
+        "device": results.get("device"),
+        **(results.get("versions") or {}),
+        "seed": results.get("seed"),
+        "data": data.get("path"),
+        "classes": data.get("classes"),
+    }
+
+
+def _terms(values: Mapping[str, Any]) -> Terms | None:
+    pairs = tuple((str(key).replace("_", " "), value_text(value)) for key, value in values.items() if value is not None)
+    return Terms(pairs) if pairs else None
+
+
+def _quiet(text: str) -> Text | None:
+    return Text(text, quiet=True) if text else None
+
+
+def _fold(title: str, table: Table | None) -> Fold | None:
+    return Fold(title, table) if table is not None else None
+
+
+def _layers(table: Table | None) -> Fold | None:
+    return _fold("Every layer", table)

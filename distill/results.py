@@ -1,0 +1,86 @@
+"""What results.json holds, put together from what every stage of a run left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import yaml
+
+from distill import env
+from distill.recipe import Recipe, to_yaml
+
+FORMAT = 1
+QUALITY = ("map50_95", "map50", "per_class")
+
+
+def assemble(
+    recipe: Recipe, data: Any, plan: Any, stages: Mapping[str, Mapping[str, Any]], device: str
+) -> dict[str, Any]:
+    """The results of a finished run, as plain data.
+
+    Args:
+        recipe: of the run.
+        data: its `distill.yolo.data.DataSet`.
+        plan: its `prune.PrunePlan`.
+        stages: what each stage left, by name.
+        device: name of the device that latency was measured on.
+    """
+    chosen = stages["choose"]["chosen"].removesuffix(".pt")
+    models = _models(stages, chosen, trained="distill" in stages)
+    before, after = models["teacher"]["map50_95"], list(models.values())[-1]["map50_95"]
+    training = stages.get("distill", {})
+    return {
+        "format": FORMAT,
+        "recipe": yaml.safe_load(to_yaml(recipe)),
+        "recipe_name": recipe.name,
+        "model": recipe.model,
+        "imgsz": recipe.imgsz,
+        "seed": recipe.seed,
+        "data": {
+            "path": str(data.path),
+            "train_images": len(data.train),
+            "val_images": len(data.val),
+            "classes": list((data.names or {}).values()),
+            "labelled": data.labelled,
+        },
+        "device": device,
+        "versions": env.versions(),
+        "models": models,
+        "chosen": list(models)[-1],
+        "accept": asdict(recipe.accept),
+        "accepted": None if before is None else after >= before - recipe.accept.map_drop,
+        "trained": stages.get("evaluate trained"),
+        "schedule": training.get("schedule"),
+        "history": training.get("history", []),
+        "plan": {
+            "flops_before": plan.flops_before,
+            "flops_after": plan.flops_after,
+            "params_before": plan.params_before,
+            "params_after": plan.params_after,
+            "verify": stages["prune"]["verify"],
+            "groups": [asdict(width) for width in plan.groups],
+        },
+        "repair": {key: stages["repair"][key] for key in ("images", "layers")} if "repair" in stages else None,
+        "exports": stages["export"]["exports"],
+        "warnings": [warning for stage in stages.values() for warning in stage["warnings"]],
+        "seconds": {name: stage["seconds"] for name, stage in stages.items()},
+    }
+
+
+def _models(stages: Mapping[str, Mapping[str, Any]], chosen: str, trained: bool) -> dict[str, dict[str, Any]]:
+    """A row per network. The student's is that of student.pt, whichever network that is."""
+    cost = stages["measure"]
+    models = {}
+    for name in ("teacher", "pruned", "repaired"):
+        quality = stages.get(f"evaluate {name}")
+        if quality is not None:
+            models[name] = _row(quality, cost["teacher" if name == "teacher" else "student"], f"{name}.pt")
+    if trained:
+        models["student"] = _row(stages[f"evaluate {chosen}"], cost["student"], "student.pt")
+    return models
+
+
+def _row(quality: Mapping[str, Any], cost: Mapping[str, Any], file: str) -> dict[str, Any]:
+    return {**{key: quality[key] for key in QUALITY}, **cost, "file": file}

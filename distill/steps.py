@@ -1,0 +1,84 @@
+"""Steps that more than one command takes: opening the teacher, planning a cut, measuring mAP."""
+
+from __future__ import annotations
+
+import torch
+
+import prune
+from distill.console import Console
+from distill.errors import DistillError
+from distill.recipe import Recipe
+from distill.yolo import checkpoint
+from distill.yolo import data as datasets
+from distill.yolo.checkpoint import Detector
+from distill.yolo.data import DataSet
+from distill.yolo.evaluate import Metrics, evaluate
+from distill.yolo.sensitivity import sensitivity_of
+
+
+def open_teacher(recipe: Recipe) -> Detector:
+    """The checkpoint that a recipe names.
+
+    Raises:
+        DistillError: it cannot be opened, or it is no detector that can be pruned.
+    """
+    if recipe.model is None:
+        raise DistillError("model is not set: give model=best.pt")
+    return checkpoint.load(recipe.model, trust=recipe.trust)
+
+
+def make_plan(
+    recipe: Recipe, teacher: Detector, data: DataSet, device: torch.device, console: Console
+) -> prune.PrunePlan:
+    """Decide what to cut, from the weights or from what the outputs feel on training images. No labels are used.
+
+    Raises:
+        PruneError: the budget cannot be met.
+    """
+    wanted = recipe.prune
+    model = teacher.model.to(device)
+    images = datasets.images(data.train, wanted.images, recipe.imgsz, seed=recipe.seed)
+    graph = prune.trace(model, images[:1].to(device))
+    scores = prune.score(
+        graph,
+        wanted.importance,
+        batches=images,
+        sensitivity=sensitivity_of(model),
+        seed=recipe.seed,
+        progress=console.track,
+    )
+    plan = prune.make_plan(
+        graph,
+        scores,
+        flops=wanted.flops,
+        params=wanted.params,
+        ratio=wanted.ratio,
+        round_to=wanted.round_to,
+        protect=wanted.protect,
+        max_ratio=wanted.max_ratio,
+        progress=console.track,
+    )
+    model.cpu()
+    console.line(describe(plan))
+    return plan
+
+
+def describe(plan: prune.PrunePlan) -> str:
+    """A plan in one line."""
+    flops, params = plan.flops_after / plan.flops_before, plan.params_after / plan.params_before
+    before, after = (sum(getattr(group, side) for group in plan.groups) for side in ("before", "after"))
+    return (
+        f"{plan.flops_after / 1e9:.2f} of {plan.flops_before / 1e9:.2f} GFLOPs ({flops:.1%}), "
+        f"{plan.params_after / 1e6:.2f} of {plan.params_before / 1e6:.2f} M parameters ({params:.1%}), "
+        f"{after} of {before} channels"
+    )
+
+
+def evaluate_detector(
+    detector: Detector, data: DataSet, imgsz: int, batch: int, device: torch.device, console: Console
+) -> Metrics:
+    """mAP on the val images, with a bar and the result on a line."""
+    with console.bar("evaluate", len(data.val)) as bar:
+        metrics = evaluate(detector.model, data, imgsz=imgsz, batch=batch, device=device, bar=bar)
+    console.line(f"mAP50-95 {metrics.map50_95:.3f}, mAP50 {metrics.map50:.3f}")
+    return metrics

@@ -1,0 +1,144 @@
+"""A student, its frozen teacher and the losses between them, as one module that turns a batch into scalars."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.context import LossContext, Outputs
+from distill.errors import DistillError
+from distill.losses import Loss
+
+Runner = Callable[[nn.Module, Tensor], Outputs]
+LabelLoss = Callable[[nn.Module, Outputs, Mapping[str, Any]], Mapping[str, Tensor]]
+
+CHECKED_BATCHES = 3
+
+
+class DistillationTask(nn.Module):
+    """`task(batch)` runs both networks and gives every weighted loss by name, and their sum as `loss`.
+
+    The teacher is no submodule: `parameters()`, `state_dict()` and `train()` do not see it, so it joins no optimizer,
+    no checkpoint and no BatchNorm update. It still moves with `.to(device)`, and copies of the task share it. Losses
+    that are Modules are submodules: their parameters train, and stay behind when the student is taken out.
+
+    In its first three batches each loss is watched: one that is not a finite scalar, stays zero, or reaches the
+    student with no gradient ends the run with its name, instead of being a silent column of the report.
+
+    Args:
+        student: the network to train.
+        teacher: the original, best with BatchNorm folded in; copied and frozen.
+        losses: what pulls the student to the teacher.
+        run: runs either network on images and gives its raw outputs.
+        keep: per pyramid level the teacher's channels that the student still has; None where it has them all.
+        labelled: the student's own loss on labels, by name, given (student, its outputs, batch).
+        labels: weight of `labelled`; 0, or a batch without `cls`, trains from the teacher alone.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        losses: Sequence[Loss],
+        *,
+        run: Runner,
+        keep: Sequence[Sequence[int]] | None = None,
+        labelled: LabelLoss | None = None,
+        labels: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not losses and not (labelled and labels):
+            raise DistillError("nothing to train on: distill.losses is empty and distill.labels is 0")
+        self.student = student
+        self.losses = list(losses)
+        self.learned = nn.ModuleList(loss.call for loss in losses if isinstance(loss.call, nn.Module))
+        self.run, self.labelled, self.labels = run, labelled, labels
+        # In a list, for a Module assigned to an attribute would become a submodule.
+        self._teacher = [copy.deepcopy(teacher).eval().requires_grad_(False)]
+        self._levels = 0 if keep is None else len(keep)
+        for level, channels in enumerate(keep or ()):
+            self.register_buffer(f"keep{level}", torch.as_tensor(channels, dtype=torch.long), persistent=False)
+        self._seen = 0
+        self._silent = {loss.name for loss in losses}
+
+    @property
+    def teacher(self) -> nn.Module:
+        """The frozen original, in eval mode."""
+        return self._teacher[0]
+
+    @property
+    def keep(self) -> tuple[Tensor, ...] | None:
+        """Per level the teacher's channels that the student still has, or None where it has them all."""
+        return tuple(getattr(self, f"keep{level}") for level in range(self._levels)) or None
+
+    def forward(self, batch: Mapping[str, Any], progress: float = 0.0) -> dict[str, Tensor]:
+        """Every term times its weight, by name, and their sum as `loss`: a mean per image, whatever the batch size.
+
+        Args:
+            batch: `img`, (B, 3, H, W) in [0, 1], and where there are labels the loader's keys for them.
+            progress: how much of the training is over, 0 to 1.
+        """
+        images = batch["img"]
+        student = self.run(self.student, images)
+        with torch.no_grad():  # not inference_mode: what a loss makes of its tensors must allow a backward pass
+            teacher = self.run(self.teacher, images)
+        targets = {key: value for key, value in batch.items() if key != "img"} if "cls" in batch else None
+        terms: dict[str, Tensor] = {}
+        if self.labelled and self.labels and targets is not None:
+            terms = {name: self.labels * term for name, term in self.labelled(self.student, student, batch).items()}
+        # Divergences between near-equal outputs vanish in half precision.
+        with torch.autocast(images.device.type, enabled=False):
+            ctx = LossContext(images, student, teacher, targets, progress, self.keep)
+            values = {loss.name: _evaluate(loss, ctx) for loss in self.losses}
+        if torch.is_grad_enabled() and self._seen < CHECKED_BATCHES:
+            self._watch(values, student)
+        terms |= {loss.name: loss.weight * values[loss.name] for loss in self.losses}
+        if not terms:
+            raise DistillError("nothing to train on: the data has no labels and distill.losses is empty")
+        return terms | {"loss": torch.stack([term.float() for term in terms.values()]).sum()}
+
+    def _watch(self, values: Mapping[str, Tensor], student: Outputs) -> None:
+        """Raise at the first loss that cannot teach the student anything."""
+        self._seen += 1
+        reachable = student.tensors()
+        for name, value in values.items():
+            if not torch.isfinite(value):
+                raise DistillError(f"loss '{name}' is {value.item()} in batch {self._seen}")
+            gradients: Sequence[Tensor | None] = ()
+            if value.requires_grad and reachable:
+                gradients = torch.autograd.grad(value, reachable, retain_graph=True, allow_unused=True)
+            if all(gradient is None for gradient in gradients):
+                raise DistillError(f"loss '{name}' has no gradient to the student: it detaches it, or does not use it")
+            if any(gradient is not None and gradient.any() for gradient in gradients):
+                self._silent.discard(name)
+        if self._seen == CHECKED_BATCHES and self._silent:
+            silent = min(self._silent)
+            state = "is zero" if values[silent] == 0 else "gives the student a gradient of zero"
+            raise DistillError(f"loss '{silent}' {state} in each of the first {CHECKED_BATCHES} batches")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistillationTask:
+        self.teacher._apply(fn)
+        return super()._apply(fn, recurse)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DistillationTask:
+        memo[id(self.teacher)] = self.teacher  # frozen, and often the larger half
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        twin.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return twin
+
+
+def _evaluate(loss: Loss, ctx: LossContext) -> Tensor:
+    try:
+        value = loss.call(ctx)
+    except (DistillError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise DistillError(f"loss '{loss.name}' failed: {type(error).__name__}: {error}") from error
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise DistillError(f"loss '{loss.name}' must return a scalar tensor, not {shape}")
+    return value.reshape(())

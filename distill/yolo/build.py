@@ -1,0 +1,42 @@
+"""A new network to train: from one of ultralytics' descriptions, or from a checkpoint's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+from ultralytics.utils.checks import check_yaml
+
+from distill.errors import DistillError
+from distill.yolo import checkpoint
+
+
+def build(model: str, names: Mapping[int, str], *, seed: int = 0) -> DetectionModel:
+    """A detector for the given classes, on the CPU.
+
+    Args:
+        model: `yolov5n.yaml`, `yolov8s.yaml`, ... for random weights; a checkpoint for its weights, all that fit.
+        names: classes by id.
+        seed: of the random weights.
+
+    Raises:
+        DistillError: no such description or checkpoint.
+    """
+    source = None
+    if Path(model).suffix == ".pt":
+        source = checkpoint.load(model).model
+        description = source.yaml  # type: ignore[union-attr]
+    else:
+        try:
+            description = yaml_model_load(check_yaml(model))
+        except (FileNotFoundError, AttributeError, TypeError) as error:
+            raise DistillError(f"teacher.train.model: no model '{model}': use yolov5n.yaml, yolov8s.yaml, ...") from error
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        network = DetectionModel(dict(description), nc=len(names), verbose=False)  # type: ignore[call-overload, arg-type]
+    if source is not None:
+        network.load(source, verbose=False)
+    network.names = dict(names)
+    return network

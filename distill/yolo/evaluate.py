@@ -1,0 +1,162 @@
+"""mAP of a detector, by the arithmetic of ultralytics' own validator, without its prints, plots and files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from ultralytics.models.yolo.detect import DetectionValidator
+from ultralytics.utils import nms
+
+from distill.errors import DistillError
+from distill.yolo import checkpoint
+from distill.yolo.data import DataSet, build_dataset
+
+# `yolo val`: every box above this confidence counts, and boxes of a class that overlap by more than this are one.
+CONFIDENCE = 0.001
+NMS_IOU = 0.7
+
+
+class Bar(Protocol):
+    """What shows progress: `distill.console.Bar`."""
+
+    def advance(self, n: int = 1) -> None: ...
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Detection quality on one split. Averages are over the classes that occur in it; all values are 0 to 1.
+
+    Attributes:
+        map50_95: mean average precision, mean over the IoU thresholds 0.50, 0.55, ..., 0.95.
+        map50: mean average precision at IoU 0.5.
+        precision: at the confidence where F1 is largest, IoU 0.5.
+        recall: at the same confidence.
+        per_class: class name -> its AP50-95.
+        images: how many were looked at.
+        instances: how many labelled objects they hold.
+    """
+
+    map50_95: float
+    map50: float
+    precision: float
+    recall: float
+    per_class: dict[str, float]
+    images: int
+    instances: int
+
+
+def evaluate(
+    model: nn.Module,
+    data: DataSet,
+    *,
+    imgsz: int,
+    batch: int = 16,
+    device: str | torch.device = "cpu",
+    bar: Bar | None = None,
+) -> Metrics:
+    """Measure `model` on the val images, as `yolo val` does: rectangular batches, convolutions fused, float32.
+
+    Args:
+        model: an ultralytics DetectionModel with its `names`; it is copied, not touched.
+        data: labelled, with as many classes as the model.
+        imgsz: longer side in pixels; rounded up to a multiple of the model's largest stride.
+        batch: images a batch. Like everywhere in ultralytics it decides which images share a shape, and with that moves
+            the result a little: compare only what was measured with the same one.
+        device: see `pick_device`.
+        bar: told after each batch how many images it held; its total is `len(data.val)`.
+
+    Raises:
+        DistillError: no labels, or a device that this machine lacks.
+    """
+    if not data.labelled:
+        raise DistillError(f"{data.path}: has no labels, so there is no mAP to measure: give a data.yaml as 'data'")
+    place = pick_device(device)
+    network: Any = checkpoint.fused(model).to(place)
+    stride = max(int(network.stride.max()), 32)
+    dataset = build_dataset(data, "val", imgsz=-(-imgsz // stride) * stride, batch=batch, stride=stride)
+    # On a CPU the network takes the time, and loader processes would only take it away from it.
+    workers = min(8, os.cpu_count() or 1) if place.type == "cuda" else 0
+    loader = DataLoader(
+        dataset, batch, num_workers=workers, collate_fn=dataset.collate_fn, pin_memory=place.type == "cuda"
+    )
+    with tempfile.TemporaryDirectory(prefix="distill-val-") as folder, torch.inference_mode():
+        validator = _Validator(loader, network, data, place, Path(folder))
+        for images in loader:
+            images = validator.preprocess(images)
+            validator.update_metrics(validator.postprocess(network(images["img"])), images)
+            if bar is not None:
+                bar.advance(len(images["img"]))
+        validator.get_stats()
+    return _metrics(validator)
+
+
+def pick_device(name: str | torch.device) -> torch.device:
+    """A device as users write it: "" (the first GPU, or the CPU), "cpu", "0", "cuda", "cuda:1" or "mps".
+
+    `ultralytics.utils.torch_utils.select_device` would also change the number of threads of the whole process.
+
+    Raises:
+        DistillError: this machine does not have it.
+    """
+    text = str(name).strip().lower()
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if text in ("", "cuda"):
+        text = "cuda:0" if count or text else "cpu"
+    kind, _, index = (f"cuda:{text}" if text.isdigit() else text).partition(":")
+    if kind == "cpu" or (kind == "mps" and torch.backends.mps.is_available()):
+        return torch.device(kind)
+    if kind != "cuda" or not index.isdigit():
+        raise DistillError(f"device '{name}' is not known here: use cpu, a GPU's number such as 0, or nothing")
+    if int(index) >= count:
+        raise DistillError(f"device '{name}': this machine has {count or 'no'} CUDA devices that PyTorch can use")
+    return torch.device(kind, int(index))
+
+
+class _Validator(DetectionValidator):
+    """ultralytics' validator as a bag of parts.
+
+    Its `__call__` would read the data set again, with all that comes with that (a font check on the network, a
+    `download:` script run), select a device and print. The parts that make the result are used as they are.
+    """
+
+    data: Any  # None in the base class, until its __call__ has run
+    device: Any
+    names: Any
+    seen: Any
+
+    def __init__(self, loader: DataLoader, network: Any, data: DataSet, device: torch.device, folder: Path) -> None:
+        options = {"conf": CONFIDENCE, "iou": NMS_IOU, "plots": False, "save_json": False, "verbose": False}
+        super().__init__(loader, folder, {**options, "task": "detect", "mode": "val"})
+        self.training = False
+        self.data = data.config
+        self.device = device
+        self.init_metrics(network)
+
+    def postprocess(self, preds: Any) -> list[dict[str, Tensor]]:
+        # As in the base class, but without its time limit, which drops the rest of a batch on a slow or busy machine.
+        boxes: Any = nms.non_max_suppression(
+            preds, self.args.conf, self.args.iou, multi_label=True, max_det=self.args.max_det, max_time_img=float("inf")
+        )
+        return [{"bboxes": x[:, :4], "conf": x[:, 4], "cls": x[:, 5], "extra": x[:, 6:]} for x in boxes]
+
+
+def _metrics(validator: _Validator) -> Metrics:
+    box, names = validator.metrics.box, validator.names
+    per_class = {names[int(c)]: float(box.class_result(i)[3]) for i, c in enumerate(box.ap_class_index)}
+    counts: Any = validator.metrics.nt_per_class
+    return Metrics(
+        map50_95=float(box.map),
+        map50=float(box.map50),
+        precision=float(box.mp),
+        recall=float(box.mr),
+        per_class=per_class,
+        images=int(validator.seen),
+        instances=int(counts.sum()),
+    )

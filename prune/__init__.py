@@ -1,0 +1,34 @@
+"""Structural channel pruning of any torch module: exact surgery, output-aware importance, closed-form repair.
+
+graph   = prune.trace(model, example_input)
+scores  = prune.score(graph, "obs", batches=images)
+plan    = prune.make_plan(graph, scores, flops=0.5, round_to=8)
+student = prune.apply(model, plan)
+diff    = prune.verify(model, student, plan, example_input)
+prune.repair(student, model, plan, images)
+"""
+
+from prune import sparsity
+from prune.errors import PruneError
+from prune.graph import ChannelGraph
+from prune.plan import PrunePlan, make_plan
+from prune.repair import LayerRepair, repair
+from prune.score import IMPORTANCES, score
+from prune.surgery import apply
+from prune.trace import trace
+from prune.verify import verify
+
+__all__ = [
+    "IMPORTANCES",
+    "ChannelGraph",
+    "LayerRepair",
+    "PruneError",
+    "PrunePlan",
+    "apply",
+    "make_plan",
+    "repair",
+    "score",
+    "sparsity",
+    "trace",
+    "verify",
+]

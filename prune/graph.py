@@ -1,0 +1,170 @@
+"""Which channels of a network live and die together, as plain data.
+
+An *atom* is one channel of one tensor; a *channel* here is a set of atoms that must be kept or cut together (the two
+summands of a residual, say). A *group* is a set of channels that the same layers produce: its members are
+interchangeable, so a group is what has a width. `prune.trace` builds the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import nn
+
+Channels = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer that ran in the trace.
+
+    Attributes:
+        name: Path of the module, as in `model.named_modules()`.
+        kind: "conv", "depthwise", "grouped" or "linear".
+        inputs: Channel id of every input channel (with repeats where a concat repeats a tensor).
+        outputs: Channel id of every output channel.
+        kernel: Elements of the kernel, kh * kw; 1 for linear.
+        positions: Output positions per image, h * w (tokens for linear), summed over calls.
+        groups: Convolution groups.
+        bias: Whether it has a bias.
+    """
+
+    name: str
+    kind: str
+    inputs: Channels
+    outputs: Channels
+    kernel: int
+    positions: int
+    groups: int
+    bias: bool
+
+    def flops(self, inputs: int, outputs: int) -> int:
+        """FLOPs per image (two per multiply-add) with that many input and output channels."""
+        per_output = 1 if self.kind == "depthwise" else inputs // self.groups
+        return 2 * self.kernel * self.positions * per_output * outputs
+
+    def params(self, inputs: int, outputs: int) -> int:
+        """Parameters with that many input and output channels."""
+        per_output = 1 if self.kind == "depthwise" else inputs // self.groups
+        return outputs * (self.kernel * per_output + self.bias)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A BatchNorm: its path and the channel ids that it normalises."""
+
+    name: str
+    channels: Channels
+    affine: bool
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that share producers and readers. `name` is the first layer that produces them."""
+
+    index: int
+    name: str
+    channels: Channels
+
+
+@dataclass(frozen=True)
+class Split:
+    """A chunk or split in `owner`'s own forward: the parts must stay equally wide. `parts` are tuples of channel ids."""
+
+    owner: str
+    parts: tuple[Channels, ...]
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """The channels of one model, traced at one input shape.
+
+    Attributes:
+        model: The traced module itself (not a copy).
+        input_shape: Shape of the example input, (N, C, H, W).
+        layers: Layers in execution order.
+        norms: BatchNorms.
+        groups: Groups that may be cut.
+        splits: Parts that must keep equal widths.
+        frozen: Layer name -> reason, for layers with output channels that may not be cut.
+    """
+
+    model: nn.Module
+    input_shape: tuple[int, ...]
+    layers: tuple[Layer, ...]
+    norms: tuple[Norm, ...]
+    groups: tuple[Group, ...]
+    splits: tuple[Split, ...]
+    frozen: Mapping[str, str]
+    _by_name: dict[str, Layer] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_name", {layer.name: layer for layer in self.layers})
+
+    def layer(self, name: str) -> Layer:
+        return self._by_name[name]
+
+    @cached_property
+    def group_of(self) -> dict[int, int]:
+        """Channel id -> index of its group; frozen channels are absent."""
+        return {c: g.index for g in self.groups for c in g.channels}
+
+    @cached_property
+    def place_of(self) -> dict[int, int]:
+        """Channel id -> its place in its group."""
+        return {c: place for g in self.groups for place, c in enumerate(g.channels)}
+
+    @cached_property
+    def readers(self) -> list[list[Layer]]:
+        """Per group, the layers that mix its channels (every kind but depthwise) as inputs."""
+        return self._touching(lambda layer: layer.inputs if layer.kind != "depthwise" else ())
+
+    @cached_property
+    def producers(self) -> list[list[Layer]]:
+        """Per group, the layers whose output it is."""
+        return self._touching(lambda layer: layer.outputs)
+
+    def _touching(self, side) -> list[list[Layer]]:
+        found: list[list[Layer]] = [[] for _ in self.groups]
+        for layer in self.layers:
+            for index in {self.group_of[c] for c in side(layer) if c in self.group_of}:
+                found[index].append(layer)
+        return found
+
+    @cached_property
+    def bundles(self) -> list[tuple[int, ...]]:
+        """Groups tied by splits: all of a bundle lose equally many channels. Most bundles hold one group."""
+        parent = list(range(len(self.groups)))
+
+        def root(i: int) -> int:
+            while parent[i] != i:
+                i = parent[i]
+            return i
+
+        for split in self.splits:
+            members = {self.group_of[part[0]] for part in split.parts if part[0] in self.group_of}
+            for a in members:
+                parent[root(a)] = root(min(members))
+        joined: dict[int, list[int]] = {}
+        for i in range(len(self.groups)):
+            joined.setdefault(root(i), []).append(i)
+        return [tuple(members) for members in joined.values()]
+
+    def flops(self, kept: Iterable[int] | None = None) -> int:
+        """FLOPs per image of all traced layers (two per multiply-add), with the `kept` channels or with all."""
+        return sum(layer.flops(*_counts(layer, kept)) for layer in self.layers)
+
+    def params(self, kept: Iterable[int] | None = None) -> int:
+        """Parameters of the traced layers and BatchNorms, with the `kept` channels or with all."""
+        weights = sum(layer.params(*_counts(layer, kept)) for layer in self.layers)
+        return weights + sum(2 * _count(norm.channels, kept) for norm in self.norms if norm.affine)
+
+
+def _counts(layer: Layer, kept) -> tuple[int, int]:
+    return _count(layer.inputs, kept), _count(layer.outputs, kept)
+
+
+def _count(channels: Channels, kept) -> int:
+    return len(channels) if kept is None else sum(c in kept for c in channels)

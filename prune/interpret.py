@@ -1,0 +1,75 @@
+"""Run a model operator by operator, on its live weights, with a visitor that may replace any value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from prune.raw import export
+
+Visitor = Callable[[Node, Any], Any]
+
+
+class Program:
+    """The exported graph of `model` at the shape of `example_input`, in the mode that `model` is in.
+
+    Weights and buffers are read from `model` when an operator runs, so changes made on the way are seen.
+    """
+
+    def __init__(self, model: nn.Module, example_input: Tensor) -> None:
+        exported = export(model, example_input)
+        signature = exported.graph_signature
+        state = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        self._model, self._state = model, {p: name.removeprefix("net.") for p, name in state.items()}
+        self._constants = {
+            placeholder: exported.constants[name].to(example_input.device)
+            for placeholder, name in signature.inputs_to_lifted_tensor_constants.items()
+        }
+        self.nodes = list(exported.graph.nodes)
+        self.last_use: dict[Node, Node] = {n: node for node in self.nodes for n in node.all_input_nodes}
+
+    def layer(self, node: Node) -> str | None:
+        """Path of the convolution, linear layer or BatchNorm that this node computes, else None."""
+        if node.op != "call_function" or operator_name(node) not in ("conv2d", "linear", "batch_norm"):
+            return None
+        weight = node.args[1] if node.args[1] is not None else node.args[3]
+        return self._state[weight.name].rpartition(".")[0] if isinstance(weight, Node) else None
+
+    def placeholder(self, node: Node, x: Tensor) -> Tensor:
+        """The value of a placeholder: a weight, a buffer, a constant, or the input."""
+        if node.name in self._state:
+            owner, _, name = self._state[node.name].rpartition(".")
+            return getattr(self._model.get_submodule(owner), name)
+        return self._constants.get(node.name, x)
+
+    def run(self, x: Tensor, visit: Visitor | None = None) -> list[Tensor]:
+        """Outputs for `x`, which has the example's shape. `visit(node, value)` returns the value to go on with."""
+        values: dict[Node, Any] = {}
+        for node in self.nodes:
+            if node.op == "output":
+                return [values[n] for n in node.all_input_nodes]
+            if node.op == "placeholder":
+                values[node] = self.placeholder(node, x)
+            else:
+                values[node] = compute(node, values)
+            if visit is not None and node.op == "call_function":
+                values[node] = visit(node, values[node])
+            for used in node.all_input_nodes:
+                if self.last_use[used] is node:
+                    del values[used]
+        raise AssertionError("an exported graph ends with its output")
+
+
+def compute(node: Node, values: dict[Node, Any]) -> Any:
+    """Run one operator on the values of its inputs."""
+    args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def operator_name(node: Node) -> str:
+    """`conv2d` for aten.conv2d.default; in-place variants go by the plain name."""
+    return str(node.target).split(".")[1].rstrip("_") if "." in str(node.target) else str(node.target)

@@ -1,0 +1,288 @@
+"""Importances from the outputs: structured Optimal Brain Surgeon (the default) and Fisher.
+
+OBS asks what is left of the error after the other channels have made up for the one that goes (Hassibi & Stork 1992;
+for blocks of transformers ZipLM, arXiv:2302.04089, and OSSCAR, arXiv:2403.12983).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
+
+from prune.graph import ChannelGraph, Layer
+from prune.importance import Progress, Sensitivity, StaticImportance, places_in, weighted_layers
+from prune.patches import input_rows, position_weights, sample_positions
+from prune.statistics import as_batches, gaussian, gradients
+
+MAX_COLUMNS = 2304  # side of the largest covariance block: 256 channels of a 3x3 convolution, 21 MB
+POSITIONS = 8192  # sampled per batch and layer
+DAMPING = 1e-2  # of the mean diagonal of a covariance
+
+
+@dataclass
+class Block:
+    """A set of a layer's input columns with its own covariance. Wide layers have several, grouped ones one per group.
+
+    Attributes:
+        columns: First and last-plus-one column, counted over C_in * kernel.
+        outputs: Slice of output channels that read these columns.
+        covariance: Weighted sum of outer products of the inputs, (n, n).
+        mean: Weighted sum of the inputs, (n,).
+        weight: Weights of the layer on these columns, (outputs, n).
+        total: Sum of the weights of the samples so far.
+    """
+
+    columns: tuple[int, int]
+    outputs: slice
+    weight: Tensor
+    covariance: Tensor
+    mean: Tensor
+    total: float = 0.0
+
+    def add(self, rows: Tensor, weights: Tensor) -> None:
+        """Take in samples: rows (P, C_in * kernel) and their weights (P,)."""
+        x = rows[:, slice(*self.columns)]
+        weighted = x * weights[:, None]
+        self.covariance.addmm_(weighted.T, x)
+        self.mean += weighted.sum(0)
+        self.total += weights.sum().item()
+
+    def inverted(self) -> Inverse:
+        """A working copy, with the covariance centred (a constant costs nothing: the bias takes it) and damped."""
+        mean = self.mean / max(self.total, 1e-30)
+        matrix = self.covariance / max(self.total, 1e-30) - torch.outer(mean, mean)
+        matrix.diagonal().add_(DAMPING * matrix.diagonal().mean().clamp(min=1e-12))
+        return Inverse(self.outputs, self.weight.clone(), torch.linalg.inv(matrix))
+
+
+class Inverse:
+    """H^-1 and W of a block while channels leave it.
+
+    A removal is a low-rank change of both. Changes are kept apart and folded in together, `PENDING` columns at a time:
+    one matrix product then does what would otherwise be a pass over the whole of H^-1 for every channel.
+    """
+
+    PENDING = 72
+
+    def __init__(self, outputs: slice, weight: Tensor, inverse: Tensor) -> None:
+        self.outputs, self.weight, self.inverse = outputs, weight, inverse
+        self.across = inverse.new_zeros(0, len(inverse))  # (r, n): rows of H^-1 when they left
+        self.steps = self.across  # (r, n): the same, solved
+        self.gone = torch.zeros(0, dtype=torch.long)
+        self.lost = weight.new_zeros(len(weight), 0)  # (O, r): weights when they left
+
+    def cost(self, columns: Tensor, sensitivity: Tensor) -> Tensor:
+        """Error left by losing each set of columns: (C, k) -> (C,)."""
+        inner = self.inverse[columns[:, :, None], columns[:, None, :]]  # (C, k, k)
+        weights = self.weight[:, columns.flatten()]
+        if len(self.gone):
+            steps = self.steps[:, columns]  # (r, C, k)
+            inner = inner - torch.einsum("rci,rcj->cij", self.across[:, columns], steps)
+            weights = weights - self.lost @ steps.flatten(1)
+        weights = (
+            (weights * sensitivity[self.outputs, None].sqrt()).unflatten(1, columns.shape).permute(1, 2, 0)
+        )  # (C, k, O)
+        squared = weights @ weights.transpose(1, 2)  # (C, k, k)
+        return torch.linalg.solve_ex(inner, squared)[0].diagonal(dim1=1, dim2=2).sum(1)
+
+    def drop(self, columns: Tensor) -> None:
+        """The columns (k,) are gone: the rest of the weights makes up for them (block Schur update)."""
+        across = self.inverse[columns] - self.across[:, columns].T @ self.steps  # (k, n)
+        lost = self.weight[:, columns] - self.lost @ self.steps[:, columns]  # (O, k)
+        self.steps = torch.cat([self.steps, torch.linalg.solve(across[:, columns], across)])
+        self.across, self.lost = torch.cat([self.across, across]), torch.cat([self.lost, lost], 1)
+        self.gone = torch.cat([self.gone, columns])
+        if len(self.gone) >= self.PENDING:
+            self.inverse.addmm_(self.across.T, self.steps, alpha=-1)
+            self.weight.addmm_(self.lost, self.steps, alpha=-1)
+            self.weight[:, self.gone] = 0  # exactly, whatever rounding left
+            self.across, self.steps = self.across[:0], self.steps[:0]
+            self.gone, self.lost = self.gone[:0], self.lost[:, :0]
+
+
+@dataclass
+class LayerStatistics:
+    """A layer's blocks and, per output channel, how much the outputs feel it."""
+
+    layer: Layer
+    blocks: list[Any]  # Block while collecting, Inverse while a plan is made
+    sensitivity: Tensor  # (C_out,) squared gradient, summed over positions, mean over images
+    images: int = 0
+    places: dict[int, list[tuple[int, Tensor, Tensor]]] = field(
+        default_factory=dict
+    )  # group -> (block, places, columns)
+
+
+class OBS:
+    """Structured Optimal Brain Surgeon on label-free sensitivities.
+
+    For a layer that reads channel j, with H the weighted covariance of its inputs, W its weights and F_o the sensitivity
+    of its output o, losing j costs sum_o F_o W_oj ((H^-1)_jj)^-1 W_oj^T, on the k*k columns of j; summed over every layer
+    that reads j. `remove` applies the block Schur update to H^-1 and W of the readers, and stops counting the row of j in
+    its producers.
+
+    Memory: float32 n*n per layer with n = C_in * kh * kw, block-diagonal over the input channels past
+    n = 2304; the statistics are kept and a plan in progress holds as much again.
+    """
+
+    def __init__(self, graph: ChannelGraph, statistics: dict[str, LayerStatistics], working: bool = False) -> None:
+        self.graph, self.statistics, self.working = graph, statistics, working
+        self.alive = [torch.ones(len(g.channels), dtype=torch.bool) for g in graph.groups]
+        self.cache: dict[tuple[str, int], Tensor] = {}
+
+    def fresh(self) -> OBS:
+        """A working copy. The inverses are made here."""
+        copies = {
+            name: LayerStatistics(s.layer, [b.inverted() for b in s.blocks], s.sensitivity.clone(), s.images, s.places)
+            for name, s in self.statistics.items()
+        }
+        return OBS(self.graph, copies, working=True)
+
+    def cost(self, group: int) -> Tensor:
+        if not self.working:
+            return self.fresh().cost(group)
+        total = torch.zeros(len(self.graph.groups[group].channels))
+        for layer in self.graph.readers[group]:
+            key = (layer.name, group)
+            if key not in self.cache:
+                self.cache[key] = self._cost(self.statistics[layer.name], group)
+            total += self.cache[key]
+        return total
+
+    def _cost(self, statistics: LayerStatistics, group: int) -> Tensor:
+        cost = torch.zeros(len(self.alive[group]))
+        for block, places, columns in statistics.places[group]:
+            left = self.alive[group][places]
+            cost.index_add_(0, places[left], statistics.blocks[block].cost(columns[left], statistics.sensitivity))
+        return cost
+
+    def remove(self, group: int, channel: int) -> None:
+        self.alive[group][channel] = False
+        for layer in self.graph.readers[group]:
+            statistics = self.statistics[layer.name]
+            for block, places, columns in statistics.places[group]:
+                for row in (places == channel).nonzero()[:, 0]:
+                    statistics.blocks[block].drop(columns[row])
+            self._forget(layer.name)
+        for layer in self.graph.producers[group]:
+            if layer.name in self.statistics:
+                lost = self.graph.groups[group].channels[channel]
+                outputs = [i for i, c in enumerate(layer.outputs) if c == lost]
+                self.statistics[layer.name].sensitivity[outputs] = 0
+                self._forget(layer.name)
+
+    def _forget(self, layer: str) -> None:
+        for group in self.statistics[layer].places:
+            self.cache.pop((layer, group), None)
+
+
+def obs(
+    graph: ChannelGraph,
+    batches: Tensor | Iterable[Tensor],
+    sensitivity: Sensitivity | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> OBS:
+    """Collect the statistics of the OBS importance: one pass forward and back over the images."""
+    modules = weighted_layers(graph)
+    found = {layer.name: _empty(graph, layer, modules[layer.name]) for layer in graph.layers if layer.name in modules}
+
+    def visit(index: int, name: str, module: nn.Module, x: Tensor, gradient: Tensor) -> None:
+        statistics = found[name]
+        dims = [d for d in range(gradient.dim()) if d != (gradient.dim() - 1 if isinstance(module, nn.Linear) else 1)]
+        statistics.sensitivity += gradient.float().square().sum(dims).cpu()
+        statistics.images += len(x)
+        positions = sample_positions(gradient.shape, module, POSITIONS, seed=seed + index)
+        weights = position_weights(gradient, module).cpu()[positions]
+        rows = input_rows(x, gradient.shape, module, positions.to(x.device)).float().cpu()
+        for block in statistics.blocks:
+            block.add(rows, weights)
+
+    gradients(graph.model, found, as_batches(batches), sensitivity or gaussian, visit, seed, progress, "importance")
+    for statistics in found.values():
+        statistics.sensitivity /= max(statistics.images, 1)
+    return OBS(graph, found)
+
+
+def _empty(graph: ChannelGraph, layer: Layer, module: nn.Module) -> LayerStatistics:
+    weight = module.weight.detach().float().flatten(1).cpu()  # type: ignore[union-attr, operator]
+    rows, columns = weight.shape[0] // layer.groups, weight.shape[1]  # per convolution group
+    whole = layer.kernel * max(1, MAX_COLUMNS // layer.kernel)  # blocks hold whole channels
+    blocks = []
+    for g in range(layer.groups):
+        outputs = slice(g * rows, (g + 1) * rows)
+        for start in range(0, columns, whole):
+            end = min(columns, start + whole)
+            at = (g * columns + start, g * columns + end)
+            n = end - start
+            blocks.append(Block(at, outputs, weight[outputs, start:end], torch.zeros(n, n), torch.zeros(n)))
+    statistics = LayerStatistics(layer, blocks, torch.zeros(weight.shape[0]))
+    for group, (places, positions) in places_in(graph, layer.inputs).items():
+        statistics.places[group] = list(_columns(places, positions, blocks, layer.kernel))
+    return statistics
+
+
+def _columns(places: Tensor, positions: Tensor, blocks: list[Block], kernel: int):
+    """Per block and per number of columns: which channels of a group have how many columns there, and which."""
+    for index, block in enumerate(blocks):
+        first, last = block.columns[0] // kernel, block.columns[1] // kernel
+        inside = (positions >= first) & (positions < last)
+        by_place: dict[int, list[int]] = {}
+        for place, position in zip(places[inside].tolist(), positions[inside].tolist(), strict=True):
+            start = (position - first) * kernel
+            by_place.setdefault(place, []).extend(range(start, start + kernel))
+        for width in sorted({len(c) for c in by_place.values()}):
+            same = {p: c for p, c in by_place.items() if len(c) == width}
+            yield index, torch.tensor(list(same)), torch.tensor(list(same.values()))
+
+
+def fisher(
+    graph: ChannelGraph,
+    batches: Tensor | Iterable[Tensor],
+    sensitivity: Sensitivity | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> StaticImportance:
+    """Fisher pruning: the expected squared derivative of the outputs' distance by a gate on the channel.
+
+    A gate on channel j inside a layer that reads it scales that layer's weights W_j, so its derivative is
+    <W_j, dW_j>, one image at a time (Theis et al. 2018, arXiv:1801.05787; Liu et al. 2021, arXiv:2108.00708).
+    """
+    gates: dict[int, list[Tensor]] = {}  # image -> per group, the derivative by each channel's gate
+    costs = [torch.zeros(len(g.channels)) for g in graph.groups]
+    places = {layer.name: places_in(graph, layer.inputs) for layer in graph.layers}
+
+    def visit(index: int, name: str, module: nn.Module, x: Tensor, gradient: Tensor) -> None:
+        weight = module.weight.detach()  # type: ignore[union-attr, operator]
+        if isinstance(module, nn.Linear):
+            grad = gradient.reshape(-1, gradient.shape[-1]).T @ x.reshape(-1, x.shape[-1])
+        else:
+            grad = conv2d_weight(
+                x,
+                weight.shape,
+                gradient,
+                module.stride,
+                module.padding,
+                module.dilation,
+                module.groups,  # type: ignore[arg-type]
+            )
+        product = weight * grad
+        per_input = product.unflatten(0, (getattr(module, "groups", 1), -1)).sum(1)  # (groups, C_in / groups, ...)
+        per_input = per_input.flatten(2).sum(2) if per_input.dim() > 2 else per_input
+        gate = gates.setdefault(index, [torch.zeros_like(c) for c in costs])
+        for group, (where, columns) in places[name].items():
+            gate[group].index_add_(0, where, per_input.flatten().float().cpu()[columns])
+
+    singles = [image for batch in as_batches(batches) for image in batch.split(1)]
+    gradients(
+        graph.model, weighted_layers(graph), singles, sensitivity or gaussian, visit, seed, progress, "importance"
+    )
+    for gate in gates.values():
+        for cost, derivative in zip(costs, gate, strict=True):
+            cost += derivative.square() / len(gates)
+    return StaticImportance(dict(enumerate(costs)))

@@ -1,0 +1,247 @@
+"""Closed-form recovery: each student layer is solved to reproduce the teacher's, on the inputs that it really gets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from prune.errors import PruneError
+from prune.importance import Progress, Sensitivity
+from prune.interpret import Program, compute, operator_name
+from prune.patches import input_rows, output_rows, position_weights, sample_positions
+from prune.plan import PrunePlan
+from prune.raw import raw_copy, set_raw
+from prune.statistics import as_batches, gaussian, gradients
+
+RIDGE = 1e-3  # of the mean diagonal of the inputs' covariance
+POSITIONS = 8192  # sampled per batch and layer
+HELD_OUT = 6  # every sixth image judges a layer before its solution is accepted
+
+
+@dataclass(frozen=True)
+class LayerRepair:
+    """What repair did to one layer.
+
+    Attributes:
+        name: Path of the layer.
+        error_before, error_after: Weighted squared error on held-out images, as a fraction of the outputs' variance.
+        changed: False where the held-out error did not fall and the weights were kept.
+    """
+
+    name: str
+    error_before: float
+    error_after: float
+    changed: bool
+
+
+def repair(
+    student: nn.Module,
+    model: nn.Module,
+    plan: PrunePlan,
+    images: Tensor | Iterable[Tensor],
+    *,
+    sensitivity: Sensitivity | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[LayerRepair]:
+    """Solve the student's layers, in execution order, so that each gives the model's kept outputs. In place; no labels.
+
+    Both networks run side by side, operator by operator, once. At a convolution or linear layer, weighted ridge
+    regression (towards the weights it has) maps the inputs that the student gets now to what the model computes there;
+    the constant goes into the BatchNorm's mean or the bias. BatchNorm statistics are otherwise the model's.
+
+    Args:
+        student: From `prune.apply(model, plan)`; changed in place.
+        model: The full model: the teacher.
+        plan: The plan.
+        images: (N, C, H, W) tensor, or an iterable of batches of one size (a smaller last one is left out).
+        sensitivity: Raw outputs -> scalar, see `prune.statistics`. Positions the outputs feel weigh more.
+        seed: Of the noise and of the sampled positions.
+        progress: Called as progress(iterable, label, total).
+
+    Returns:
+        One record per layer.
+
+    Raises:
+        PruneError: No images, or the plan is for another model.
+    """
+    batches = _equal(as_batches(images))
+    layers = [name for name in plan.keep_inputs if name in plan.keep]
+    weights = _position_weights(model, layers, batches, sensitivity or gaussian, seed, progress)
+    modes = {module: module.training for module in student.modules()}
+    set_raw(student)
+    try:
+        with torch.no_grad():
+            walk = _Walk(student, raw_copy(model), plan, batches, weights, seed)
+            return list(walk.layers() if progress is None else progress(walk.layers(), "repair", len(layers)))
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _equal(batches: list[Tensor]) -> list[Tensor]:
+    """The batches of the first one's shape: the traced graphs have that shape in them."""
+    return [b for b in batches if b.shape == batches[0].shape]
+
+
+def _position_weights(model, layers, batches, sensitivity, seed, progress) -> dict[tuple[int, str], Tensor]:
+    """(batch, layer) -> weights of its sampled positions: half what the outputs feel there, half 1."""
+    found: dict[tuple[int, str], Tensor] = {}
+
+    def visit(index: int, name: str, module: nn.Module, x: Tensor, gradient: Tensor) -> None:
+        positions = sample_positions(gradient.shape, module, POSITIONS, seed + index)
+        felt = position_weights(gradient, module)[positions.to(gradient.device)]
+        found[index, name] = 0.5 + 0.5 * felt
+
+    gradients(model, layers, batches, sensitivity, visit, seed, progress, "sensitivity")
+    return found
+
+
+class _Walk:
+    """Both networks side by side, operator by operator, on all batches."""
+
+    def __init__(self, student, teacher, plan, batches, weights, seed) -> None:
+        self.student, self.plan, self.weights, self.seed = student, plan, weights, seed
+        self.device = next(teacher.parameters()).device
+        self.batches = [b.to(self.device, torch.float32) for b in batches]
+        self.programs = Program(teacher, self.batches[0]), Program(student, self.batches[0])
+        names = [[operator_name(n) for n in p.nodes if n.op == "call_function"] for p in self.programs]
+        if names[0] != names[1]:
+            raise PruneError("the student computes other operators than the model: it is no pruned copy of it")
+        self.modules = dict(student.named_modules())
+
+    def layers(self) -> Iterator[LayerRepair]:
+        teacher, student = self.programs
+        count = range(len(self.batches))
+        values: tuple[list[dict[Node, Any]], ...] = ([{} for _ in count], [{} for _ in count])
+        pairs = list(zip(teacher.nodes, student.nodes, strict=True))
+        calls = Counter(student.layer(node) for node in student.nodes)
+        solvable = [i for i, (_, s) in enumerate(pairs) if student.layer(s) in self.plan.keep_inputs]
+        for t, s in pairs[: solvable[-1] + 1]:  # nothing is to be solved after the last layer
+            self._compute(teacher, t, values[0])
+            name = student.layer(s)
+            if name is not None and name in self.plan.keep_inputs and calls[name] == 1:
+                yield self._solve(name, t, s, values)
+            self._compute(student, s, values[1])
+            for program, node, held in ((teacher, t, values[0]), (student, s, values[1])):
+                for used in node.all_input_nodes:
+                    if program.last_use[used] is node:
+                        for batch in held:
+                            del batch[used]
+
+    def _compute(self, program: Program, node: Node, values: list[dict[Node, Any]]) -> None:
+        for batch, held in zip(self.batches, values, strict=True):
+            held[node] = program.placeholder(node, batch) if node.op == "placeholder" else compute(node, held)
+
+    def _solve(self, name: str, t: Node, s: Node, values) -> LayerRepair:
+        module = self.modules[name]
+        fit, judge = _Regression(module), _Regression(module)
+        keep = list(self.plan.keep[name])
+        for index, (ours, theirs) in enumerate(zip(values[1], values[0], strict=True)):
+            x, target = ours[s.args[0]], theirs[t]
+            shape = target.shape
+            positions = sample_positions(shape, module, POSITIONS, self.seed + index)
+            image = index * shape[0] + positions // (shape.numel() // shape[0] // target.shape[_channel_dim(module)])
+            held_out = (image % HELD_OUT == HELD_OUT - 1).to(self.device)
+            positions = positions.to(self.device)
+            rows = input_rows(x, shape, module, positions)
+            wanted = output_rows(target, module, positions)[:, keep]
+            weights = self.weights[index, name].to(self.device)
+            for regression, part in ((fit, ~held_out), (judge, held_out)):
+                regression.add(rows[part], wanted[part], weights[part])
+        bn = self._batch_norm(s)
+        constant = bn is not None or module.bias is not None
+        before, after = judge.error(None, constant), judge.error(fit.solve(constant), constant)
+        changed = judge.total == 0 or after < before
+        if changed:
+            step, shift = fit.merge(judge).solve(constant)
+            module.weight += step.reshape_as(module.weight).to(module.weight.dtype)
+            if bn is not None:
+                bn.running_mean -= shift.to(bn.running_mean.dtype)
+            elif module.bias is not None:
+                module.bias += shift.to(module.bias.dtype)
+        return LayerRepair(name, before, after if changed else before, changed)
+
+    def _batch_norm(self, node: Node) -> Any:
+        """The BatchNorm that alone reads this layer, whose mean can take a constant."""
+        users = list(node.users)
+        name = self.programs[1].layer(users[0]) if len(users) == 1 else None
+        module = self.modules.get(name or "")
+        return module if isinstance(module, nn.modules.batchnorm._BatchNorm) else None
+
+
+def _channel_dim(module: nn.Module) -> int:
+    return -1 if isinstance(module, nn.Linear) else 1
+
+
+class _Regression:
+    """Weighted ridge regression of the residual that a layer leaves, per convolution group; sums only, in float64."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.groups = getattr(module, "groups", 1)
+        self.weight = module.weight.detach().flatten(1).unflatten(0, (self.groups, -1))  # (G, O/G, n)
+        self.total: float = 0.0
+        self.xx: Any = 0.0  # (G, n, n)
+        self.xr: Any = 0.0  # (G, n, O/G)
+        self.x: Any = 0.0  # (G, n)
+        self.r: Any = 0.0  # (G, O/G)
+        self.rr: Any = 0.0  # squared residual, weighted sum
+        self.y: Any = 0.0  # (O,) weighted sum of the wanted outputs
+        self.yy: Any = 0.0  # and of their squares
+
+    def add(self, rows: Tensor, wanted: Tensor, weights: Tensor) -> None:
+        x = rows.unflatten(1, (self.groups, -1)).transpose(0, 1)  # (G, P, n)
+        now = x @ self.weight.transpose(1, 2)  # (G, P, O/G)
+        if self.module.bias is not None:
+            now = now + self.module.bias.detach().unflatten(0, (self.groups, -1))[:, None]
+        residual = wanted.unflatten(1, (self.groups, -1)).transpose(0, 1) - now
+        weighted = x * weights[:, None]
+        self.total += weights.sum().item()
+        self.xx += (weighted.transpose(1, 2) @ x).double()
+        self.xr += (weighted.transpose(1, 2) @ residual).double()
+        self.x += weighted.sum(1).double()
+        self.r += (residual * weights[:, None]).sum(1).double()
+        self.rr += (residual.square().sum((0, 2)) * weights).sum().double()
+        self.y += (wanted * weights[:, None]).sum(0).double()
+        self.yy += (wanted.square() * weights[:, None]).sum(0).double()
+
+    def merge(self, other: _Regression) -> _Regression:
+        """The sums of both; `other` is untouched."""
+        if other.total:
+            for name in ("total", "xx", "xr", "x", "r", "rr", "y", "yy"):
+                setattr(self, name, getattr(self, name) + getattr(other, name))
+        return self
+
+    def solve(self, constant: bool) -> tuple[Tensor, Tensor]:
+        """(change of the weights (G, O/G, n), constant (O,)) with the least squared residual, ridge towards no change."""
+        xx, xr = self.xx / self.total, self.xr / self.total
+        mx, mr = self.x / self.total, self.r / self.total
+        if constant:
+            xx = xx - mx[:, :, None] * mx[:, None, :]
+            xr = xr - mx[:, :, None] * mr[:, None, :]
+        xx.diagonal(dim1=1, dim2=2).add_((RIDGE * xx.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)).clamp(min=1e-12))
+        step = torch.cholesky_solve(xr, torch.linalg.cholesky(xx)).transpose(1, 2)  # (G, O/G, n)
+        shift = mr - (step @ mx[:, :, None])[:, :, 0] if constant else torch.zeros_like(mr)
+        return step, shift.flatten()
+
+    def error(self, change: tuple[Tensor, Tensor] | None, constant: bool) -> float:
+        """Weighted mean squared residual after the change, as a fraction of the variance of the wanted outputs."""
+        if not self.total:
+            return float("nan")
+        variance = (self.yy / self.total - (self.y / self.total).square()).sum()
+        error = self.rr / self.total
+        if change is not None:
+            step, shift = change[0], change[1].unflatten(0, (self.groups, -1))
+            xx, xr = self.xx / self.total, self.xr / self.total
+            mx, mr = self.x / self.total, self.r / self.total
+            inner = (step @ mx[:, :, None])[:, :, 0]  # mean of step @ x
+            error = error - 2 * (step * xr.transpose(1, 2)).sum() + ((step @ xx) * step).sum()
+            error = error - 2 * (shift * mr).sum() + 2 * (shift * inner).sum() + shift.square().sum()
+        return (error / variance.clamp(min=1e-30)).item()

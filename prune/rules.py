@@ -1,0 +1,248 @@
+"""One rule per operator: how channels pass through it. What has no rule freezes what enters it, and says so."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+from torch import Tensor
+from torch.fx import Node
+
+from prune.atoms import Atoms
+
+Vector = tuple[int, list[int]]  # (dimension that carries channels, atom id of each position)
+
+# Operators through which every channel passes by itself: activations and copies, then those over space.
+POINTWISE = frozenset(
+    "silu relu relu6 leaky_relu hardswish hardsigmoid hardtanh sigmoid tanh gelu mish elu selu softplus clamp exp sqrt "  # noqa: SIM905
+    "neg abs pow rsqrt dropout feature_dropout alpha_dropout clone contiguous detach to _to_copy alias".split()
+)
+SPATIAL = frozenset(
+    "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d "  # noqa: SIM905
+    "upsample_bicubic2d _upsample_nearest_exact2d pad constant_pad_nd reflection_pad2d replication_pad2d".split()
+)
+
+
+def module_path(node: Any) -> str:
+    """Path of the module whose forward ran this node, in the user's model; empty for the model itself."""
+    stack = node.meta.get("nn_module_stack")
+    path = list(stack.values())[-1][0] if stack else ""
+    return path.removeprefix("net").removeprefix(".")
+
+
+def _in(node: Any) -> str:
+    """Where an operator stands, for messages."""
+    return f"in '{path}'" if (path := module_path(node)) else "in the model's own forward"
+
+
+class Rules:
+    """Follows channels through a graph, operator by operator.
+
+    Attributes:
+        vectors: Node -> what its channel dimension carries; None where there is none, or it was lost.
+        layers: Path -> fields of a `Layer`, with atoms for channels.
+        norms: Path -> (atoms, affine).
+        chunks: (path of the module that splits, atoms of each part), for equal splits of channels.
+    """
+
+    def __init__(self, names: dict[str, str]) -> None:
+        self.names = names  # placeholder -> path of the parameter or buffer
+        self.atoms = Atoms()
+        self.vectors: dict[Node, Vector | None] = {}
+        self.lists: dict[Node, list[Vector | None]] = {}
+        self.layers: dict[str, dict[str, Any]] = {}
+        self.norms: dict[str, tuple[list[int], bool]] = {}
+        self.chunks: list[tuple[str, list[list[int]]]] = []
+
+    def input(self, node: Any) -> None:
+        """The model's input: its channels stay."""
+        shape = node.meta["val"].shape
+        dim = 1 if len(shape) == 4 else len(shape) - 1
+        self.vectors[node] = dim, self.atoms.fresh(shape[dim], ("input",))
+        self._freeze(node, "the model's input")
+
+    def output(self, node: Any) -> None:
+        """The model's outputs: their channels stay."""
+        for value in node.all_input_nodes:
+            self._freeze(value, "an output of the model")
+
+    def apply(self, node: Any) -> None:
+        """Follow the channels through one operator."""
+        name = "getitem" if node.target is operator.getitem else str(node.target).split(".")[1].rstrip("_")
+        rule: Callable[[Node], Vector | None] | None = getattr(self, f"_op_{name}", None)
+        if rule is None and name in POINTWISE | SPATIAL:
+            rule = self._pass
+        if rule is None or not isinstance(node.meta.get("val"), (Tensor, list, tuple)):
+            rule = self._unknown
+        self.vectors[node] = rule(node)
+
+    def _freeze(self, value: Any, reason: str) -> None:
+        for vector in [self.vectors.get(value), *self.lists.get(value, [])]:
+            self.atoms.freeze(vector[1] if vector else (), reason)
+
+    def _vector(self, value: Any) -> Vector | None:
+        return self.vectors.get(value) if isinstance(value, Node) else None
+
+    def _give_up(self, node: Any, reason: str) -> Vector | None:
+        """Freeze everything that enters the operator; nothing is known of what leaves it."""
+        for value in node.all_input_nodes:
+            self._freeze(value, reason)
+        return None
+
+    def _unknown(self, node: Any) -> Vector | None:
+        return self._give_up(node, f"{str(node.target).removeprefix('aten.')} {_in(node)} has no rule")
+
+    def _pass(self, node: Any) -> Vector | None:
+        return self._vector(node.args[0])
+
+    def _op_conv2d(self, node: Any) -> Vector | None:
+        x, weight = node.args[0], node.args[1]
+        shape, groups = weight.meta["val"].shape, node.args[6] if len(node.args) > 6 else 1
+        vector = self._vector(x)
+        if vector is None or vector[0] != 1:
+            return self._give_up(node, f"the input of '{module_path(node)}' cannot be followed")
+        kind = "conv" if groups == 1 else "depthwise" if groups == shape[0] == len(vector[1]) else "grouped"
+        if kind == "grouped":  # equally many per group: the i-th channels of all groups go together
+            self.atoms.tie(vector[1], groups)
+        outputs = self._layer(
+            node, kind, vector[1], shape[0], prod(shape[2:]), prod(node.meta["val"].shape[2:]), groups
+        )
+        if kind == "grouped":
+            self.atoms.tie(outputs, groups)
+        return 1, outputs
+
+    def _op_linear(self, node: Any) -> Vector | None:
+        x, weight = node.args[0], node.args[1]
+        vector, rank = self._vector(x), len(node.meta["val"].shape)
+        if vector is None or vector[0] != rank - 1:
+            return self._give_up(node, f"the input of '{module_path(node)}' cannot be followed")
+        positions = prod(node.meta["val"].shape[1:-1])
+        return rank - 1, self._layer(node, "linear", vector[1], weight.meta["val"].shape[0], 1, positions, 1)
+
+    def _layer(self, node, kind, inputs, width, kernel, positions, groups) -> list[int]:
+        name = self.names[node.args[1].name].removesuffix(".weight")
+        bias = len(node.args) > 2 and node.args[2] is not None
+        known = self.layers.get(name)
+        if known:  # one module called twice: both calls read and write the same weights
+            self.atoms.unite(known["inputs"], inputs)
+            known["positions"] += positions
+            return known["outputs"]
+        outputs = inputs if kind == "depthwise" else self.atoms.fresh(width, ("layer", len(self.layers)))
+        sizes = {"kernel": kernel, "positions": positions, "groups": groups}
+        self.layers[name] = {"name": name, "kind": kind, "inputs": inputs, "outputs": outputs, "bias": bias, **sizes}
+        return outputs
+
+    def _op_batch_norm(self, node: Any) -> Vector | None:
+        vector = self._vector(node.args[0])
+        if vector is None:
+            return None
+        weight, mean = node.args[1], node.args[3]
+        name = self.names[(weight or mean).name].rpartition(".")[0]
+        if name in self.norms:
+            self.atoms.unite(self.norms[name][0], vector[1])
+        self.norms[name] = (vector[1], weight is not None)
+        return vector
+
+    def _op_add(self, node: Any) -> Vector | None:
+        a, b = node.args[0], node.args[1]
+        if not isinstance(b, Node):
+            return self._vector(a)
+        if not isinstance(a, Node):
+            return self._vector(b)
+        rank = len(node.meta["val"].shape)
+        sides = [(v, len(n.meta["val"].shape)) for n in (a, b) if (v := self._vector(n)) is not None]
+        dims = {v[0] + rank - r for v, r in sides}  # broadcasting aligns shapes from the right
+        if len(dims) != 1:
+            return self._give_up(node, f"the operands {_in(node)} do not line up") if dims else None
+        (dim,) = dims
+        width = node.meta["val"].shape[dim]
+        whole = [v for v, _ in sides if len(v[1]) == width]
+        for n in (a, b):  # something without channels, as wide as they are: a constant cannot be cut with them
+            offset = dim - rank + len(n.meta["val"].shape)
+            if self._vector(n) is None and offset >= 0 and n.meta["val"].shape[offset] == width != 1:
+                return self._give_up(node, f"a tensor {_in(node)} cannot be followed")
+        for v, _ in sides:
+            if len(v[1]) != width:  # one channel broadcast over all of them must stay
+                self.atoms.freeze(v[1], f"it is broadcast {_in(node)}")
+        if len(whole) == 2:
+            self.atoms.unite(whole[0][1], whole[1][1])
+        return dim, whole[0][1]
+
+    _op_sub = _op_mul = _op_div = _op_maximum = _op_minimum = _op_add
+
+    def _op_cat(self, node: Any) -> Vector | None:
+        dim = (node.args[1] if len(node.args) > 1 else 0) % len(node.meta["val"].shape)
+        vectors = [v for n in node.args[0] if (v := self._vector(n)) is not None]
+        if len(vectors) < len(node.args[0]) or len({v[0] for v in vectors}) != 1:
+            return self._give_up(node, f"a tensor concatenated {_in(node)} cannot be followed")
+        if dim == vectors[0][0]:
+            return dim, [atom for v in vectors for atom in v[1]]
+        for v in vectors[1:]:
+            self.atoms.unite(vectors[0][1], v[1])
+        return vectors[0]
+
+    def _op_chunk(self, node: Any) -> None:
+        vector, dim = self._vector(node.args[0]), node.args[2] if len(node.args) > 2 else 0
+        parts = [value.shape for value in node.meta["val"]]
+        if vector is None:
+            return
+        if dim % len(parts[0]) != vector[0]:
+            self.lists[node] = [vector] * len(parts)
+            return
+        sizes = [shape[vector[0]] for shape in parts]
+        pieces = [vector[1][sum(sizes[:i]) : sum(sizes[: i + 1])] for i in range(len(sizes))]
+        if len(set(sizes)) == 1:
+            for part, piece in enumerate(pieces):
+                for atom in piece:
+                    self.atoms.labels[atom].append(("part", len(self.chunks), part))
+            self.chunks.append((module_path(node), pieces))
+        else:
+            self._freeze(node.args[0], f"unequal split {_in(node)}")
+        self.lists[node] = [(vector[0], piece) for piece in pieces]
+
+    def _op_split(self, node: Any) -> None:
+        return self._op_chunk(node)
+
+    _op_split_with_sizes = _op_split
+
+    def _op_getitem(self, node: Any) -> Vector | None:
+        source, index = node.args
+        return self.lists[source][index] if source in self.lists else None
+
+    def _op_slice(self, node: Any) -> Vector | None:
+        vector = self._vector(node.args[0])
+        dim, start, end, step = (list(node.args[1:]) + [0, None, None, 1][len(node.args) - 1 :])[:4]
+        if vector is None or dim % len(node.meta["val"].shape) != vector[0]:
+            return vector
+        taken = vector[1][slice(start, end, step)]
+        if len(taken) < len(vector[1]):
+            self._freeze(node.args[0], f"sliced at fixed positions {_in(node)}")
+        return vector[0], taken
+
+    def _op_mean(self, node: Any) -> Vector | None:
+        vector = self._vector(node.args[0])
+        dims = node.args[1] if len(node.args) > 1 else None
+        rank = len(node.args[0].meta["val"].shape)
+        if vector is None or dims is None or vector[0] in [d % rank for d in dims]:
+            return self._give_up(node, f"channels are reduced {_in(node)}")
+        keepdim = len(node.args) > 2 and node.args[2]
+        return vector[0] - (0 if keepdim else sum(d % rank < vector[0] for d in dims)), vector[1]
+
+    _op_sum = _op_amax = _op_mean
+
+    def _op_view(self, node: Any) -> Vector | None:
+        vector = self._vector(node.args[0])
+        if vector is None:
+            return None
+        dim, atoms = vector
+        old, new = node.args[0].meta["val"].shape, node.meta["val"].shape
+        if old[: dim + 1] == new[: dim + 1]:  # only what stands after the channels is merged or split
+            return vector
+        if old[:dim] == new[:dim] and len(new) == dim + 1:  # (B, C, H, W) -> (B, C*H*W): one atom feeds H*W columns
+            repeat = prod(old[dim + 1 :])
+            return dim, [atom for atom in atoms for _ in range(repeat)]
+        return self._give_up(node, f"channels are reshaped {_in(node)}")
+
+    _op_flatten = _op_reshape = _op__unsafe_view = _op_view

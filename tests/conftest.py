@@ -1,0 +1,25 @@
+"""Fixtures shared by every test."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Before anything imports ultralytics: no look-ups on the network, no installs, nothing in the user's home, no chatter.
+os.environ.setdefault("YOLO_OFFLINE", "true")
+os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+os.environ.setdefault("YOLO_VERBOSE", "false")
+os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp(prefix="distill-tests-"))
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real checkpoints and images beside the checkout; the test skips where it is missing."""
+    if not (SHARED / "weights").is_dir():
+        pytest.skip(f"needs the real checkpoints and images in {SHARED.name}/ beside the checkout")
+    return SHARED

@@ -1,0 +1,226 @@
+"""The command line: what the words call, what a mistake says, and the exit status."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import distill
+from distill import env
+from distill.cli import COMMANDS, main
+from distill.console import Console
+from distill.errors import DistillError, RunError
+from distill.recipe import Recipe
+from distill.folder import RunFolder
+
+GIVEN = ["model=best.pt", "data=data.yaml"]
+
+
+class Pipeline(ModuleType):
+    """Stands in for the real one: remembers its calls, and fails where it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__("distill.pipeline")
+        self.calls: list[tuple[Any, ...]] = []
+        self.failure: BaseException | None = None
+
+    def run(self, recipe: Recipe, folder: RunFolder, console: Console) -> None:
+        self.calls.append(("run", recipe, folder.path))
+        console.line("working")
+        folder.finish("score", {})
+        if self.failure is not None:
+            raise self.failure
+
+    def plan(self, recipe: Recipe, console: Console) -> None:
+        self.calls.append(("plan", recipe))
+
+    def check(self, recipe: Recipe, console: Console) -> None:
+        self.calls.append(("check", recipe))
+
+    def evaluate(self, *args: Any) -> None:
+        self.calls.append(("evaluate", *args[:-1]))
+
+    def export(self, *args: Any) -> None:
+        self.calls.append(("export", *args[:-1]))
+
+
+@pytest.fixture(autouse=True)
+def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+    stub = Pipeline()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(env, "collect", dict)
+    monkeypatch.setitem(sys.modules, "distill.pipeline", stub)
+    monkeypatch.setattr(distill, "pipeline", stub, raising=False)
+    return stub
+
+
+@pytest.fixture
+def says(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command: (exit status, stdout, stderr)."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        status = main(words)
+        return (status, *capsys.readouterr())
+
+    return call
+
+
+def test_run_makes_a_numbered_folder(says: Any, pipeline: Pipeline) -> None:
+    assert says("run", "yolov5-half", *GIVEN, "--quiet", "distill.epochs=0") == (0, "", "")
+    assert says("run", "yolov5-half", *GIVEN)[2] == "working\n"
+    (_, recipe, first), (_, _, second) = pipeline.calls
+    assert recipe.distill.epochs == 0
+    assert (first, second) == (Path("runs/yolov5-half-1"), Path("runs/yolov5-half-2"))
+    assert Path("runs/yolov5-half-1/log.txt").read_text() == "working\n"
+
+
+def test_a_run_goes_on_by_its_folder_by_out_or_by_its_name(says: Any, pipeline: Pipeline) -> None:
+    says("run", "demo")
+    says("run", "demo", "seed=1", "--out", "mine")
+    assert says("run", "--resume", "mine")[0] == 0
+    assert says("run", "demo", "--resume")[0] == 0
+    assert says("run", "demo", "seed=1", "--resume", "--out", "mine")[0] == 0
+    assert [call[2] for call in pipeline.calls[2:]] == [Path("mine"), Path("runs/demo-1"), Path("mine")]
+    assert pipeline.calls[2][1] == pipeline.calls[1][1]
+    status, _, error = says("run", "--resume", "mine", "seed=2")
+    assert (status, error.splitlines()[1:]) == (2, ["  -seed: 1", "  +seed: 2"])
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["rnu"], "no command 'rnu', did you mean 'run'?"),
+        (["train"], f"no command 'train': there are {', '.join(COMMANDS)}"),
+        (["run"], "the following arguments are required: RECIPE (distill run --help)"),
+        (["run", "demo", "--resme"], "unrecognized arguments: --resme, did you mean '--resume'? (distill run --help)"),
+        (["run", "deom"], "no recipe 'deom', did you mean 'demo'?"),
+        (["run", "demo", "shapes"], "command line: 'shapes' is not key=value"),
+        (
+            ["run", "--resume", "demo"],
+            "nothing to go on with: there is no runs/demo-1 here; --out names another folder",
+        ),
+        (["run", "--resume", "."], ". holds no run to go on with: there is no recipe.yaml"),
+        (
+            ["run", "--resume", ".", "--out", "x"],
+            "--resume with the folder of a run takes no --out: the run goes on where it is",
+        ),
+        (["run", "demo", "--resume", "--out", "x"], "x holds no run to go on with: there is no x/recipe.yaml"),
+        (["run", "demo", "--out", "."], ". is there already: choose another --out"),
+        (["run", "demo", "prune.ratoi=1"], "command line: unknown key 'prune.ratoi', did you mean 'ratio'?"),
+        (["eval", "a.pt"], "command line: data is not set: give data=... (A data.yaml.)"),
+        (["eval", "a.pt", "data=d", "imgs=3"], "command line: unknown key 'imgs', did you mean 'imgsz'?"),
+        (["export", "a.pt", "imgsz=64"], "export to which format? distill export best.pt onnx"),
+        (["report", "nowhere"], "nowhere holds no results.json: give the folder of a run that is finished"),
+        (["cp", "demo", "no/where.yaml"], "no folder no to copy the recipe into"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(words: list[str], error: str, says: Any, pipeline: Pipeline) -> None:
+    Path("here").touch()
+    assert says(*words) == (2, "", f"{error}\n")
+    assert pipeline.calls == [] and [file.name for file in Path().iterdir()] == ["here"]
+
+
+def test_failures_say_how_to_go_on(says: Any, pipeline: Pipeline) -> None:
+    go_on = "distill run --resume 'a run'"
+    for failure, status, error in [
+        (KeyboardInterrupt(), 130, f"interrupted; to go on: {go_on}"),
+        (RunError("disk full"), 1, f"disk full; to go on after that is mended: {go_on}"),
+        (DistillError("labels are wrong"), 2, "labels are wrong"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "best.pt"),
+            1,
+            f"cannot write best.pt: No space left on device; to go on after that is mended: {go_on}",
+        ),
+    ]:
+        pipeline.failure = failure
+        words = ("run", "--resume", "a run") if Path("a run").exists() else ("run", "demo", "--out", "a run")
+        assert says(*words, "--quiet") == (status, "", f"{error}\n")
+    assert "labels are wrong" in Path("a run/log.txt").read_text()
+
+
+def test_a_bug_is_a_traceback_that_the_log_has_too(pipeline: Pipeline) -> None:
+    pipeline.failure = ZeroDivisionError("a bug")
+    with pytest.raises(ZeroDivisionError):
+        main(["run", "demo", "--quiet"])
+    assert "ZeroDivisionError: a bug" in Path("runs/demo-1/log.txt").read_text()
+
+
+def test_errors_of_prune_are_the_users(says: Any, pipeline: Pipeline) -> None:
+    from prune import PruneError
+
+    pipeline.failure = PruneError("flops=0.01 cannot be met")
+    assert says("run", "demo", "--quiet") == (2, "", "flops=0.01 cannot be met\n")
+
+
+def test_the_other_commands_call_the_pipeline(says: Any, pipeline: Pipeline) -> None:
+    assert says("plan", "yolov5-half", *GIVEN, "prune.flops=0.3")[0] == 0
+    assert says("check", "demo") == (0, "demo: recipe, model, data and losses are in order\n", "")
+    assert says("eval", "a.pt", "data=d.yaml", "imgsz=320", "device=cpu")[0] == 0
+    assert says("export", "a.pt", "onnx", "imgsz=64", "openvino")[0] == 0
+    assert [call[0] for call in pipeline.calls[:2]] == ["plan", "check"] and pipeline.calls[0][1].prune.flops == 0.3
+    assert pipeline.calls[2:] == [
+        ("evaluate", "a.pt", "d.yaml", 320, 16, "cpu"),
+        ("export", "a.pt", ("onnx", "openvino"), 64),
+    ]
+
+
+def test_ls(says: Any) -> None:
+    status, keys, _ = says("ls", "keys")
+    assert status == 0 and keys.splitlines()[0].split() == ["key", "type", "default", "help"]
+    assert "prune.round_to" in keys
+    assert [line.split()[0] for line in says("ls", "recipes")[1].splitlines()] == ["demo", "yolov5-half"]
+    assert says("ls", "importances")[1].startswith("obs ")
+    assert "feature_pkd" in says("ls", "losses")[1]
+    assert says("ls", "key")[0] == 2
+
+
+def test_cp_never_overwrites(says: Any) -> None:
+    assert says("cp", "demo") == (0, "demo.yaml: edit it, then: distill run demo.yaml\n", "")
+    Path("demo.yaml").write_text("mine")
+    assert says("cp", "demo")[::2] == (2, "demo.yaml is there already and is not overwritten: name another file\n")
+    assert Path("demo.yaml").read_text() == "mine"
+    Path("sub").mkdir()
+    assert says("cp", "yolov5-half", "sub")[0] == 0 and says("plan", "sub/yolov5-half.yaml", *GIVEN)[0] == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example_that_is_understood(name: str, says: Any) -> None:
+    status, text, _ = says(name, "--help")
+    assert status == 0 and COMMANDS[name].example.splitlines()[0] in text and COMMANDS[name].help in text
+    assert name in says("--help")[1]
+
+
+def run_outside(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, **options)
+
+
+def test_help_and_recipes_need_no_torch() -> None:
+    code = (
+        "import sys; from distill.cli import main; main(['--help']); main(['run', 'demo', 'sede=1']); main(['ls', 'keys']);"
+        "print([m for m in ('torch', 'ultralytics', 'numpy', 'timm') if m in sys.modules])"
+    )
+    done = run_outside(code)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert done.stderr == "command line: unknown key 'sede', did you mean 'seed'?\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes break in another way there")
+def test_a_closed_pipe_is_no_error() -> None:
+    code = "import sys; from distill.cli import main; sys.exit(main(['ls', 'keys']))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_python_m_distill_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "distill", "--version"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.startswith("distill ")

@@ -1,0 +1,356 @@
+"""The report says what results.json says: honestly, completely, and with whatever happens to be missing."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill import report
+from distill.errors import DistillError
+from distill.report.facts import comparison, duration, findings, judgement, per_class, verdict
+from distill.report.format import percent, signed, speed
+from distill.report.markdown import render_markdown
+from distill.report.page import render_html
+from distill.report.sections import compose
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+def stage(mean_ap: float | None, per_class: dict | None, gflops: float, params: int, latency: float) -> dict[str, Any]:
+    return {
+        "map50_95": mean_ap,
+        "map50": None if mean_ap is None else mean_ap + 0.2,
+        "per_class": per_class,
+        "params": params,
+        "gflops": gflops,
+        "size_mb": params * 2 / 1e6,
+        "latency_ms": {"median": latency, "p10": latency * 0.9, "p90": latency * 1.2, "runs": 50},
+        "file": "student.pt",
+    }
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    return {
+        "format": 1,
+        "recipe": {"model": "best.pt", "prune": {"flops": 0.5}},
+        "recipe_name": "yolov5-half",
+        "model": "best.pt",
+        "imgsz": 320,
+        "seed": 0,
+        "data": {"path": "data.yaml", "train_images": 20, "val_images": 8, "classes": ["cat", "dog"], "labelled": True},
+        "device": "a CPU, 2 threads",
+        "versions": {"distill": "0.1.0", "torch": "2.9"},
+        "models": {
+            "teacher": stage(0.631, {"cat": 0.7, "dog": 0.562}, 1.77, 2_500_000, 17.0),
+            "pruned": stage(0.04, {"cat": 0.05, "dog": 0.03}, 0.88, 1_000_000, 10.0),
+            "repaired": stage(0.615, {"cat": 0.69, "dog": 0.54}, 0.88, 1_000_000, 10.0),
+            "student": stage(0.624, {"cat": 0.699, "dog": 0.549}, 0.88, 1_000_000, 10.0),
+        },
+        "chosen": "student",
+        "accept": {"map_drop": 0.005},
+        "accepted": False,
+        "schedule": {"epochs": 2, "lr": 0.0003},
+        "warnings": ["the budget was missed by 2%"],
+        "seconds": {"score": 30.1, "train": 200.0},
+        "plan": {
+            "flops_before": 1.77e9,
+            "flops_after": 0.88e9,
+            "params_before": 2_500_000,
+            "params_after": 1_000_000,
+            "verify": 1e-14,
+            "groups": [{"name": f"model.{i}.conv", "before": 32, "after": 16 + 8 * (i % 3)} for i in range(4)],
+        },
+        "repair": {
+            "images": 96,
+            "layers": [
+                {"name": f"model.{i}.conv", "error_before": 0.4, "error_after": 0.1, "changed": i > 0} for i in range(4)
+            ],
+        },
+        "history": [
+            {"epoch": 1, "map50_95": 0.61, "lr": 3e-4, "score_bce": 2.0},
+            {"epoch": 2, "map50_95": 0.624, "lr": 1e-4, "score_bce": 1.0},
+        ],
+        "exports": [{"format": "onnx", "file": "exports/student.onnx", "size_mb": 4.0, "max_abs_diff": 2e-6}],
+    }
+
+
+def write(folder: Path, results: dict[str, Any]) -> tuple[str, str]:
+    """The Markdown and the HTML that a run with these results gets."""
+    (folder / "results.json").write_text(json.dumps(results))
+    report.write(folder)
+    return (folder / "report.md").read_text(), (folder / "report.html").read_text()
+
+
+def unescaped(markdown: str) -> str:
+    return re.sub(r"\\([*_\[\]|#`~])", r"\1", markdown)
+
+
+class Page(HTMLParser):
+    """What a browser would see: open tags, ids, text, and everything the page would load."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.loads: list[str] = []
+        self.tags: set[str] = set()
+        self.text = ""
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "href", "xlink:href") and not (value or "").startswith("#"):
+                self.loads.append(value or "")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_verdict_is_honest_about_a_result_that_lost_too_much(results: dict[str, Any]) -> None:
+    assert verdict(results) == (
+        "Half the FLOPs, 1.7× faster, mAP50-95 0.631 → 0.624 (−0.007): not accepted (limit −0.005)"
+    )
+    results["accepted"] = True
+    assert verdict(results).endswith("(−0.007): accepted (limit −0.005)")
+
+
+def test_verdict_says_slower_when_it_is_slower(results: dict[str, Any]) -> None:
+    results["models"]["student"]["latency_ms"]["median"] = 34.0
+    results["models"]["student"]["gflops"] = 1.5
+    assert verdict(results).startswith("85% of the FLOPs, 2.0× slower, ")
+
+
+def test_verdict_without_labels_judges_nothing(results: dict[str, Any]) -> None:
+    results["data"]["labelled"], results["accepted"] = False, None
+    for model in results["models"].values():
+        model["map50_95"] = model["map50"] = model["per_class"] = None
+    assert verdict(results) == "Half the FLOPs, 1.7× faster: not judged, there are no labels to measure mAP with"
+
+
+def test_the_result_is_what_was_chosen(results: dict[str, Any]) -> None:
+    results["chosen"] = "repaired"
+    results["models"]["student"]["map50_95"] = 0.6
+    assert "0.631 → 0.615 (−0.016)" in verdict(results)
+    table = comparison(results)
+    assert table is not None and table.strong == "repaired" and table.rows[0][-1] == "−0.016"
+
+
+@pytest.mark.parametrize(("student", "says"), [(0.65, "was not finished"), (0.632, "no more than two runs differ")])
+def test_a_student_that_beats_its_teacher_is_reported(results: dict[str, Any], student: float, says: str) -> None:
+    assert not any("beats its teacher" in finding for finding in findings(results))
+    results["models"]["student"]["map50_95"] = student
+    assert any("beats its teacher" in finding and says in finding for finding in findings(results))
+
+
+def test_comparison_has_a_row_for_each_quantity_and_a_column_for_each_stage(results: dict[str, Any]) -> None:
+    table = comparison(results)
+    assert table is not None
+    assert table.columns == ("", "teacher", "pruned", "repaired", "student", "change")
+    assert [row[0] for row in table.rows] == [
+        "mAP50-95",
+        "mAP50",
+        "params (M)",
+        "GFLOPs",
+        "latency (ms)",
+        "size (MB)",
+    ]
+    changes = {row[0]: row[-1] for row in table.rows}
+    assert changes["params (M)"] == "−60%" and changes["latency (ms)"] == "1.7× faster"
+    assert dict(zip(table.columns, table.rows[4]))["teacher"] == "17.0 [15.3–20.4]"
+
+
+def test_agreement_stands_in_for_map(results: dict[str, Any]) -> None:
+    results["data"]["labelled"], results["accepted"] = False, None
+    for name, model in results["models"].items():
+        model.update(map50_95=None, map50=None, per_class=None)
+        model["agreement"] = {"same_boxes": 1.0 if name == "teacher" else 0.9}
+    table = comparison(results)
+    assert table is not None and table.rows[0] == ("same boxes", "1.000", "0.900", "0.900", "0.900", "−0.100")
+
+
+def test_classes_that_lost_most_come_first(results: dict[str, Any]) -> None:
+    table = per_class(results)
+    assert table is not None and table.rows == (
+        ("dog", "0.562", "0.549", "−0.013"),
+        ("cat", "0.700", "0.699", "−0.001"),
+    )
+
+
+def test_numbers_as_a_person_writes_them() -> None:
+    assert [signed(x) for x in (0.0071, -0.0071, 0.0001, -0.0001)] == ["+0.007", "−0.007", "0.000", "0.000"]
+    assert [percent(2, x) for x in (1, 3, 2)] == ["−50%", "+50%", "0%"]
+    assert [speed(10, x) for x in (5, 20, 10.2)] == ["2.0× faster", "2.0× slower", "as fast"]
+    assert [duration(x) for x in (4.23, 185, 4320)] == ["4.2 s", "3 min 05 s", "1 h 12 min"]
+
+
+def test_summary_fits_a_terminal_of_any_encoding(results: dict[str, Any]) -> None:
+    text = report.summary_table(results, Path("runs/yolov5-half"))
+    assert text.isascii()
+    table, _, rest = text.partition("\n\n")
+    assert all(len(line) <= 80 for line in table.splitlines()[:-1])
+    assert "not accepted (limit -0.005)" in rest and "warning: the budget was missed by 2%" in rest
+    assert "Use it:  yolo predict model=runs/yolov5-half/student.pt source=" in rest
+
+
+def test_everything_is_in_both_reports(tmp_path: Path, results: dict[str, Any]) -> None:
+    markdown, html = write(tmp_path, results)
+    page = Page(html)
+    for said in (
+        "not accepted (limit −0.005)",
+        "the budget was missed by 2%",
+        "0.631",
+        "student.pt source=",
+        "distill run",
+        "exports/student.onnx",
+        "3 of 4 layers were mended",
+        "49.7% of the FLOPs are left",
+        "a CPU, 2 threads",
+        "3 min 50 s",
+    ):
+        assert said in page.text, said
+        assert said in unescaped(markdown), said
+    figures = {path.name for path in (tmp_path / "plots").iterdir()}
+    assert figures == {f"{name}.png" for name in ("accuracy", "training", "losses", "channels", "repair")}
+    assert all(f"](plots/{name})" in markdown for name in figures)
+    assert html.count("<svg") == len(figures)
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+
+
+def test_the_page_is_whole_and_loads_nothing_and_its_plots_follow_the_theme(
+    tmp_path: Path, results: dict[str, Any]
+) -> None:
+    _, html = write(tmp_path, results)
+    page = Page(html)
+    assert page.open == [] and page.loads == []
+    assert "script" not in page.tags and "img" not in page.tags
+    assert len(page.ids) == len(set(page.ids))
+    svg = html[html.index("<svg") : html.rindex("</svg>")]
+    assert "var(--student)" in svg and not re.search("#[0-9a-f]{6}", svg)
+
+
+def test_one_broken_layer_does_not_hide_the_others(tmp_path: Path, results: dict[str, Any]) -> None:
+    results["repair"]["layers"][2]["error_before"] = 80.0
+    results["repair"]["layers"][3]["error_before"] = None  # not a number when it was measured
+    _, html = write(tmp_path, results)
+    assert "mathdefault" not in html and "2 of 3 layers were mended" in html
+
+
+def test_outside_text_stays_text(tmp_path: Path, results: dict[str, Any]) -> None:
+    evil = "<script>alert(1)</script> | $x$ [a](b) `c` *d*"
+    results.update(model=evil, device=evil, recipe_name=evil, warnings=[evil], recipe={"model": evil})
+    results["data"].update(path=evil, classes=[evil, "dog"])
+    results["plan"]["groups"][0]["name"] = results["repair"]["layers"][0]["name"] = evil
+    results["exports"][0]["file"] = evil
+    for row in results["history"]:
+        row[evil] = 1.0
+    for model in results["models"].values():
+        model["per_class"] = {evil: model["per_class"]["cat"]}
+    markdown, html = write(tmp_path, results)
+    page = Page(html)
+    assert "script" not in page.tags and page.open == []
+    assert "<script>alert(1)</script>" in page.text
+    prose = re.sub(r"```.*?```", "", markdown, flags=re.DOTALL)
+    assert "<script>" not in prose
+    for line in prose.splitlines():
+        if line.startswith("|") and "alert" in line:
+            assert len(re.findall(r"(?<!\\)\|", line)) in (5, 6)  # the columns of a table, and no more
+
+
+def test_what_is_missing_leaves_no_hole(tmp_path: Path, results: dict[str, Any]) -> None:
+    """`distill.epochs=0` without labels, without export: the least a run gives."""
+    models = {name: results["models"][name] for name in ("teacher", "pruned", "repaired")}
+    for model in models.values():
+        model.update(map50_95=None, map50=None, per_class=None)
+    results.update(models=models, chosen="repaired", accepted=None, schedule=None, history=[], exports=[], warnings=[])
+    results["data"]["labelled"] = False
+    markdown, html = write(tmp_path, results)
+    for title in ("Accuracy", "Training", "Exports"):
+        assert f"## {title}" not in markdown and f"<h2>{title}</h2>" not in html
+    assert "## What was cut" in markdown and "yolo val" not in markdown
+    assert "None" not in markdown and "nan" not in markdown
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["plan", "repair", "schedule", "history", "exports", "warnings", "seconds", "versions", "device", "recipe", "data"],
+)
+def test_any_part_may_be_missing(results: dict[str, Any], missing: str) -> None:
+    for absent in (None, "gone"):
+        partial = copy.deepcopy(results)
+        partial[missing] = absent
+        if absent == "gone":
+            del partial[missing]
+        document = compose(partial, Path("run"))
+        assert verdict(partial) in unescaped(render_markdown(document, {}))
+        assert Page(render_html(document, {})).open == []
+        assert report.summary_table(partial)
+
+
+def test_the_teacher_alone_is_no_comparison(tmp_path: Path, results: dict[str, Any]) -> None:
+    results["models"] = {"teacher": results["models"]["teacher"]}
+    results["chosen"] = None
+    markdown, _ = write(tmp_path, results)
+    assert markdown.startswith("# Nothing to compare yet") and "## Use it" not in markdown
+
+
+def test_many_classes_are_folded(results: dict[str, Any]) -> None:
+    for drop, model in enumerate(results["models"].values()):
+        model["per_class"] = {f"class{number}": 0.5 - 0.001 * drop * number for number in range(80)}
+    markdown = render_markdown(compose(results, Path("run")), {})
+    shown = markdown[markdown.index("## Accuracy") : markdown.index("<details>")]
+    assert shown.count("| class") < 10 and "| class79 |" in shown
+    assert "All 80 classes" in markdown and "| class0 |" in markdown
+
+
+def test_metrics_csv_goes_before_the_history(tmp_path: Path, results: dict[str, Any]) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch, map50_95,score_bce\n1,0.5,2\n2,,1\n3,0.6,nan\n")
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    _, history = report.read(tmp_path)
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert history[1]["map50_95"] is None and history[2]["map50_95"] == 0.6
+    report.write(tmp_path)
+    assert "best 0.600 in epoch 3" in (tmp_path / "report.md").read_text()
+
+
+def test_the_same_results_give_the_same_files(tmp_path: Path, results: dict[str, Any]) -> None:
+    first = write(tmp_path, results)
+    pictures = {path.name: path.read_bytes() for path in (tmp_path / "plots").iterdir()}
+    assert write(tmp_path, results) == first
+    assert {path.name: path.read_bytes() for path in (tmp_path / "plots").iterdir()} == pictures
+
+
+def test_a_folder_without_results_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DistillError, match=r"results\.json: not there"):
+        report.write(tmp_path)
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(DistillError, match=r"results\.json: no JSON"):
+        report.write(tmp_path)
+    (tmp_path / "results.json").write_text("[]")
+    with pytest.raises(DistillError, match="no 'models'"):
+        report.write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_judgement_without_a_limit(results: dict[str, Any]) -> None:
+    results["accept"] = None
+    assert judgement(results) == "not accepted"

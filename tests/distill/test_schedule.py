@@ -1,0 +1,66 @@
+"""Schedules: chosen from the optimizer steps there will be, and said in one line."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+
+from distill import schedule
+from distill.schedule import Schedule
+
+
+def test_a_short_recovery_takes_small_batches_and_a_short_warm_up():
+    plan = schedule.recovery(205, 16, 10)
+    assert (plan.batch, plan.steps, plan.accumulate) == (8, 10 * math.ceil(205 / 8), 1)
+    assert plan.warmup_steps < plan.steps / 10 and plan.mosaic == 0 and plan.bn_momentum < 0.03
+
+
+def test_a_long_recovery_keeps_its_batch():
+    plan = schedule.recovery(118_287, 16, 10)
+    assert (plan.batch, plan.steps, plan.warmup_steps) == (16, 73_930, 100)
+    assert 0 < plan.close_mosaic < plan.epochs
+
+
+@pytest.mark.parametrize(("batch", "keep", "expected"), [(64, False, 8), (64, True, 64), (4, False, 4)])
+def test_batches_shrink_to_eight_at_most_and_never_grow(batch, keep, expected):
+    assert schedule.recovery(100, batch, 3, keep_batch=keep).batch == expected
+
+
+def test_the_learning_rate_follows_how_far_repair_came():
+    def rate(start: float | None, lr: float | None = None) -> float:
+        return schedule.recovery(200, 8, 10, start_map=start, teacher_map=0.63, lr=lr).lr
+
+    assert rate(0.615) > rate(0.45) == rate(None)
+    assert rate(0.615, lr=1e-3) == 1e-3
+
+
+def test_the_learning_rate_rises_then_falls_to_its_end():
+    plan = Schedule(epochs=4, batch=8, steps=100, lr=1e-3, lrf=0.1, warmup_steps=10)
+    rates = [plan.lr_at(step / 100) for step in range(101)]
+    assert 0 < rates[0] < rates[9] < max(rates) == rates[10] == pytest.approx(1e-3)
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
+    assert rates[-1] == pytest.approx(1e-4)
+    assert plan.lr_at(0.55) == pytest.approx((1e-3 + 1e-4) / 2)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_even_the_shortest_run_has_learning_rates(steps):
+    plan = schedule.recovery(8 * steps, 8, 1)
+    assert plan.steps == steps and all(plan.lr_at(step / steps) > 0 for step in range(steps))
+
+
+def test_the_average_remembers_a_small_part_of_a_short_run():
+    for steps in (250, 5000):
+        plan = schedule.recovery(8 * steps, 8, 1)
+        remembered = 1 / (1 - (1 - math.exp(-steps / plan.ema_tau)))
+        assert 5 < remembered < steps / 5
+
+
+def test_every_schedule_describes_itself_in_one_line():
+    plans = [schedule.recovery(205, 16, 10), schedule.teacher(400, 16, 60), schedule.sparsify(205, 16, 20)]
+    lines = [plan.describe() for plan in plans]
+    assert not any("\n" in line for line in lines)
+    assert lines[0].startswith("10 epochs, 260 steps of 8 images; AdamW, lr 2.0e-04 to 2.0e-06")
+    assert "no mosaic" in lines[0] and "mosaic 1, none in the last 12 epochs" in lines[1]

@@ -1,0 +1,169 @@
+"""DistillationTask: what it sums, what it keeps apart, and the losses that it refuses."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distill.context import LossContext, Outputs
+from distill.errors import DistillError
+from distill.losses import Loss
+from distill.losses.feature import feature_pkd
+from distill.losses.logit import score_bce
+from distill.task import DistillationTask
+
+
+class Net(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.SiLU())
+        self.head = nn.Conv2d(width, 2, 1)
+
+
+def run(net: Net, images: Tensor) -> Outputs:
+    features = net.stem(images)
+    return Outputs((features,), net.head(features).flatten(2).transpose(1, 2))
+
+
+def squares(ctx: LossContext) -> Tensor:
+    return (ctx.student.scores - ctx.teacher.scores).square().mean()
+
+
+class Learned(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, ctx: LossContext) -> Tensor:
+        return (self.layer(ctx.student.scores) - ctx.teacher.scores).square().mean()
+
+
+@pytest.fixture
+def nets() -> tuple[Net, Net]:
+    torch.manual_seed(0)
+    return Net(4), Net(6)
+
+
+@pytest.fixture
+def batch() -> dict[str, Tensor]:
+    return {"img": torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)), "cls": torch.zeros(2, 1)}
+
+
+def task_of(nets: tuple[Net, Net], *losses: Loss, **options) -> DistillationTask:
+    return DistillationTask(*nets, losses, run=run, **options)
+
+
+def test_terms_are_weighted_and_sum_to_the_loss(nets, batch):
+    def labelled(student, outputs, given):
+        return {"label": outputs.class_logits.square().mean() + given["cls"].sum()}
+
+    task = task_of(nets, Loss("a", 2.0, squares), Loss("b", 0.5, score_bce), labelled=labelled, labels=3.0)
+    terms = task(batch)
+    student, teacher = run(task.student, batch["img"]), run(task.teacher, batch["img"])
+    ctx = LossContext(batch["img"], student, teacher)
+    expected = [3 * student.scores.square().mean(), 2 * squares(ctx), 0.5 * score_bce(ctx)]
+    assert list(terms) == ["label", "a", "b", "loss"]
+    assert [terms[name].item() for name in ("label", "a", "b")] == pytest.approx([v.item() for v in expected], rel=1e-5)
+    assert terms["loss"].item() == pytest.approx(sum(v.item() for v in expected), rel=1e-5)
+
+
+def test_without_labels_in_the_batch_only_the_teacher_teaches(nets, batch):
+    seen = []
+
+    def spy(ctx: LossContext) -> Tensor:
+        seen.append((ctx.targets, ctx.progress))
+        return squares(ctx)
+
+    task = task_of(nets, Loss("spy", 1.0, spy), labelled=lambda *_: {"label": torch.ones(())})
+    assert list(task({"img": batch["img"]}, progress=0.25)) == ["spy", "loss"]
+    assert list(task(batch)) == ["label", "spy", "loss"]
+    assert seen[0] == (None, 0.25) and seen[1][0].keys() == {"cls"}
+
+
+def test_the_teacher_is_frozen_and_seen_by_no_optimizer_or_checkpoint(nets, batch):
+    task = task_of(nets, Loss("a", 1.0, squares)).train()
+    before = copy.deepcopy(task.teacher.state_dict())
+    task(batch)["loss"].backward()
+    assert not task.teacher.training and task.student.training
+    assert {id(p) for p in task.parameters()} == {id(p) for p in task.student.parameters()}
+    assert all(name.startswith("student.") for name in task.state_dict())
+    assert all(p.grad is None and not p.requires_grad for p in task.teacher.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in task.teacher.state_dict().items())
+    assert all(p.grad is not None for p in task.student.parameters())
+    assert all(p.requires_grad for p in nets[1].parameters()), "the network that was given is left alone"
+
+
+def test_the_teacher_moves_with_the_task_and_is_shared_by_its_copies(nets):
+    task = task_of(nets, Loss("a", 1.0, squares)).double()
+    assert next(task.teacher.parameters()).dtype == torch.float64
+    twin = copy.deepcopy(task)
+    assert twin.teacher is task.teacher
+    assert twin.student is not task.student and torch.equal(twin.student.head.weight, task.student.head.weight)
+
+
+def test_features_compare_at_the_kept_channels(nets, batch):
+    teacher = nets[1]
+    student = Net(4)
+    keep = [0, 2, 3, 5]
+    student.stem[0].load_state_dict({name: value[keep] for name, value in teacher.stem[0].state_dict().items()})
+    right = DistillationTask(student.eval(), teacher, [Loss("f", 1.0, feature_pkd)], run=run, keep=[keep])
+    wrong = DistillationTask(student.eval(), teacher, [Loss("f", 1.0, feature_pkd)], run=run, keep=[[0, 2, 5, 3]])
+    with torch.no_grad():
+        assert right(batch)["loss"] < 1e-5
+        assert wrong(batch)["loss"] > 0.1
+
+
+def test_parameters_of_a_loss_train_and_stay_out_of_the_student(nets, batch):
+    task = task_of(nets, Loss("learned", 1.0, Learned()))
+    task(batch)["loss"].backward()
+    assert [p.grad is not None for p in task.learned.parameters()] == [True, True]
+    assert len(list(task.parameters())) == len(list(task.student.parameters())) + 2
+
+
+def test_losses_compute_in_float32_under_autocast(nets, batch):
+    kinds = []
+
+    def spy(ctx: LossContext) -> Tensor:
+        kinds.extend([ctx.student.class_logits.dtype, (ctx.student.scores[0] @ ctx.student.scores[0].T).dtype])
+        return squares(ctx)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = task_of(nets, Loss("spy", 1.0, spy))(batch)["loss"]
+    assert kinds == [torch.bfloat16, torch.float32] and loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda ctx: 0 * ctx.student.scores.sum(), "'bad' is zero in each of the first 3 batches"),
+        (lambda ctx: 1 + 0 * ctx.student.scores.sum(), "'bad' gives the student a gradient of zero"),
+        (lambda ctx: ctx.student.scores.mean() / 0 * 0, "'bad' is nan in batch 1"),
+        (lambda ctx: ctx.student.scores.detach().square().mean(), "'bad' has no gradient to the student"),
+        (lambda ctx: torch.ones((), requires_grad=True) * 2, "'bad' has no gradient to the student"),
+        (lambda ctx: ctx.student.scores, "'bad' must return a scalar tensor, not a tensor of shape"),
+        (lambda ctx: 1.0, "'bad' must return a scalar tensor, not float"),
+        (lambda ctx: ctx.studnet, "'bad' failed: AttributeError"),
+        (lambda ctx: ctx.features("stem"), "features at 'stem'"),
+    ],
+)
+def test_a_loss_that_cannot_teach_is_named(nets, batch, loss, message):
+    task = task_of(nets, Loss("good", 1.0, squares), Loss("bad", 1.0, loss))
+    with pytest.raises(DistillError, match=message):
+        for _ in range(3):
+            task(batch)
+
+
+def test_a_loss_may_be_zero_now_and_then(nets, batch):
+    calls = iter(range(9))
+    task = task_of(nets, Loss("rare", 1.0, lambda ctx: squares(ctx) * (next(calls) == 2)))
+    assert [task(batch)["loss"].item() > 0 for _ in range(5)] == [False, False, True, False, False]
+
+
+def test_a_task_without_anything_to_learn_from_is_refused(nets, batch):
+    with pytest.raises(DistillError, match="nothing to train on"):
+        task_of(nets, labelled=lambda *_: {}, labels=0)
+    with pytest.raises(DistillError, match="the data has no labels"):
+        task_of(nets, labelled=lambda *_: {"label": torch.ones(())})({"img": batch["img"]})
