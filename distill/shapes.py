@@ -163,14 +163,14 @@ def _place(picture: _Picture, is_object: bool, rng: np.random.Generator) -> None
     for _ in range(12):
         x, y = rng.uniform(0.04, 0.96, 2) * size
         # Log-uniform: as many small objects as large ones.
-        radius = size * 0.5 * math.exp(rng.uniform(math.log(0.14), math.log(0.5)))
+        radius = size * 0.5 * math.exp(rng.uniform(math.log(0.18), math.log(0.55)))
         radius = max(radius, 4.5)
         reach = math.ceil(radius * 1.5) + 2
         left, top = math.floor(x) - reach, math.floor(y) - reach
         rows, columns = np.mgrid[0 : 2 * reach + 1, 0 : 2 * reach + 1] + 0.5
         u, v = columns + left - x, rows + top - y
         class_id = int(rng.integers(len(CLASSES)))
-        hue = class_id / len(CLASSES) + 0.14 * rng.normal() if is_object else rng.random()
+        hue = class_id / len(CLASSES) + 0.11 * rng.normal() if is_object else rng.random()
         if is_object:
             distance = _turned(CLASSES[class_id], u, v, radius, rng)
         else:
@@ -264,7 +264,7 @@ def _expose(canvas: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
     size = len(canvas)
     light = 1 + rng.uniform(0, 0.35) * _blotches(size, 1, rng)
     image = _blurred(canvas * light[..., None], rng.uniform(0.0, 1.0))
-    image += rng.normal(size=image.shape) * rng.uniform(0.005, 0.06)
+    image += rng.normal(size=image.shape) * rng.uniform(0.005, 0.05)
     return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 

@@ -100,9 +100,7 @@ class Rules:
     def _op_conv2d(self, node: Any) -> Vector | None:
         x, weight = node.args[0], node.args[1]
         shape, groups = weight.meta["val"].shape, node.args[6] if len(node.args) > 6 else 1
-        vector = self._vector(x)
-        if vector is None or vector[0] != 1:
-            return self._give_up(node, f"the input of '{module_path(node)}' cannot be followed")
+        vector = self._entering(node, x, 1)
         kind = "conv" if groups == 1 else "depthwise" if groups == shape[0] == len(vector[1]) else "grouped"
         if kind == "grouped":  # equally many per group: the i-th channels of all groups go together
             self.atoms.tie(vector[1], groups)
@@ -115,11 +113,21 @@ class Rules:
 
     def _op_linear(self, node: Any) -> Vector | None:
         x, weight = node.args[0], node.args[1]
-        vector, rank = self._vector(x), len(node.meta["val"].shape)
-        if vector is None or vector[0] != rank - 1:
-            return self._give_up(node, f"the input of '{module_path(node)}' cannot be followed")
+        rank = len(node.meta["val"].shape)
+        vector = self._entering(node, x, rank - 1)
         positions = prod(node.meta["val"].shape[1:-1])
         return rank - 1, self._layer(node, "linear", vector[1], weight.meta["val"].shape[0], 1, positions, 1)
+
+    def _entering(self, node: Any, x: Any, dim: int) -> Vector:
+        """What enters a layer, which reads channels along `dim` whether or not they could be followed to here."""
+        vector = self._vector(x)
+        if vector is not None and vector[0] == dim:
+            return vector
+        reason = f"the input of '{module_path(node)}' cannot be followed"
+        self._freeze(x, reason)
+        atoms = self.atoms.fresh(x.meta["val"].shape[dim], ("unknown",))
+        self.atoms.freeze(atoms, reason)
+        return dim, atoms
 
     def _layer(self, node, kind, inputs, width, kernel, positions, groups) -> list[int]:
         name = self.names[node.args[1].name].removesuffix(".weight")

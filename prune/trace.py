@@ -75,8 +75,7 @@ def _graph(rules: Rules, model: nn.Module, shape: tuple[int, ...]) -> ChannelGra
         layers=layers,
         norms=tuple(Norm(name, ids(atoms), affine) for name, (atoms, affine) in rules.norms.items()),
         groups=tuple(
-            Group(i, _group_name(key[0], list(rules.layers)), tuple(channels))
-            for i, (key, channels) in enumerate(members.items())
+            Group(i, _group_name(channels, layers), tuple(channels)) for i, channels in enumerate(members.values())
         ),
         splits=tuple(Split(owner, tuple(ids(part) for part in parts)) for owner, parts in rules.chunks),
         frozen={name: why[0] for name, why in reasons.items() if why},
@@ -106,6 +105,8 @@ def _even_out(rules: Rules, parts: list[list[int]]) -> None:
             rules.atoms.unite(parts[0], part)
 
 
-def _group_name(labels: frozenset, layers: list[str]) -> str:
-    name = layers[min(label[1] for label in labels if label[0] == "layer")]
-    return name + "".join(f"[{part[0]}]" for kind, _, *part in sorted(labels) if kind == "part")
+def _group_name(channels: list[int], layers: tuple[Layer, ...]) -> str:
+    """The first layer that produces the channels, and where in its outputs they stand if they are not all of them."""
+    layer = next(layer for layer in layers if channels[0] in layer.outputs)
+    places = [i for i, channel in enumerate(layer.outputs) if channel in set(channels)]
+    return layer.name if len(places) == len(layer.outputs) else f"{layer.name}[{places[0]}:{places[-1] + 1}]"

@@ -89,7 +89,9 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if name.endswith("running_var"):
                 tensor.uniform_(0.5, 2.0, generator=generator)
-            elif name.endswith(("bn.weight", "running_mean", "bias")):
+            elif name.endswith("bn.weight"):
+                tensor.normal_(1.0, 0.5, generator=generator)
+            elif name.endswith(("running_mean", "bias")):
                 tensor.normal_(0.5, 0.5, generator=generator)
             elif tensor.is_floating_point() and tensor.dim() > 1 and "dfl" not in name:
                 tensor.normal_(0.0, (2.0 / tensor[0].numel()) ** 0.5, generator=generator)

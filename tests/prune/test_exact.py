@@ -16,7 +16,8 @@ from prune.verify import masked_outputs
 from tests.prune.networks import SMALL, randomize, yolo
 
 ROUNDING = 1e-10
-SIZES = [f"yolo{version}{size}" for version in ("v5", "v8") for size in "nsmlx"]
+# s is as deep as n, and v8x as v8l: at one width they are one network. tests/bench/exact.py does every size in full.
+SIZES = ["yolov5n", "yolov5m", "yolov5l", "yolov5x", "yolov8n", "yolov8m", "yolov8l"]
 
 
 def random_plan(model: nn.Module, example: torch.Tensor, seed: int = 0) -> prune.PrunePlan:
@@ -36,8 +37,8 @@ def test_small_networks(name: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_every_size(name: str) -> None:
-    """Every depth, at a sixteenth of the width: which channels depend on which does not change with the width."""
+def test_every_depth(name: str) -> None:
+    """At a sixteenth of the width: which channels depend on which does not change with it."""
     model = yolo(name, width=0.0625)
     images = torch.rand(1, 3, 64, 64)
     plan = random_plan(model, images)
@@ -83,21 +84,18 @@ def test_swapping_two_kept_channels_fails(name: str, side: str) -> None:
     images = torch.rand(1, 3, 64, 64) if name not in SMALL else torch.rand(1, 3, 16, 16)
     plan = random_plan(model, images)
     graph = prune.trace(model, images)
-    layers = [g.name.partition("[")[0] for g in graph.groups if graph.layer(g.name.partition("[")[0]).kind == "conv"]
+    layers = [graph.producers[g.index][0].name for g in graph.groups]
     if side == "keep_inputs":
         layers = [
             layer.name for layer in graph.layers if layer.kind == "conv" and set(layer.inputs) & set(graph.group_of)
         ]
-    caught = 0
-    for layer in layers[:6]:
+    layers = [layer for layer in layers if len(getattr(plan, side)[layer]) > 1][: 6 if name in SMALL else 2]
+    assert layers
+    for layer in layers:
         indices = list(getattr(plan, side)[layer])
-        if len(indices) < 2:
-            continue
         indices[0], indices[1] = indices[1], indices[0]
         wrong = replace(plan, **{side: {**getattr(plan, side), layer: tuple(indices)}})
-        assert prune.verify(model, prune.apply(model, wrong), plan, images) > 1e-4, layer
-        caught += 1
-    assert caught
+        assert prune.verify(model, prune.apply(model, wrong), plan, images) > 1000 * ROUNDING, layer
 
 
 def test_the_model_is_untouched_and_nothing_of_ours_stays_in_the_student() -> None:

@@ -21,13 +21,18 @@ def test_a_chain_has_one_group_a_layer() -> None:
 
 def test_summands_are_one_group_and_a_concat_keeps_two_apart() -> None:
     # body's output is added to cat(left, right): the first half lives with left, the other with right.
-    assert widths(SMALL["residual"]()) == {"stem.conv": 16, "left.conv": 8, "right.conv": 8}
+    assert widths(SMALL["residual"]()) == {"stem.conv": 16, "body.conv[0:8]": 8, "body.conv[8:16]": 8}
+    graph = prune.trace(SMALL["residual"](), IMAGE)
+    assert [[layer.name for layer in layers] for layers in graph.producers[1:]] == [
+        ["body.conv", "left.conv"],
+        ["body.conv", "right.conv"],
+    ]
 
 
 def test_the_parts_of_a_split_are_groups_of_a_bundle() -> None:
     graph = prune.trace(Split(), IMAGE)
     names = [group.name for group in graph.groups]
-    assert names == ["stem.conv", "cv1.conv[0]", "cv1.conv[1]", "cv2.conv"]
+    assert names == ["stem.conv", "cv1.conv[0:8]", "cv1.conv[8:16]", "cv2.conv"]
     assert graph.bundles == [(0,), (1, 2), (3,)]
 
 
