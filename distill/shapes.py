@@ -27,8 +27,9 @@ from distill.errors import DistillError, RunError
 
 CLASSES = ("disc", "ring", "square", "triangle", "star", "cross")
 SPLITS = ("train", "val")
+HALVED = ("disc", "ring", "star", "cross")  # half of a square or of a triangle may well be a triangle
 FORMAT = 1  # raised whenever the drawing changes, so that an older set is refused instead of mixed up with a new one
-MIN_VISIBLE = 0.5  # an object of which less would be seen is not placed: its label would be a guess
+MIN_VISIBLE = 0.6  # an object of which less would be seen is not placed: its label would be a guess
 MIN_SIDE = 4.0  # pixels; a visible box thinner than this is not placed either
 
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
@@ -95,7 +96,7 @@ def draw(imgsz: int, stream: tuple[int, ...]) -> Sample:
     """Draw one image. `stream` seeds it: equal streams give equal samples."""
     rng = np.random.Generator(np.random.PCG64(stream))
     picture = _Picture(imgsz, _ground(imgsz, rng))
-    items = [True] * int(rng.integers(2, 7)) + [False] * int(rng.integers(1, 6))  # True: an object, False: clutter
+    items = [True] * int(rng.integers(2, 7)) + [False] * int(rng.integers(1, 5))  # True: an object, False: clutter
     for is_object in rng.permutation(items):
         _place(picture, bool(is_object), rng)
     classes, boxes = picture.labels()
@@ -219,7 +220,7 @@ def _clutter(u: Array, v: Array, radius: float, rng: np.random.Generator) -> Arr
     a, b = u * math.cos(angle) + v * math.sin(angle), v * math.cos(angle) - u * math.sin(angle)
     if rng.random() < 0.5:
         return np.maximum(np.abs(a) - 1.4 * radius, np.abs(b) - rng.uniform(0.6, 0.14 * radius + 1.0))
-    half = _distance(CLASSES[int(rng.integers(len(CLASSES)))], u, v, radius)
+    half = _distance(HALVED[int(rng.integers(len(HALVED)))], u, v, radius)
     return np.maximum(half, a + rng.uniform(0.0, 0.3) * radius)
 
 

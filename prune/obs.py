@@ -31,8 +31,9 @@ class Block:
     Attributes:
         columns: First and last-plus-one column, counted over C_in * kernel.
         outputs: Slice of output channels that read these columns.
-        covariance: Weighted sum of outer products of the inputs, (n, n).
-        mean: Weighted sum of the inputs, (n,).
+        covariance: Weighted sum of outer products of the inputs less `origin`, (n, n).
+        mean: Weighted sum of the inputs less `origin`, (n,).
+        origin: Mean of the first samples: sums around it do not drown a small variance in a large mean.
         weight: Weights of the layer on these columns, (outputs, n).
         total: Sum of the weights of the samples so far.
     """
@@ -43,10 +44,14 @@ class Block:
     covariance: Tensor
     mean: Tensor
     total: float = 0.0
+    origin: Tensor | None = None
 
     def add(self, rows: Tensor, weights: Tensor) -> None:
         """Take in samples: rows (P, C_in * kernel) and their weights (P,)."""
         x = rows[:, slice(*self.columns)]
+        if self.origin is None:
+            self.origin = x.mean(0)
+        x = x - self.origin
         weighted = x * weights[:, None]
         self.covariance.addmm_(weighted.T, x)
         self.mean += weighted.sum(0)

@@ -141,7 +141,9 @@ class _Walk:
 
     def _solve(self, name: str, t: Node, s: Node, values) -> LayerRepair:
         module = self.modules[name]
-        fit, judge = _Regression(module), _Regression(module)
+        bn = self._batch_norm(s)
+        constant = bn is not None or module.bias is not None
+        fit, judge = _Regression(module, constant), _Regression(module, constant)
         keep = list(self.plan.keep[name])
         for index, (ours, theirs) in enumerate(zip(values[1], values[0], strict=True)):
             x, target = ours[s.args[0]], theirs[t]
@@ -153,14 +155,18 @@ class _Walk:
             rows = input_rows(x, shape, module, positions)
             wanted = output_rows(target, module, positions)[:, keep]
             weights = self.weights[index, name].to(self.device)
+            if index == 0 and constant:
+                fit.origin = judge.origin = rows.mean(0)
             for regression, part in ((fit, ~held_out), (judge, held_out)):
                 regression.add(rows[part], wanted[part], weights[part])
-        bn = self._batch_norm(s)
-        constant = bn is not None or module.bias is not None
-        before, after = judge.error(None, constant), judge.error(fit.solve(constant), constant)
-        changed = judge.total == 0 or after < before
-        if changed:
-            step, shift = fit.merge(judge).solve(constant)
+        solution = fit.solve()
+        before, after = judge.error(None), judge.error(solution)
+        changed = solution is not None and (judge.total == 0 or after < before)
+        solution = fit.merge(judge).solve() if changed else None
+        if solution is not None:
+            step, shift = solution
+            if constant:
+                shift = shift - (step @ fit.grouped(fit.origin.double())[:, :, None])[:, :, 0].flatten()
             module.weight += step.reshape_as(module.weight).to(module.weight.dtype)
             if bn is not None:
                 bn.running_mean -= shift.to(bn.running_mean.dtype)
@@ -183,10 +189,12 @@ def _channel_dim(module: nn.Module) -> int:
 class _Regression:
     """Weighted ridge regression of the residual that a layer leaves, per convolution group; sums only, in float64."""
 
-    def __init__(self, module: Any) -> None:
-        self.module = module
+    def __init__(self, module: Any, constant: bool) -> None:
+        self.module, self.constant = module, constant
         self.groups = getattr(module, "groups", 1)
         self.weight = module.weight.detach().flatten(1).unflatten(0, (self.groups, -1))  # (G, O/G, n)
+        # Inputs are taken relative to this: sums around it do not drown a small variance in a large mean.
+        self.origin = module.weight.new_zeros(self.groups * self.weight.shape[2])
         self.total: float = 0.0
         self.xx: Any = 0.0  # (G, n, n)
         self.xr: Any = 0.0  # (G, n, O/G)
@@ -196,12 +204,17 @@ class _Regression:
         self.y: Any = 0.0  # (O,) weighted sum of the wanted outputs
         self.yy: Any = 0.0  # and of their squares
 
+    def grouped(self, columns: Tensor) -> Tensor:
+        """(..., G * n) -> (G, ..., n)"""
+        return columns.unflatten(-1, (self.groups, -1)).movedim(-2, 0)
+
     def add(self, rows: Tensor, wanted: Tensor, weights: Tensor) -> None:
-        x = rows.unflatten(1, (self.groups, -1)).transpose(0, 1)  # (G, P, n)
+        x = self.grouped(rows)  # (G, P, n)
         now = x @ self.weight.transpose(1, 2)  # (G, P, O/G)
         if self.module.bias is not None:
             now = now + self.module.bias.detach().unflatten(0, (self.groups, -1))[:, None]
-        residual = wanted.unflatten(1, (self.groups, -1)).transpose(0, 1) - now
+        residual = self.grouped(wanted) - now
+        x = x - self.grouped(self.origin)[:, None]
         weighted = x * weights[:, None]
         self.total += weights.sum().item()
         self.xx += (weighted.transpose(1, 2) @ x).double()
@@ -219,19 +232,28 @@ class _Regression:
                 setattr(self, name, getattr(self, name) + getattr(other, name))
         return self
 
-    def solve(self, constant: bool) -> tuple[Tensor, Tensor]:
-        """(change of the weights (G, O/G, n), constant (O,)) with the least squared residual, ridge towards no change."""
+    def solve(self) -> tuple[Tensor, Tensor] | None:
+        """Least squared residual with a ridge towards no change: (step (G, O/G, n), constant (O,)) around the origin.
+
+        None where there is nothing to solve: no samples, or inputs that do not vary.
+        """
+        if not self.total:
+            return None
         xx, xr = self.xx / self.total, self.xr / self.total
         mx, mr = self.x / self.total, self.r / self.total
-        if constant:
+        if self.constant:
             xx = xx - mx[:, :, None] * mx[:, None, :]
             xr = xr - mx[:, :, None] * mr[:, None, :]
-        xx.diagonal(dim1=1, dim2=2).add_((RIDGE * xx.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)).clamp(min=1e-12))
-        step = torch.cholesky_solve(xr, torch.linalg.cholesky(xx)).transpose(1, 2)  # (G, O/G, n)
-        shift = mr - (step @ mx[:, :, None])[:, :, 0] if constant else torch.zeros_like(mr)
+        diagonal = xx.diagonal(dim1=1, dim2=2)
+        diagonal.add_((RIDGE * diagonal.mean(1, keepdim=True)).clamp(min=1e-12))
+        factor, failed = torch.linalg.cholesky_ex(xx)
+        if failed.any():
+            return None
+        step = torch.cholesky_solve(xr, factor).transpose(1, 2)  # (G, O/G, n)
+        shift = mr - (step @ mx[:, :, None])[:, :, 0] if self.constant else torch.zeros_like(mr)
         return step, shift.flatten()
 
-    def error(self, change: tuple[Tensor, Tensor] | None, constant: bool) -> float:
+    def error(self, change: tuple[Tensor, Tensor] | None) -> float:
         """Weighted mean squared residual after the change, as a fraction of the variance of the wanted outputs."""
         if not self.total:
             return float("nan")

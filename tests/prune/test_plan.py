@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+import prune
+from prune.importance import StaticImportance
+from tests.prune.networks import SMALL, randomize, yolo
+
+IMAGE = torch.rand(1, 3, 64, 64)
+
+
+@pytest.fixture(scope="module")
+def graph() -> prune.ChannelGraph:
+    return prune.trace(yolo("yolov8n", width=0.25), IMAGE)
+
+
+@pytest.mark.parametrize("importance", ["l1", "bn_scale", "random"])
+@pytest.mark.parametrize("unit, value", [("flops", 0.7), ("flops", 0.3), ("params", 0.5), ("ratio", 0.25)])
+def test_budgets_are_met_within_a_percent_from_below(
+    graph: prune.ChannelGraph, importance: str, unit: str, value: float
+) -> None:
+    plan = prune.make_plan(graph, prune.score(graph, importance), **{unit: value}, round_to=1)
+    before, after = sum(g.before for g in plan.groups), sum(g.after for g in plan.groups)
+    left = {
+        "flops": plan.flops_after / plan.flops_before,
+        "params": plan.params_after / plan.params_before,
+        "ratio": 1 - (before - after) / before,
+    }[unit]
+    wanted = 1 - value if unit == "ratio" else value
+    assert 0.99 * wanted <= left <= wanted
+
+
+@pytest.mark.parametrize("round_to", [4, 8])
+def test_widths_end_on_multiples_and_no_layer_is_emptied(graph: prune.ChannelGraph, round_to: int) -> None:
+    plan = prune.make_plan(graph, prune.score(graph, "random"), flops=0.2, round_to=round_to)
+    assert plan.flops_after <= 0.2 * plan.flops_before
+    assert all(group.after % round_to == 0 and 0 < group.after <= group.before for group in plan.groups)
+
+
+def test_cheap_channels_go_and_dear_ones_stay(graph: prune.ChannelGraph) -> None:
+    costs = {g.index: torch.arange(len(g.channels), dtype=torch.float32) for g in graph.groups}
+    plan = prune.make_plan(graph, StaticImportance(costs), ratio=0.3, round_to=1)
+    for group in graph.groups:
+        left = set(plan.keep[graph.producers[group.index][0].name])
+        places = [i for i, c in enumerate(graph.producers[group.index][0].outputs) if c in set(group.channels)]
+        kept = [i in left for i in places]
+        assert kept == sorted(kept)  # cut ones first: those with the lower numbers
+
+
+def test_protected_layers_and_max_ratio(graph: prune.ChannelGraph) -> None:
+    scores = prune.score(graph, "l1")
+    plan = prune.make_plan(graph, scores, flops=0.6, round_to=1, protect=("model.0", "model.2.*"), max_ratio=0.6)
+    for layer in graph.layers:
+        kept = len(plan.keep[layer.name]) / len(layer.outputs)
+        assert kept == 1 or not layer.name.startswith(("model.0.", "model.2."))
+    assert all(group.after >= 0.4 * group.before for group in plan.groups)
+
+
+def test_parts_of_a_split_lose_equally_many(graph: prune.ChannelGraph) -> None:
+    plan = prune.make_plan(graph, prune.score(graph, "random"), flops=0.5, round_to=1)
+    after = {group.name: group.after for group in plan.groups}
+    assert graph.splits
+    for split in graph.splits:
+        widths = {sum(c in kept(plan, graph) for c in part) for part in split.parts}
+        assert widths == {plan.parts[split.owner]}
+    assert len(after) == len(plan.groups)  # names are unique
+
+
+def kept(plan: prune.PrunePlan, graph: prune.ChannelGraph) -> set[int]:
+    return {layer.outputs[i] for layer in graph.layers for i in plan.keep[layer.name]}
+
+
+def test_json_loses_nothing(graph: prune.ChannelGraph) -> None:
+    plan = prune.make_plan(graph, prune.score(graph, "l1"), flops=0.5)
+    assert prune.PrunePlan.from_json(plan.to_json()) == plan
+    with pytest.raises(prune.PruneError, match=r"^not a prune plan: "):
+        prune.PrunePlan.from_json('{"keep": 3}')
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({}, "give exactly one budget of flops, params or ratio, not 0"),
+        ({"flops": 0.5, "params": 0.5}, "give exactly one budget of flops, params or ratio, not 2"),
+        ({"flops": 1.5}, "flops=1.5 is no budget: it must be between 0 and 1"),
+        ({"flops": 0.5, "round_to": 0}, "round_to=0 must be 1 or more"),
+    ],
+)
+def test_bad_budgets(graph: prune.ChannelGraph, options: dict, message: str) -> None:
+    with pytest.raises(prune.PruneError) as error:
+        prune.make_plan(graph, prune.score(graph, "l1"), **options)
+    assert str(error.value) == message
+
+
+def test_an_impossible_budget_says_how_far_it_got(graph: prune.ChannelGraph) -> None:
+    with pytest.raises(prune.PruneError, match=r"^flops=0.01 cannot be met: 0\.\d+ of the model is left when every"):
+        prune.make_plan(graph, prune.score(graph, "l1"), flops=0.01)
+
+
+def test_importances_by_name(graph: prune.ChannelGraph) -> None:
+    with pytest.raises(prune.PruneError, match=r"^unknown importance 'magnitude': choose from obs, fisher"):
+        prune.score(graph, "magnitude")
+    with pytest.raises(prune.PruneError, match=r"^importance 'obs' needs images: pass batches=$"):
+        prune.score(graph, "obs")
+    with pytest.raises(prune.PruneError, match=r"^no images"):
+        prune.score(graph, "obs", batches=[])
+    costs = [prune.score(graph, "random", seed=seed).cost(0) for seed in (0, 0, 1)]
+    assert torch.equal(costs[0], costs[1]) and not torch.equal(costs[0], costs[2])
+
+
+def test_bn_scale_and_l1_are_what_they_say() -> None:
+    model = randomize(SMALL["residual"]())
+    graph = prune.trace(model, IMAGE)
+    scale = prune.score(graph, "bn_scale").cost(1)
+    expected = (model.body.bn.weight[:8].abs() + model.left.bn.weight.abs()) / 2
+    torch.testing.assert_close(scale, expected.detach())
+    norms = model.stem.conv.weight.detach().abs().sum((1, 2, 3))
+    torch.testing.assert_close(prune.score(graph, "l1").cost(0), norms / norms.mean())
+
+
+def test_a_plan_for_another_model_is_refused() -> None:
+    plans = {}
+    for name in ("split", "residual"):
+        graph = prune.trace(SMALL[name](), IMAGE)
+        plans[name] = prune.make_plan(graph, prune.score(graph, "random"), ratio=0.4, round_to=1)
+    with pytest.raises(prune.PruneError, match=r"^the plan is for another model: Residual has no module 'cv1"):
+        prune.apply(SMALL["residual"](), plans["split"])
+    narrow = prune.apply(SMALL["split"](), plans["split"])
+    with pytest.raises(prune.PruneError, match=r"^the plan is for another model: '\S+' has \d+ channels"):
+        prune.apply(prune.apply(narrow, prune_again(narrow)), plans["split"])
+
+
+def prune_again(model: torch.nn.Module) -> prune.PrunePlan:
+    graph = prune.trace(model, IMAGE)
+    return prune.make_plan(graph, prune.score(graph, "l1"), ratio=0.4, round_to=1)
+
+
+def test_a_pruned_network_can_be_pruned_again() -> None:
+    model = yolo("yolov8n", width=0.0625)
+    for _ in range(2):
+        graph = prune.trace(model, IMAGE)
+        plan = prune.make_plan(graph, prune.score(graph, "l1"), flops=0.6, round_to=1)
+        smaller = prune.apply(model, plan)
+        assert prune.verify(model, smaller, plan, IMAGE) < 1e-10
+        model = smaller

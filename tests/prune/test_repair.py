@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import prune
+from prune.plan import plan_from_channels
+from prune.raw import raw_copy, tensors
+from tests.prune.networks import SMALL, randomize, yolo
+
+
+def cut(model: nn.Module, images: torch.Tensor, ratio: float = 0.4) -> tuple[nn.Module, prune.PrunePlan]:
+    graph = prune.trace(model, images[:1])
+    scores = prune.score(graph, "obs", batches=images)
+    plan = prune.make_plan(graph, scores, ratio=ratio, round_to=1)
+    return prune.apply(model, plan), plan
+
+
+def distance(student: nn.Module, model: nn.Module, images: torch.Tensor) -> float:
+    with torch.no_grad():
+        pairs = zip(tensors(raw_copy(student)(images)), tensors(raw_copy(model)(images)), strict=True)
+        return sum((a - b).square().mean().item() for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", [*SMALL, "yolov8n"])
+def test_outputs_come_closer_on_images_that_repair_did_not_see(name: str) -> None:
+    torch.manual_seed(0)
+    model = randomize(SMALL[name]()) if name in SMALL else yolo(name, width=0.0625)
+    side = 16 if name in SMALL else 64
+    images, unseen = torch.rand(24, 3, side, side), torch.rand(8, 3, side, side)
+    student, plan = cut(model, images)
+    before = distance(student, model, unseen)
+    layers = prune.repair(student, model, plan, images)
+    assert distance(student, model, unseen) < 0.7 * before
+    assert any(layer.changed for layer in layers)
+    assert all(layer.error_after <= layer.error_before for layer in layers if layer.changed)
+
+
+def test_a_twin_that_was_cut_is_made_up_for_exactly() -> None:
+    model = randomize(SMALL["residual"]())
+    with torch.no_grad():  # stem: channels 8-15 are channels 0-7 again
+        model.stem.conv.weight[8:] = model.stem.conv.weight[:8]
+        for tensor in (*model.stem.bn.parameters(), *model.stem.bn.buffers()):
+            if tensor.dim():
+                tensor[8:] = tensor[:8]
+    images = torch.rand(48, 3, 16, 16)
+    graph = prune.trace(model, images[:1])
+    stem = graph.groups[0].channels
+    plan = plan_from_channels(graph, set(graph.group_of) - set(stem[8:]))
+    student = prune.apply(model, plan)
+    before = distance(student, model, images)
+    prune.repair(student, model, plan, images)
+    assert distance(student, model, images) < 1e-4 * before
+
+
+def test_linear_layers_with_more_inputs_than_images_are_solved_too() -> None:
+    """96 columns behind a flatten and a mean far from zero: the ridge and the origin keep it solvable."""
+    model = randomize(SMALL["depthwise"]())
+    images = 50 + torch.rand(12, 3, 16, 16)
+    student, plan = cut(model, images)
+    before = distance(student, model, images)
+    layers = prune.repair(student, model, plan, images)
+    assert distance(student, model, images) < before
+    assert {"fc1", "fc2", "dw.conv", "grouped.conv"} <= {layer.name for layer in layers}
+
+
+def test_a_student_that_is_right_stays_as_it_is() -> None:
+    model = randomize(SMALL["split"]())
+    images = torch.rand(24, 3, 16, 16)
+    graph = prune.trace(model, images[:1])
+    plan = plan_from_channels(graph, set(graph.group_of))
+    student = prune.apply(model, plan)
+    prune.repair(student, model, plan, images)
+    assert distance(student, model, images) < 1e-8
+
+
+def test_only_the_student_changes_and_its_modes_come_back() -> None:
+    model = yolo("yolov8n", width=0.0625)
+    images = torch.rand(12, 3, 64, 64)
+    student, plan = cut(model, images)
+    student.train()
+    state, images_before = {k: v.clone() for k, v in model.state_dict().items()}, images.clone()
+    scales = {k: v.clone() for k, v in student.state_dict().items() if "running_var" in k or "bn.weight" in k}
+    prune.repair(student, model, plan, images)
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items()) and torch.equal(images, images_before)
+    assert all(module.training for module in student.modules())
+    assert all(torch.equal(student.state_dict()[k], v) for k, v in scales.items())  # BatchNorm is not re-estimated
+    assert [p.requires_grad for p in student.parameters()] == [p.requires_grad for p in model.parameters()]
+
+
+def test_the_same_seed_gives_the_same_student() -> None:
+    model, images = randomize(SMALL["pyramid"]()), torch.rand(12, 3, 16, 16)
+    student, plan = cut(model, images)
+    twin = prune.apply(model, plan)
+    for each in (student, twin):
+        prune.repair(each, model, plan, images, seed=3)
+    assert all(
+        torch.equal(a, b) for a, b in zip(student.state_dict().values(), twin.state_dict().values(), strict=True)
+    )
+
+
+def test_batches_and_a_tensor_are_the_same_and_no_images_are_refused() -> None:
+    model, images = randomize(SMALL["split"]()), torch.rand(32, 3, 16, 16)
+    student, plan = cut(model, images)
+    twin = prune.apply(model, plan)
+    prune.repair(student, model, plan, images)
+    prune.repair(twin, model, plan, iter(images.split(16)))
+    assert all(
+        torch.equal(a, b) for a, b in zip(student.state_dict().values(), twin.state_dict().values(), strict=True)
+    )
+    with pytest.raises(prune.PruneError, match="^no images"):
+        prune.repair(student, model, plan, [])
+    with pytest.raises(prune.PruneError, match="no pruned copy of it$"):
+        prune.repair(randomize(SMALL["residual"]()), model, plan, images)
