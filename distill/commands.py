@@ -15,8 +15,8 @@ from distill.console import Console
 from distill.errors import DistillError, RunError
 
 if TYPE_CHECKING:
-    from distill.recipe import Recipe
     from distill.folder import RunFolder
+    from distill.recipe import Recipe
 
 INTERRUPTED = 130  # what a shell reports for SIGINT
 

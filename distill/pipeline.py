@@ -18,9 +18,9 @@ import prune
 from distill import env, losses, measure, report, schedule, shapes, steps
 from distill.console import Console
 from distill.errors import DistillError
+from distill.folder import RunFolder
 from distill.recipe import SHAPES, Recipe
 from distill.results import assemble
-from distill.folder import RunFolder
 from distill.yolo import checkpoint, outputs
 from distill.yolo import data as datasets
 from distill.yolo.build import build

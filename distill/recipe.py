@@ -133,7 +133,9 @@ class Recipe:
     shapes: Shapes = key(Section(Shapes), "The generated demo set; read with data: shapes.", Shapes)
     teacher: Teacher = key(Section(Teacher), "Where the teacher comes from, if not from `model`.", Teacher)
     sparsify: Sparsify | None = key(Section(Sparsify, optional=True), "Network slimming before the cut.", None)
-    prune: Prune = key(Section(Prune), "What to cut.", Prune)
+    prune: Prune | None = key(
+        Section(Prune, optional=True), "What to cut; null cuts nothing: the network is trained on as it is."
+    )
     repair: Repair | None = key(Section(Repair, optional=True), "Closed-form repair after the cut.", Repair)
     distill: Distill = key(Section(Distill), "Training of the student.", Distill)
     accept: Accept = key(Section(Accept), "When the result is good enough.", Accept)

@@ -117,6 +117,11 @@ def make_plan(
     return plan_from_channels(graph, cut.kept)
 
 
+def keep_all(graph: ChannelGraph) -> PrunePlan:
+    """The plan that cuts nothing."""
+    return plan_from_channels(graph, graph.group_of)
+
+
 def plan_from_channels(graph: ChannelGraph, kept: Iterable[int]) -> PrunePlan:
     """The plan that keeps the given channel ids of `graph` (frozen ones always stay)."""
     kept = set(kept) | {c for layer in graph.layers for c in layer.inputs + layer.outputs if c not in graph.group_of}

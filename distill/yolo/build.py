@@ -32,7 +32,9 @@ def build(model: str, names: Mapping[int, str], *, seed: int = 0) -> DetectionMo
         try:
             description = yaml_model_load(check_yaml(model))
         except (FileNotFoundError, AttributeError, TypeError) as error:
-            raise DistillError(f"teacher.train.model: no model '{model}': use yolov5n.yaml, yolov8s.yaml, ...") from error
+            raise DistillError(
+                f"teacher.train.model: no model '{model}': use yolov5n.yaml, yolov8s.yaml, ..."
+            ) from error
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         network = DetectionModel(dict(description), nc=len(names), verbose=False)  # type: ignore[call-overload, arg-type]

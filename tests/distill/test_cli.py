@@ -17,14 +17,14 @@ from distill import env
 from distill.cli import COMMANDS, main
 from distill.console import Console
 from distill.errors import DistillError, RunError
-from distill.recipe import Recipe
 from distill.folder import RunFolder
+from distill.recipe import Recipe
 
 GIVEN = ["model=best.pt", "data=data.yaml"]
 
 
 class Pipeline(ModuleType):
-    """Stands in for the real one: remembers its calls, and fails where it is told to."""
+    """Stands in for pipeline and dryrun: remembers its calls, and fails where it is told to."""
 
     def __init__(self) -> None:
         super().__init__("distill.pipeline")
@@ -56,8 +56,9 @@ def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     stub = Pipeline()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(env, "collect", dict)
-    monkeypatch.setitem(sys.modules, "distill.pipeline", stub)
-    monkeypatch.setattr(distill, "pipeline", stub, raising=False)
+    for name in ("pipeline", "dryrun"):
+        monkeypatch.setitem(sys.modules, f"distill.{name}", stub)
+        monkeypatch.setattr(distill, name, stub, raising=False)
     return stub
 
 
@@ -175,7 +176,7 @@ def test_ls(says: Any) -> None:
     status, keys, _ = says("ls", "keys")
     assert status == 0 and keys.splitlines()[0].split() == ["key", "type", "default", "help"]
     assert "prune.round_to" in keys
-    assert [line.split()[0] for line in says("ls", "recipes")[1].splitlines()] == ["demo", "yolov5-half"]
+    assert [line.split()[0] for line in says("ls", "recipes")[1].splitlines()] == ["demo", "finetune", "yolov5-half"]
     assert says("ls", "importances")[1].startswith("obs ")
     assert "feature_pkd" in says("ls", "losses")[1]
     assert says("ls", "key")[0] == 2
