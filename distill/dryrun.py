@@ -39,6 +39,8 @@ def check(recipe: Recipe, console: Console) -> None:
     check_exports(recipe.export)
     losses.build(recipe.distill.losses)
     teacher = steps.open_teacher(recipe) if recipe.model else None
+    if teacher is not None:
+        steps.check_budget(recipe, teacher.model)
     if recipe.data != SHAPES:
         data = datasets.load(recipe.data, teacher.names if teacher else None, progress=console.track)
         for warning in data.warnings:

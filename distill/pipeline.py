@@ -62,6 +62,8 @@ class _Run:
         check_exports(recipe.export)
         self.losses = losses.build(recipe.distill.losses) if recipe.distill.epochs else []
         self.given = steps.open_teacher(recipe) if recipe.model else None
+        if self.given is not None:
+            steps.check_budget(recipe, self.given.model)
         self.data = self._open_data()
 
     def all(self) -> dict[str, Any]:
@@ -113,10 +115,15 @@ class _Run:
             wanted = self.recipe.teacher.train
             assert wanted is not None and self.data.names is not None  # the recipe has one or the other
             course = schedule.teacher(
-                len(self.data.train), wanted.batch or self.recipe.batch, wanted.epochs, lr=wanted.lr
+                len(self.data.train),
+                wanted.batch or self.recipe.batch,
+                wanted.epochs,
+                lr=wanted.lr,
+                mosaic=wanted.mosaic,
             )
             self.console.line(course.describe())
             network = build(wanted.model, self.data.names, seed=self.recipe.seed)
+            steps.check_budget(self.recipe, network)
             trained = self._train(network, course, "train teacher", patience=wanted.patience)
             detector = Detector(trained.model, self.data.names, self.recipe.imgsz, self.folder.path / TEACHER, None)
             self._save(detector, TEACHER)

@@ -57,6 +57,7 @@ class TeacherTrain:
     patience: int = key(_COUNT, "Stop after this many epochs without a better mAP.", 20)
     lr: float | None = key(Auto(_POSITIVE), "Highest learning rate; auto chooses it.", None)
     batch: int | None = key(Auto(_COUNT), "Images in a batch; auto takes `batch`.", None)
+    mosaic: float = key(Number(low=0, high=1), "Probability that an image is made of four, but at the end.", 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,7 +105,9 @@ def recovery(
     )
 
 
-def teacher(images: int, batch: int, epochs: int, *, lr: float | None = None, val_every: int = 1) -> Schedule:
+def teacher(
+    images: int, batch: int, epochs: int, *, lr: float | None = None, mosaic: float = 1.0, val_every: int = 1
+) -> Schedule:
     """Training a network from scratch, or from someone else's weights, on one's own images.
 
     Args:
@@ -113,6 +115,7 @@ def teacher(images: int, batch: int, epochs: int, *, lr: float | None = None, va
         batch: images to a step.
         epochs: passes over the images, at most: training ends when validation stops improving.
         lr: highest learning rate, 1e-3 unless given.
+        mosaic: probability that an image is made of four; none in the last fifth of the epochs.
         val_every: epochs between validations.
     """
     steps = epochs * _batches(images, batch)
@@ -122,8 +125,8 @@ def teacher(images: int, batch: int, epochs: int, *, lr: float | None = None, va
         steps=steps,
         lr=lr if lr is not None else 1e-3,
         warmup_steps=min(3 * _batches(images, batch), steps // 10),
-        mosaic=1.0,
-        close_mosaic=max(1, epochs // 5),
+        mosaic=mosaic,
+        close_mosaic=max(1, epochs // 5) if mosaic else 0,
         ema_tau=_memory(steps),
         val_every=val_every,
     )

@@ -1,8 +1,9 @@
 """A detection data set drawn from code, for the demo and the tests: no network, no files, the same pixels everywhere.
 
 Six classes of flat shapes on a textured ground. What makes it a benchmark rather than a toy is what happens to them:
-any rotation, squash and size (a twelfth to nearly half of the image), occlusion by each other and by clutter,
-half-shapes that belong to no class, weak contrast, uneven light, blur and noise. Colour says nothing about the class.
+any rotation, squash and size (a sixth to half of the image), occlusion by each other and by clutter, half-shapes that
+belong to no class, weak contrast, uneven light, blur and noise. A class has its usual colours, and they overlap: colour
+is a hint that lets a small network learn in minutes, not an answer.
 
 Every image is drawn from its own random stream (seed, split, index), so a smaller set is a prefix of a larger one.
 Shapes are signed distances turned into coverage, in numpy alone: no drawing library whose versions differ in a pixel.
@@ -12,8 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,16 +79,16 @@ def generate(
     if _holds_anything(folder):
         return _reuse(folder, wanted)
 
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        _write(draft, wanted, progress)
-        draft.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+            draft = Path(scratch) / "set"  # a folder of its own, since the scratch folder is private to this user
+            _write(draft, wanted, progress)
+            draft.rename(folder)
     except OSError as error:
         if _holds_anything(folder):  # another process was faster; its set must be the one wanted here
             return _reuse(folder, wanted)
         raise RunError(f"cannot write the data set {folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return folder / "data.yaml"
 
 
@@ -169,18 +169,17 @@ def _place(picture: _Picture, is_object: bool, rng: np.random.Generator) -> None
         reach = math.ceil(radius * 1.5) + 2
         left, top = math.floor(x) - reach, math.floor(y) - reach
         rows, columns = np.mgrid[0 : 2 * reach + 1, 0 : 2 * reach + 1] + 0.5
-        u, v = columns + left - x, rows + top - y
+        u, v = columns + left - x, rows + top - y  # the centres of the pixels, seen from the item
         class_id = int(rng.integers(len(CLASSES)))
-        hue = class_id / len(CLASSES) + 0.11 * rng.normal() if is_object else rng.random()
         if is_object:
+            hue = class_id / len(CLASSES) + 0.11 * rng.normal()
             distance = _turned(CLASSES[class_id], u, v, radius, rng)
         else:
+            hue = rng.random()
             distance = _clutter(u, v, radius, rng)
         alpha = np.clip(0.5 - distance, 0.0, 1.0)
-        below = picture.canvas[min(int(y), size - 1), min(int(x), size - 1)]
-        if picture.add(
-            alpha, left, top, _paint(below, hue, u / radius, v / radius, rng), class_id if is_object else None
-        ):
+        paint = _paint(picture.canvas[int(y), int(x)], hue, u / radius, v / radius, rng)
+        if picture.add(alpha, left, top, paint, class_id if is_object else None):
             return
 
 
@@ -272,12 +271,11 @@ def _expose(canvas: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
 def _blurred(image: Array, sigma: float) -> Array:
     taps = np.exp(-0.5 * (np.arange(-3, 4) / max(sigma, 0.05)) ** 2)
     taps /= taps.sum()
-    for axis in (0, 1):
-        width = [(3, 3) if axis == a else (0, 0) for a in range(3)]
-        padded = np.pad(image, width, mode="edge")
-        parts = (np.take(padded, range(k, k + image.shape[axis]), axis=axis) for k in range(7))
-        image = sum((tap * part for tap, part in zip(taps, parts)), start=np.zeros_like(image))
-    return image
+    size = len(image)
+    padded = np.pad(image, ((3, 3), (0, 0), (0, 0)), mode="edge")
+    image = sum((tap * padded[k : k + size] for k, tap in enumerate(taps)), start=np.zeros_like(image))
+    padded = np.pad(image, ((0, 0), (3, 3), (0, 0)), mode="edge")
+    return sum((tap * padded[:, k : k + size] for k, tap in enumerate(taps)), start=np.zeros_like(image))
 
 
 def _write(folder: Path, wanted: dict[str, int], progress: Progress | None) -> None:
@@ -288,7 +286,7 @@ def _write(folder: Path, wanted: dict[str, int], progress: Progress | None) -> N
             (folder / kind / split).mkdir(parents=True)
     for split, index in progress(jobs, "drawing shapes", len(jobs)) if progress else jobs:
         sample = draw(size, (wanted["seed"], SPLITS.index(split), index))
-        Image.fromarray(sample.image).save(folder / "images" / split / f"{index:05d}.png")
+        Image.fromarray(sample.image).save(folder / "images" / split / f"{index:05d}.png", compress_level=1)
         (folder / "labels" / split / f"{index:05d}.txt").write_text(_label_text(sample, size), encoding="utf-8")
     names = "".join(f"  {index}: {name}\n" for index, name in enumerate(CLASSES))
     (folder / "data.yaml").write_text(f"train: images/train\nval: images/val\nnames:\n{names}", encoding="utf-8")
@@ -310,8 +308,8 @@ def _holds_anything(folder: Path) -> bool:
 def _reuse(folder: Path, wanted: dict[str, int]) -> Path:
     record = folder / "shapes.json"
     try:
-        found = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = dict(json.loads(record.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         raise DistillError(f"{folder} exists and is no data set of shapes: choose another folder") from None
     differing = [
         f"{name} {found.get(name)} (wanted {value})" for name, value in wanted.items() if found.get(name) != value

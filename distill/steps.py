@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import nn
 
 import prune
 from distill.console import Console
 from distill.errors import DistillError
-from distill.recipe import Recipe
+from distill.recipe import Prune, Recipe
 from distill.yolo import checkpoint
 from distill.yolo import data as datasets
 from distill.yolo.checkpoint import Detector
@@ -49,20 +52,22 @@ def make_plan(
         seed=recipe.seed,
         progress=console.track,
     )
-    plan = prune.make_plan(
-        graph,
-        scores,
-        flops=wanted.flops,
-        params=wanted.params,
-        ratio=wanted.ratio,
-        round_to=wanted.round_to,
-        protect=wanted.protect,
-        max_ratio=wanted.max_ratio,
-        progress=console.track,
-    )
+    plan = prune.make_plan(graph, scores, **_budget(wanted), progress=console.track)
     model.cpu()
     console.line(describe(plan))
     return plan
+
+
+def check_budget(recipe: Recipe, model: nn.Module) -> None:
+    """Refuse a budget that cannot be met. Raises `PruneError`."""
+    if recipe.prune is not None:
+        graph = prune.trace(model, torch.zeros(1, 3, recipe.imgsz, recipe.imgsz))
+        prune.check_budget(graph, **_budget(recipe.prune))
+
+
+def _budget(wanted: Prune) -> dict[str, Any]:
+    names = ("flops", "params", "ratio", "round_to", "protect", "max_ratio")
+    return {name: getattr(wanted, name) for name in names}
 
 
 def describe(plan: prune.PrunePlan) -> str:

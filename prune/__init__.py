@@ -11,7 +11,7 @@ prune.repair(student, model, plan, images)
 from prune import sparsity
 from prune.errors import PruneError
 from prune.graph import ChannelGraph
-from prune.plan import PrunePlan, keep_all, make_plan
+from prune.plan import PrunePlan, check_budget, keep_all, make_plan
 from prune.repair import LayerRepair, repair
 from prune.score import IMPORTANCES, score
 from prune.surgery import apply
@@ -25,6 +25,7 @@ __all__ = [
     "PruneError",
     "PrunePlan",
     "apply",
+    "check_budget",
     "keep_all",
     "make_plan",
     "repair",

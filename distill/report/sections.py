@@ -77,7 +77,9 @@ def _usage(results: Results, run_dir: Path) -> list[Block]:
     return [
         Text("Needs ultralytics alone, not this project:"),
         Code(tuple(commands(results, run_dir))),
-        Text("To train or cut it further. (`yolo train` would not keep its shape: it builds the full-size network again.)"),
+        Text(
+            "To train or cut it further. (`yolo train` would not keep its shape: it builds the full-size network again.)"
+        ),
         Code(
             tuple(
                 f"distill run {recipe} model={_student(run_dir)} data={data}{_imgsz(results)}"

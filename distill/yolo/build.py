@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
-from ultralytics.utils.checks import check_yaml
 
 from distill.errors import DistillError
 from distill.yolo import checkpoint
@@ -30,7 +29,7 @@ def build(model: str, names: Mapping[int, str], *, seed: int = 0) -> DetectionMo
         description = source.yaml  # type: ignore[union-attr]
     else:
         try:
-            description = yaml_model_load(check_yaml(model))
+            description = yaml_model_load(model)
         except (FileNotFoundError, AttributeError, TypeError) as error:
             raise DistillError(
                 f"teacher.train.model: no model '{model}': use yolov5n.yaml, yolov8s.yaml, ..."

@@ -241,7 +241,9 @@ def test_shipped_recipes_are_in_order(name: str) -> None:
 def test_an_unknown_recipe_gets_the_nearest_name(here: Path) -> None:
     with pytest.raises(DistillError, match=r"^no recipe 'yolo5-half', did you mean 'yolov5-half'\?$"):
         load("yolo5-half")
-    with pytest.raises(DistillError, match=r"^no recipe 'x/y': give the path of a file or one of demo, finetune, yolov5-half$"):
+    with pytest.raises(
+        DistillError, match=r"^no recipe 'x/y': give the path of a file or one of demo, finetune, yolov5-half$"
+    ):
         load("x/y")
     (here / "run").mkdir()
     (here / "run" / "recipe.yaml").touch()

@@ -96,6 +96,27 @@ def test_bad_budgets(graph: prune.ChannelGraph, options: dict, message: str) -> 
 def test_an_impossible_budget_says_how_far_it_got(graph: prune.ChannelGraph) -> None:
     with pytest.raises(prune.PruneError, match=r"^flops=0.01 cannot be met: 0\.\d+ of the model is left when every"):
         prune.make_plan(graph, prune.score(graph, "l1"), flops=0.01)
+    with pytest.raises(prune.PruneError, match=r"^params=0.01 cannot be met: "):
+        prune.check_budget(graph, params=0.01)
+    with pytest.raises(prune.PruneError, match=r"^ratio=0.99 cannot be met: "):
+        prune.check_budget(graph, ratio=0.99)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"round_to": 1}, {"max_ratio": 0.5, "round_to": 4}, {"protect": ("model.1*",)}]
+)
+def test_what_is_called_possible_is_reached(graph: prune.ChannelGraph, options: dict) -> None:
+    """The least that is left, found by asking, can be met; a little less cannot."""
+    low, high = 0.0, 1.0
+    for _ in range(12):
+        middle = (low + high) / 2
+        try:
+            prune.check_budget(graph, flops=middle, **options)
+            high = middle
+        except prune.PruneError:
+            low = middle
+    plan = prune.make_plan(graph, prune.score(graph, "random"), flops=high, **options)
+    assert plan.flops_after <= high * plan.flops_before
 
 
 def test_importances_by_name(graph: prune.ChannelGraph) -> None:
