@@ -8,339 +8,223 @@ from __future__ import annotations
 
 import csv
 import io
-import time
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import prune
-from distill import env, losses, measure, report, schedule, shapes, steps
+from distill import env, measure, report, schedule, steps
 from distill.console import Console
 from distill.errors import DistillError
 from distill.folder import RunFolder
-from distill.recipe import SHAPES, Recipe
+from distill.recipe import Recipe
 from distill.results import assemble
+from distill.session import Session
 from distill.yolo import checkpoint, outputs
-from distill.yolo import data as datasets
 from distill.yolo.build import build
 from distill.yolo.checkpoint import Detector
-from distill.yolo.data import DataSet
-from distill.yolo.evaluate import pick_device
-from distill.yolo.export import check_exports, export_checkpoint
+from distill.yolo.export import export_checkpoint
 from distill.yolo.sensitivity import sensitivity_of
-from distill.yolo.trainer import train
 
-TEACHER, SPARSE, PRUNED, REPAIRED, STUDENT = "teacher.pt", "sparse.pt", "pruned.pt", "repaired.pt", "student.pt"
+TEACHER, SPARSE, PRUNED, REPAIRED, TRAINED, STUDENT = (
+    f"{name}.pt" for name in ("teacher", "sparse", "pruned", "repaired", "trained", "student")
+)
 HOPELESS = 0.01  # mAP50-95 of a teacher that has nothing to teach
-EXACT = 1e-6  # largest difference between masked and pruned outputs in float64 that is rounding
+EXACT = 1e-6  # a difference between masked and pruned outputs, in float64, that is rounding
 
 
 def run(recipe: Recipe, folder: RunFolder, console: Console) -> dict[str, Any]:
-    """Run a recipe from its checkpoint and images to a smaller checkpoint and a report.
+    """Run a recipe, from its checkpoint and images to a smaller checkpoint and a report.
 
     Args:
         recipe: what to do.
-        folder: where everything goes; a resumed one goes on after its last finished stage.
+        folder: where everything goes; a resumed one goes on after its last finished stage or epoch.
         console: what the user watches.
 
     Returns:
         What results.json holds.
 
     Raises:
-        DistillError: bad input, before anything is written; or a step that cannot be done.
+        DistillError, PruneError: bad input, before anything is written; or a step that cannot be done.
     """
-    return _Run(recipe, folder, console).all()
+    session = Session(recipe, folder, console)
+    session.stage("teacher", _teacher)
+    session.stage("evaluate teacher", _evaluate_teacher)
+    base = TEACHER
+    if recipe.sparsify is not None:
+        session.stage("sparsify", _sparsify)
+        session.stage("evaluate sparse", _evaluate_sparse)
+        base = SPARSE
+    session.stage("prune", _prune, base)
+    plan = prune.PrunePlan.from_json((folder.path / "plan.json").read_text(encoding="utf-8"))
+    session.stage("evaluate pruned", Session.evaluate, PRUNED)
+    start = PRUNED
+    if recipe.repair is not None:
+        session.stage("repair", _repair, base, plan)
+        session.stage("evaluate repaired", Session.evaluate, REPAIRED)
+        start = REPAIRED
+    if recipe.distill.epochs:
+        session.stage("distill", _distill, start, plan)
+        session.stage("evaluate trained", Session.evaluate, TRAINED)
+    session.stage("choose", _choose, start)
+    session.stage("measure", _measure)
+    session.stage("export", _export)
+    return _report(session, plan)
 
 
-class _Run:
-    """One run: the recipe and what every stage needs of it."""
+def _teacher(session: Session) -> dict[str, Any]:
+    """The original, in the run folder: as it was given, or trained from the data."""
+    if session.given is not None:
+        session.save(session.given, TEACHER)
+        return {}
+    wanted, names, images = session.recipe.teacher.train, session.data.names, len(session.data.train)
+    assert wanted is not None and names is not None  # a recipe without a model has it, and it needs labels
+    network = build(wanted.model, names, width=wanted.width, seed=session.recipe.seed)
+    steps.check_budget(session.recipe, network)
+    batch = wanted.batch or session.recipe.batch
+    course = schedule.teacher(images, batch, wanted.epochs, lr=wanted.lr, mosaic=wanted.mosaic)
+    trained = session.train(network, course, "teacher", patience=wanted.patience)
+    session.save(Detector(trained.model, names, session.recipe.imgsz, session.folder.path / TEACHER, None), TEACHER)
+    return {"best_epoch": trained.best_epoch, "epochs": len(trained.history)}
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, console: Console) -> None:
-        self.recipe, self.folder, self.console = recipe, folder, console
-        self.device = pick_device(recipe.device)
-        check_exports(recipe.export)
-        self.losses = losses.build(recipe.distill.losses) if recipe.distill.epochs else []
-        self.given = steps.open_teacher(recipe) if recipe.model else None
-        if self.given is not None:
-            steps.check_budget(recipe, self.given.model)
-        self.data = self._open_data()
 
-    def all(self) -> dict[str, Any]:
-        teacher = self._teacher()
-        self._stage("evaluate teacher", lambda: self._evaluate(teacher), self._refuse_hopeless)
-        base = self._sparsify(teacher)
-        plan = self._prune(base)
-        self._stage("evaluate pruned", lambda: self._evaluate(self._load(PRUNED)))
-        result = PRUNED
-        if self.recipe.repair is not None:
-            self._stage("repair", lambda: self._repair(base, plan))
-            self._stage("evaluate repaired", lambda: self._evaluate(self._load(REPAIRED)))
-            result = REPAIRED
-        if self.recipe.distill.epochs:
-            self._stage("distill", lambda: self._distill(teacher, self._load(result), plan))
-            self._stage("evaluate trained", lambda: self._evaluate(self._load("trained.pt")))
-        self._stage("choose", lambda: self._choose(result))
-        self._stage("measure", self._measure)
-        self._stage("export", self._export)
-        return self._report(plan)
-
-    # ---- stages ------------------------------------------------------------------------------------------------
-
-    def _open_data(self) -> DataSet:
-        recipe, path = self.recipe, Path(self.recipe.data)
-        if recipe.data == SHAPES:
-            self.folder.open()
-            given = recipe.shapes
-            path = shapes.generate(
-                self.folder.path / "data",
-                train=given.train,
-                val=given.val,
-                imgsz=given.imgsz,
-                seed=given.seed,
-                progress=self.console.track,
-            )
-        data = datasets.load(path, self.given.names if self.given else None, progress=self.console.track)
-        if not data.labelled and (recipe.sparsify or recipe.teacher.train):
-            raise DistillError(f"{data.path}: no labels, and sparsify and teacher.train need them: give a data.yaml")
-        return data
-
-    def _teacher(self) -> Detector:
-        """The original, in the run folder: as it was given, or trained from the data."""
-
-        def make() -> dict[str, Any]:
-            if self.given is not None:
-                self._save(self.given, TEACHER)
-                return {}
-            wanted = self.recipe.teacher.train
-            assert wanted is not None and self.data.names is not None  # the recipe has one or the other
-            course = schedule.teacher(
-                len(self.data.train),
-                wanted.batch or self.recipe.batch,
-                wanted.epochs,
-                lr=wanted.lr,
-                mosaic=wanted.mosaic,
-            )
-            self.console.line(course.describe())
-            network = build(wanted.model, self.data.names, seed=self.recipe.seed)
-            steps.check_budget(self.recipe, network)
-            trained = self._train(network, course, "train teacher", patience=wanted.patience)
-            detector = Detector(trained.model, self.data.names, self.recipe.imgsz, self.folder.path / TEACHER, None)
-            self._save(detector, TEACHER)
-            return {"best_epoch": trained.best_epoch, "epochs": len(trained.history)}
-
-        self.folder.open()
-        for warning in self.data.warnings:
-            self.console.warn(warning)
-        self._stage("teacher", make)
-        return self._load(TEACHER)
-
-    def _sparsify(self, teacher: Detector) -> Detector:
-        """The network that is cut: the teacher, or what it became under an L1 penalty on its BatchNorm scales."""
-        wanted = self.recipe.sparsify
-        if wanted is None:
-            return teacher
-
-        def make() -> dict[str, Any]:
-            graph = prune.trace(teacher.model, self._images(1))
-            penalty = prune.sparsity.Penalty(graph, wanted.strength)
-            course = schedule.sparsify(len(self.data.train), self.recipe.batch, wanted.epochs, lr=wanted.lr)
-            self.console.line(course.describe())
-            trained = self._train(teacher.model, course, "sparsify", penalty=penalty)
-            self._save(replace(teacher, model=trained.model), SPARSE)
-            return prune.sparsity.near_zero(graph, trained.model)
-
-        found = self._stage("sparsify", make)
-        metrics = self._stage("evaluate sparse", lambda: self._evaluate(self._load(SPARSE)))
-        before = self._done("evaluate teacher")["map50_95"]
-        if not found["near_zero"]:
-            self.console.warn(
-                f"sparsify: none of the {found['channels']} scales came near zero: raise sparsify.strength or epochs"
-            )
-        if metrics["map50_95"] < before - self.recipe.accept.map_drop:
-            self.console.warn(
-                f"sparsify took mAP50-95 from {before:.3f} to {metrics['map50_95']:.3f}: lower sparsify.strength"
-            )
-        return self._load(SPARSE)
-
-    def _prune(self, base: Detector) -> prune.PrunePlan:
-        def make() -> dict[str, Any]:
-            plan = steps.make_plan(self.recipe, base, self.data, self.device, self.console)
-            student = prune.apply(base.model, plan)
-            difference = prune.verify(base.model, student, plan, self._images(1))
-            if not difference < EXACT:
-                raise DistillError(
-                    f"the cut is not exact: outputs differ by {difference:.2g} from the masked original; please report it"
-                )
-            self.console.line(f"exact: {difference:.1e} from the masked original, in float64")
-            self.folder.write_text("plan.json", plan.to_json())
-            self._save(replace(base, model=student), PRUNED, plan)
-            return {"verify": difference}
-
-        self._stage("prune", make)
-        return prune.PrunePlan.from_json((self.folder.path / "plan.json").read_text(encoding="utf-8"))
-
-    def _repair(self, base: Detector, plan: prune.PrunePlan) -> dict[str, Any]:
-        assert self.recipe.repair is not None
-        student = self._load(PRUNED)
-        network, original = student.model.to(self.device), base.model.to(self.device)
-        images = self._images(self.recipe.repair.images)
-        layers = prune.repair(
-            network,
-            original,
-            plan,
-            images,
-            sensitivity=sensitivity_of(original),
-            seed=self.recipe.seed,
-            progress=self.console.track,
+def _evaluate_teacher(session: Session) -> dict[str, Any]:
+    metrics = session.evaluate(TEACHER)
+    if metrics["map50_95"] is not None and metrics["map50_95"] < HOPELESS:
+        raise DistillError(
+            f"the teacher's mAP50-95 on {session.data.path} is {metrics['map50_95']:.3f}: it has nothing to teach. Is it "
+            "the right checkpoint, the right data, and imgsz the size it was trained at?"
         )
-        self._save(replace(student, model=network.cpu()), REPAIRED, plan)
-        original.cpu()
-        return {"images": len(images), "layers": [asdict(layer) for layer in layers]}
+    return metrics
 
-    def _distill(self, teacher: Detector, student: Detector, plan: prune.PrunePlan) -> dict[str, Any]:
-        wanted = self.recipe.distill
-        course = schedule.recovery(
-            len(self.data.train),
-            wanted.batch or self.recipe.batch,
-            wanted.epochs,
-            lr=wanted.lr,
-            keep_batch=wanted.batch is not None,
-            start_map=(self._done("evaluate repaired") or self._done("evaluate pruned")).get("map50_95"),
-            teacher_map=self._done("evaluate teacher").get("map50_95"),
+
+def _sparsify(session: Session) -> dict[str, Any]:
+    """What the teacher becomes under an L1 penalty on its BatchNorm scales: the network that is cut."""
+    wanted, teacher = session.recipe.sparsify, session.load(TEACHER)
+    assert wanted is not None
+    graph = prune.trace(teacher.model, session.images(1))
+    course = schedule.sparsify(len(session.data.train), session.recipe.batch, wanted.epochs, lr=wanted.lr)
+    penalty = prune.sparsity.Penalty(graph, wanted.strength)
+    trained = session.train(teacher.model, course, "sparsify", penalty=penalty)
+    session.save(replace(teacher, model=trained.model), SPARSE)
+    found = prune.sparsity.near_zero(graph, trained.model)
+    session.console.line(f"{found['near_zero']} of {found['channels']} scales came near zero")
+    if not found["near_zero"]:
+        session.console.warn("sparsify: no scale came near zero: raise sparsify.strength or sparsify.epochs")
+    return found
+
+
+def _evaluate_sparse(session: Session) -> dict[str, Any]:
+    before, after = session.done("evaluate teacher"), session.evaluate(SPARSE)
+    if after["map50_95"] < before["map50_95"] - session.recipe.accept.map_drop:
+        session.console.warn(
+            f"sparsify took mAP50-95 from {before['map50_95']:.3f} to {after['map50_95']:.3f}: lower sparsify.strength"
         )
-        self.console.line(course.describe())
-        task = outputs.distillation(
-            student.model,  # type: ignore[arg-type]
-            checkpoint.fused(teacher.model),  # type: ignore[arg-type]
-            self.losses,
-            keep_inputs=plan.keep_inputs,
-            labels=wanted.labels if self.data.labelled else 0.0,
+    return after
+
+
+def _prune(session: Session, base: str) -> dict[str, Any]:
+    """Decide what to cut, cut it, and prove that the cut is exact."""
+    original = session.load(base)
+    plan = steps.make_plan(session.recipe, original, session.data, session.device, session.console)
+    student = prune.apply(original.model, plan)
+    difference = prune.verify(original.model, student, plan, session.images(1))
+    if not difference < EXACT:  # written so that NaN fails
+        raise DistillError(
+            f"the cut is not exact, outputs differ by {difference:.2g} from the masked original: report it"
         )
-        trained = self._train(student.model, course, "distill", task=task)
-        self._save(replace(student, model=trained.model), "trained.pt", plan)
-        self.folder.write_text("metrics.csv", _csv(trained.history))
-        return {"schedule": asdict(course), "best_epoch": trained.best_epoch, "history": trained.history}
+    session.console.line(f"exact: {difference:.1e} from the masked original, in float64")
+    session.folder.write_text("plan.json", plan.to_json())
+    session.save(replace(original, model=student), PRUNED, plan)
+    return {"verify": difference}
 
-    def _choose(self, before_training: str) -> dict[str, Any]:
-        """The student is the trained network, unless it ended below where it started."""
-        trained, start = self._done("evaluate trained"), self._done(f"evaluate {before_training.removesuffix('.pt')}")
-        chosen = before_training
-        if trained is not None:
-            chosen = "trained.pt"
-            if trained["map50_95"] is not None and trained["map50_95"] < start["map50_95"]:
-                chosen = before_training
-                self.console.warn(
-                    f"training ended at mAP50-95 {trained['map50_95']:.3f}, below the {start['map50_95']:.3f} it started "
-                    f"from: {STUDENT} is the network before training"
-                )
-        content = (self.folder.path / chosen).read_bytes()
-        self.folder.write_with(STUDENT, lambda path: path.write_bytes(content))
-        return {"chosen": chosen}
 
-    def _measure(self) -> dict[str, Any]:
-        """What the teacher and the student cost. Pruned, repaired and trained networks have one structure, so one cost."""
-        networks = {name: checkpoint.fused(self._load(f"{name}.pt").model) for name in ("teacher", "student")}
-        size, runs = self.recipe.imgsz, self.recipe.latency.runs
-        latency = measure.measure_latency(networks, size, self.device, runs, progress=self.console.track)
-        return {
-            name: {
-                "params": measure.count_params(network),
-                "gflops": measure.count_gflops(network, size),
-                "size_mb": measure.file_size_mb(self.folder.path / f"{name}.pt"),
-                "latency_ms": latency[name].as_dict(),
-            }
-            for name, network in networks.items()
+def _repair(session: Session, base: str, plan: prune.PrunePlan) -> dict[str, Any]:
+    """Mend the student in closed form, from unlabelled images."""
+    wanted, student = session.recipe.repair, session.load(PRUNED)
+    assert wanted is not None
+    network, original = student.model.to(session.device), session.load(base).model.to(session.device)
+    images, feel = session.images(wanted.images), sensitivity_of(original)
+    track, seed = session.console.track, session.recipe.seed
+    layers = prune.repair(network, original, plan, images, sensitivity=feel, seed=seed, progress=track)
+    session.save(student, REPAIRED, plan)
+    return {"images": len(images), "layers": [asdict(layer) for layer in layers]}
+
+
+def _distill(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, Any]:
+    """Train the student towards the teacher, beside the labels where there are labels."""
+    wanted, student = session.recipe.distill, session.load(start)
+    course = schedule.recovery(
+        len(session.data.train),
+        wanted.batch or session.recipe.batch,
+        wanted.epochs,
+        lr=wanted.lr,
+        keep_batch=wanted.batch is not None,
+        start_map=session.done(f"evaluate {start.removesuffix('.pt')}")["map50_95"],
+        teacher_map=session.done("evaluate teacher")["map50_95"],
+    )
+    task = outputs.distillation(
+        student.model,
+        checkpoint.fused(session.load(TEACHER).model),
+        session.losses,
+        keep_inputs=plan.keep_inputs,
+        labels=wanted.labels if session.data.labelled else 0.0,
+    )
+    trained = session.train(student.model, course, "distill", task=task)
+    session.save(replace(student, model=trained.model), TRAINED, plan)
+    session.folder.write_text("metrics.csv", _csv(trained.history))
+    return {"schedule": asdict(course), "best_epoch": trained.best_epoch, "history": trained.history}
+
+
+def _choose(session: Session, start: str) -> dict[str, Any]:
+    """The student is the trained network, unless it ended below where it started."""
+    chosen = TRAINED if session.recipe.distill.epochs else start
+    before = session.done(f"evaluate {start.removesuffix('.pt')}")["map50_95"]
+    after = session.done("evaluate trained").get("map50_95")
+    if after is not None and after < before:
+        chosen = start
+        session.console.warn(
+            f"training ended at mAP50-95 {after:.3f}, below the {before:.3f} it started from: {STUDENT} is the network "
+            "before training"
+        )
+    content = (session.folder.path / chosen).read_bytes()
+    session.folder.write_with(STUDENT, lambda path: path.write_bytes(content))
+    return {"chosen": chosen}
+
+
+def _measure(session: Session) -> dict[str, Any]:
+    """What the teacher and the student cost. Pruned, repaired and trained networks are one structure, so one cost."""
+    size, runs = session.recipe.imgsz, session.recipe.latency.runs
+    networks = {name: checkpoint.fused(session.load(f"{name}.pt").model) for name in ("teacher", "student")}
+    latency = measure.measure_latency(networks, size, session.device, runs, progress=session.console.track)
+    return {
+        name: {
+            "params": measure.count_params(network),
+            "gflops": measure.count_gflops(network, size),
+            "size_mb": measure.file_size_mb(session.folder.path / f"{name}.pt"),
+            "latency_ms": latency[name].as_dict(),
         }
+        for name, network in networks.items()
+    }
 
-    def _export(self) -> dict[str, Any]:
-        exported = [
-            export_checkpoint(self.folder.path / STUDENT, name, self.folder.path / "exports", self.recipe.imgsz)
-            for name in self.recipe.export
-        ]
-        return {"exports": [one.as_dict(self.folder.path) for one in exported]}
 
-    def _report(self, plan: prune.PrunePlan) -> dict[str, Any]:
-        device = env.device_name(str(self.device))
-        results = assemble(self.recipe, self.data, plan, self.folder.stages, device)
-        self.folder.write_json("results.json", results)
-        report.write(self.folder.path)
-        self.console.result("\n" + report.summary_table(results, self.folder.path))
-        return results
+def _export(session: Session) -> dict[str, Any]:
+    student, place = session.folder.path / STUDENT, session.folder.path / "exports"
+    made = [export_checkpoint(student, name, place, session.recipe.imgsz) for name in session.recipe.export]
+    return {"exports": [one.as_dict(session.folder.path) for one in made]}
 
-    # ---- what the stages share ----------------------------------------------------------------------------------
 
-    def _stage(
-        self, name: str, work: Callable[[], Mapping[str, Any]], check: Callable[[dict[str, Any]], None] | None = None
-    ) -> dict[str, Any]:
-        """Do a stage once: a resumed run takes what it left, its warnings with it."""
-        done = self.folder.done(name)
-        if done is None:
-            self.console.header(name)
-            start, warned = time.monotonic(), len(self.console.warnings)
-            payload = dict(work())
-            if check is not None:
-                check(payload)
-            warnings = self.console.warnings[warned:]
-            self.folder.finish(name, {**payload, "seconds": time.monotonic() - start, "warnings": warnings})
-        else:
-            self.console.line(f"{name}: done before")
-        return self.folder.done(name) or {}
-
-    def _done(self, name: str) -> Any:
-        return self.folder.done(name)
-
-    def _evaluate(self, detector: Detector) -> dict[str, Any]:
-        if not self.data.labelled:
-            return {"map50_95": None, "map50": None, "per_class": None}
-        recipe = self.recipe
-        return asdict(
-            steps.evaluate_detector(detector, self.data, recipe.imgsz, recipe.batch, self.device, self.console)
-        )
-
-    def _refuse_hopeless(self, metrics: dict[str, Any]) -> None:
-        if metrics["map50_95"] is not None and metrics["map50_95"] < HOPELESS:
-            raise DistillError(
-                f"the teacher's mAP50-95 on {self.data.path} is {metrics['map50_95']:.3f}: it has nothing to teach. Is it "
-                "the right checkpoint, the right data, and imgsz the size it was trained at?"
-            )
-
-    def _train(self, model: Any, course: schedule.Schedule, name: str, **options: Any) -> Any:
-        self.folder.open()
-        return train(
-            model,
-            self.data,
-            course,
-            folder=self.folder.path / "training" / name.replace(" ", "-"),
-            console=self.console,
-            imgsz=self.recipe.imgsz,
-            device=self.recipe.device,
-            seed=self.recipe.seed,
-            workers=self.recipe.workers,
-            resume=self.folder.resumed,
-            **options,
-        )
-
-    def _images(self, count: int) -> Any:
-        return datasets.images(self.data.train, count, self.recipe.imgsz, seed=self.recipe.seed)
-
-    def _load(self, name: str) -> Detector:
-        return checkpoint.load(self.folder.path / name)
-
-    def _save(self, detector: Detector, name: str, plan: prune.PrunePlan | None = None) -> None:
-        checkpoint.save(
-            detector.model,
-            self.folder.path / name,
-            names=detector.names,
-            imgsz=self.recipe.imgsz,
-            plan=plan.to_dict() if plan else None,
-        )
+def _report(session: Session, plan: prune.PrunePlan) -> dict[str, Any]:
+    folder, device = session.folder, env.device_name(str(session.device))
+    results = assemble(session.recipe, session.data, plan, folder.stages, device)
+    folder.write_json("results.json", results)
+    report.write(folder.path)
+    session.console.result("\n" + report.summary_table(results, folder.path))
+    return results
 
 
 def _csv(history: list[dict[str, Any]]) -> str:
-    columns = list(dict.fromkeys(key for row in history for key in row))
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in history for key in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
     return text.getvalue()

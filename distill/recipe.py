@@ -53,6 +53,7 @@ class Shapes:
 @dataclass(frozen=True, kw_only=True)
 class TeacherTrain:
     model: str = key(File(), "An ultralytics model (yolov5n.yaml, yolov8s.yaml, ...) or a checkpoint.", "yolov5n.yaml")
+    width: float | None = key(Auto(_POSITIVE), "Width factor; auto takes the model's own (size n: 0.25).", None)
     epochs: int = key(_COUNT, "Epochs at most.", 100)
     patience: int = key(_COUNT, "Stop after this many epochs without a better mAP.", 20)
     lr: float | None = key(Auto(_POSITIVE), "Highest learning rate; auto chooses it.", None)

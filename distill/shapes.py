@@ -164,7 +164,7 @@ def _place(picture: _Picture, is_object: bool, rng: np.random.Generator) -> None
     for _ in range(12):
         x, y = rng.uniform(0.04, 0.96, 2) * size
         # Log-uniform: as many small objects as large ones.
-        radius = size * 0.5 * math.exp(rng.uniform(math.log(0.18), math.log(0.55)))
+        radius = size * 0.5 * math.exp(rng.uniform(math.log(0.2), math.log(0.8)))
         radius = max(radius, 4.5)
         reach = math.ceil(radius * 1.5) + 2
         left, top = math.floor(x) - reach, math.floor(y) - reach

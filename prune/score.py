@@ -7,17 +7,19 @@ from typing import Any
 
 from torch import Tensor
 
-from prune import importance, obs
+from prune import importance
 from prune.errors import PruneError
+from prune.fisher import fisher
 from prune.graph import ChannelGraph
 from prune.importance import Importance, Progress, Sensitivity
+from prune.obs import obs
 
 FROM_WEIGHTS: dict[str, Callable[..., Importance]] = {
     "bn_scale": importance.bn_scale,
     "l1": importance.l1,
     "random": importance.random,
 }
-FROM_OUTPUTS: dict[str, Callable[..., Importance]] = {"obs": obs.obs, "fisher": obs.fisher}
+FROM_OUTPUTS: dict[str, Callable[..., Importance]] = {"obs": obs, "fisher": fisher}
 IMPORTANCES = (*FROM_OUTPUTS, *FROM_WEIGHTS)
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # name for its parts in files of their own: distill.recipe for distill.recipe_yaml.
 LAYERS = (
     ("distill", "distill.cli", "distill.commands", "distill.__main__"),
-    ("distill.pipeline", "distill.dryrun", "distill.steps", "distill.results"),
+    ("distill.pipeline", "distill.dryrun", "distill.session", "distill.steps", "distill.results"),
     (
         "distill.yolo",
         "distill.classify",

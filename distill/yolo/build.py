@@ -12,12 +12,13 @@ from distill.errors import DistillError
 from distill.yolo import checkpoint
 
 
-def build(model: str, names: Mapping[int, str], *, seed: int = 0) -> DetectionModel:
+def build(model: str, names: Mapping[int, str], *, width: float | None = None, seed: int = 0) -> DetectionModel:
     """A detector for the given classes, on the CPU.
 
     Args:
         model: `yolov5n.yaml`, `yolov8s.yaml`, ... for random weights; a checkpoint for its weights, all that fit.
         names: classes by id.
+        width: width factor in place of the description's own (0.25 for size n); not with a checkpoint.
         seed: of the random weights.
 
     Raises:
@@ -34,6 +35,9 @@ def build(model: str, names: Mapping[int, str], *, seed: int = 0) -> DetectionMo
             raise DistillError(
                 f"teacher.train.model: no model '{model}': use yolov5n.yaml, yolov8s.yaml, ..."
             ) from error
+        if width is not None:
+            depth, _, widest = description["scales"][description["scale"]]
+            description["scales"] = {description["scale"]: [depth, width, widest]}
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         network = DetectionModel(dict(description), nc=len(names), verbose=False)  # type: ignore[call-overload, arg-type]

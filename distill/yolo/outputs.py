@@ -8,7 +8,6 @@ from typing import Any, cast
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from ultralytics.nn.tasks import DetectionModel
 
 from distill.context import Outputs
 from distill.losses import Loss
@@ -99,8 +98,8 @@ def neck_keep(model: nn.Module, keep_inputs: Mapping[str, Sequence[int]]) -> lis
 
 
 def distillation(
-    student: DetectionModel,
-    teacher: DetectionModel,
+    student: nn.Module,
+    teacher: nn.Module,
     losses: Sequence[Loss],
     *,
     keep_inputs: Mapping[str, Sequence[int]] | None = None,
@@ -109,7 +108,7 @@ def distillation(
     """The task that trains a YOLO from another of the same grid.
 
     Args:
-        student: the network to train.
+        student: the network to train, an ultralytics DetectionModel, as the teacher is.
         teacher: the original, best fused (`checkpoint.fused`).
         losses: as `distill.losses.build` makes them.
         keep_inputs: of the plan that cut the student; None where it has all of its teacher's channels.

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import prune
-from prune import obs
-from prune.obs import Block, Inverse
+from prune import blocks, obs
+from prune.blocks import Block, Inverse
 from tests.prune.networks import SMALL, randomize
 from tests.prune.networks import Block as ConvBlock
 
@@ -37,7 +37,7 @@ def block(x: Tensor, weight: Tensor) -> Inverse:
 
 @pytest.fixture
 def undamped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(obs, "DAMPING", 0.0)
+    monkeypatch.setattr(blocks, "DAMPING", 0.0)
 
 
 @pytest.mark.parametrize("kernel", [1, 3])

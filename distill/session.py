@@ -1,0 +1,115 @@
+"""What every stage of a run needs: the recipe, the folder, the console, the data, and the few things done with them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import prune
+from distill import losses, schedule, shapes, steps
+from distill.console import Console
+from distill.errors import DistillError
+from distill.folder import RunFolder
+from distill.recipe import SHAPES, Recipe
+from distill.yolo import checkpoint
+from distill.yolo import data as datasets
+from distill.yolo.checkpoint import Detector
+from distill.yolo.data import DataSet
+from distill.yolo.evaluate import pick_device
+from distill.yolo.export import check_exports
+from distill.yolo.trainer import Trained, train
+
+NO_LABELS = {"map50_95": None, "map50": None, "per_class": None}
+
+
+class Session:
+    """One run. Making it opens and checks everything that was given; nothing is written before that is in order.
+
+    Raises:
+        DistillError: what is wrong with the recipe's model, data, losses, exports or device.
+        PruneError: a budget that cannot be met.
+    """
+
+    def __init__(self, recipe: Recipe, folder: RunFolder, console: Console) -> None:
+        self.recipe, self.folder, self.console = recipe, folder, console
+        self.device = pick_device(recipe.device)
+        check_exports(recipe.export)
+        self.losses = losses.build(recipe.distill.losses) if recipe.distill.epochs else []
+        self.given = steps.open_teacher(recipe) if recipe.model else None
+        if self.given is not None:
+            steps.check_budget(recipe, self.given.model)
+        self.data = self._open_data()
+        folder.open()
+        for warning in self.data.warnings:
+            console.warn(warning)
+
+    def _open_data(self) -> DataSet:
+        recipe, path = self.recipe, Path(self.recipe.data)
+        if recipe.data == SHAPES:
+            self.folder.open()
+            path = shapes.generate(self.folder.path / "data", **asdict(recipe.shapes), progress=self.console.track)
+        data = datasets.load(path, self.given.names if self.given else None, progress=self.console.track)
+        if not data.labelled and (recipe.sparsify or recipe.teacher.train):
+            raise DistillError(f"{data.path}: no labels, and sparsify and teacher.train need them: give a data.yaml")
+        return data
+
+    def stage(self, name: str, work: Callable[..., Mapping[str, Any]], *inputs: Any) -> dict[str, Any]:
+        """Do `work(session, *inputs)` once and keep what it returns. A resumed run takes what it left."""
+        if self.folder.done(name) is None:
+            self.console.header(name)
+            start, warned = time.monotonic(), len(self.console.warnings)
+            payload = dict(work(self, *inputs))
+            warnings = self.console.warnings[warned:]
+            self.folder.finish(name, {**payload, "seconds": time.monotonic() - start, "warnings": warnings})
+        else:
+            self.console.line(f"{name}: done before")
+        return self.done(name)
+
+    def done(self, name: str) -> dict[str, Any]:
+        """What a stage left; empty where it was not part of this run."""
+        return self.folder.done(name) or {}
+
+    def load(self, name: str) -> Detector:
+        """A network of the run folder."""
+        return checkpoint.load(self.folder.path / name)
+
+    def save(self, detector: Detector, name: str, plan: prune.PrunePlan | None = None) -> None:
+        """Write a network into the run folder, as stock ultralytics reads it."""
+        path, kept = self.folder.path / name, plan.to_dict() if plan else None
+        checkpoint.save(detector.model, path, names=detector.names, imgsz=self.recipe.imgsz, plan=kept)
+
+    def images(self, count: int) -> Tensor:
+        """Training images to calibrate on, (N, 3, imgsz, imgsz); the same ones whenever asked for."""
+        return datasets.images(self.data.train, count, self.recipe.imgsz, seed=self.recipe.seed)
+
+    def evaluate(self, name: str) -> dict[str, Any]:
+        """mAP of a network of the run folder; every figure is None where there are no labels."""
+        if not self.data.labelled:
+            return dict(NO_LABELS)
+        recipe = self.recipe
+        found = steps.evaluate_detector(
+            self.load(name), self.data, recipe.imgsz, recipe.batch, self.device, self.console
+        )
+        return asdict(found)
+
+    def train(self, model: Any, course: schedule.Schedule, name: str, **options: Any) -> Trained:
+        """Train in ultralytics' loop; everything it writes goes into the run folder."""
+        self.console.line(course.describe())
+        return train(
+            model,
+            self.data,
+            course,
+            folder=self.folder.path / "training" / name,
+            console=self.console,
+            imgsz=self.recipe.imgsz,
+            device=self.recipe.device,
+            seed=self.recipe.seed,
+            workers=self.recipe.workers,
+            resume=self.folder.resumed,
+            **options,
+        )
