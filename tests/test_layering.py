@@ -27,6 +27,7 @@ LAYERS = (
         "distill.folder",
         "distill.env",
         "distill.shapes",
+        "distill.drawing",
     ),
     ("distill.losses", "distill.context", "distill.recipe"),
     ("prune",),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distill import shapes
+from distill import drawing, shapes
 from distill.errors import DistillError, RunError
 
 SIZE = 96
@@ -69,7 +69,7 @@ def test_layout(made: Path) -> None:
 
 def test_label_files_say_what_was_drawn(made: Path) -> None:
     for index in range(TINY["val"]):
-        sample = shapes.draw(SIZE, (TINY["seed"], 1, index))
+        sample = drawing.draw(SIZE, (TINY["seed"], 1, index))
         rows = np.loadtxt(made / "labels" / "val" / f"{index:05d}.txt", ndmin=2)
         assert np.array_equal(rows[:, 0], sample.classes)
         low, high = rows[:, 1:3] - rows[:, 3:5] / 2, rows[:, 1:3] + rows[:, 3:5] / 2
@@ -80,16 +80,16 @@ def test_label_files_say_what_was_drawn(made: Path) -> None:
 
 def test_boxes_are_inside_and_large_enough() -> None:
     for index in range(40):
-        sample = shapes.draw(SIZE, (0, 0, index))
+        sample = drawing.draw(SIZE, (0, 0, index))
         assert len(sample.classes) == len(sample.boxes) >= 1
-        assert ((sample.classes >= 0) & (sample.classes < len(shapes.CLASSES))).all()
+        assert ((sample.classes >= 0) & (sample.classes < len(drawing.CLASSES))).all()
         assert (sample.boxes >= 0).all() and (sample.boxes <= SIZE).all()
-        assert (sample.boxes[:, 2:] - sample.boxes[:, :2] >= shapes.MIN_SIDE).all()
+        assert (sample.boxes[:, 2:] - sample.boxes[:, :2] >= drawing.MIN_SIDE).all()
 
 
 def test_boxes_are_tight_and_objects_visible() -> None:
     """Against the picture's own record of which object is on top, with an occluder whose place is known."""
-    picture = shapes._Picture(40, np.zeros((40, 40, 3)))
+    picture = drawing._Picture(40, np.zeros((40, 40, 3)))
     square, paint = np.ones((10, 10)), np.ones((10, 10, 3))
     assert picture.add(square, 5, 8, paint, class_id=2)
     assert picture.add(np.ones((30, 3)), 5, 0, np.zeros((30, 3, 3)), class_id=None)  # a bar over its left 3 columns
@@ -102,19 +102,19 @@ def test_boxes_are_tight_and_objects_visible() -> None:
     assert np.array_equal(picture.canvas, before) and picture.labels()[0].tolist() == [2]
 
 
-@pytest.mark.parametrize("name", shapes.CLASSES)
+@pytest.mark.parametrize("name", drawing.CLASSES)
 def test_outline(name: str) -> None:
     """A shape of radius r fills a fair part of its circle and never leaves it by more than its corners."""
     y, x = np.mgrid[-60:61, -60:61].astype(float)
-    inside = shapes._distance(name, x, y, 40.0) < 0
+    inside = drawing._distance(name, x, y, 40.0) < 0
     assert 0.25 < inside.sum() / (np.pi * 40.0**2) < 0.85
     assert np.hypot(x, y)[inside].max() <= 40.0 * 1.12
     assert inside[60, 60] == (name != "ring")
 
 
 def test_every_class_occurs_about_equally() -> None:
-    drawn = np.concatenate([shapes.draw(SIZE, (0, 1, index)).classes for index in range(60)])
-    counts = np.bincount(drawn, minlength=len(shapes.CLASSES))
+    drawn = np.concatenate([drawing.draw(SIZE, (0, 1, index)).classes for index in range(60)])
+    counts = np.bincount(drawn, minlength=len(drawing.CLASSES))
     assert counts.min() > 0.5 * counts.mean()
 
 
