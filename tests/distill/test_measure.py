@@ -74,7 +74,7 @@ def test_latency_takes_turns_and_drops_the_warmup() -> None:
     calls: list[str] = []
     models = {"a": Recorder("a", calls), "b": Recorder("b", calls)}
     measured = measure_latency(models, 8, runs=4, warmup=2)
-    assert "".join(calls) == "ab" + "ba" + "abbaabba"
+    assert "".join(calls) == "aaaabbbb" + "abba" + "abbaabba"  # two memory formats, warm-up, timed
     assert set(measured) == {"a", "b"}
     for latency in measured.values():
         assert latency.runs == 4
