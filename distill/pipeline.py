@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -145,7 +146,11 @@ def _repair(session: Session, base: str, plan: prune.PrunePlan) -> dict[str, Any
     network, original = student.model.to(session.device), session.load(base).model.to(session.device)
     images, feel = session.images(wanted.images), sensitivity_of(original)
     track, seed = session.console.track, session.recipe.seed
-    layers = prune.repair(network, original, plan, images, sensitivity=feel, seed=seed, progress=track)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        layers = prune.repair(network, original, plan, images, sensitivity=feel, seed=seed, progress=track)
+    for warning in caught:
+        session.console.warn(str(warning.message))
     session.save(student, REPAIRED, plan)
     return {"images": len(images), "layers": [asdict(layer) for layer in layers]}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from prune.interpret import Program, compute, operator_name
 from prune.patches import input_rows, output_rows, position_weights, sample_positions
 from prune.plan import PrunePlan
 from prune.raw import raw_copy, set_raw
+from prune.regression import Regression
 from prune.statistics import as_batches, gaussian, gradients
 
-RIDGE = 1e-3  # of the mean diagonal of the inputs' covariance
 POSITIONS = 8192  # sampled per batch and layer
+MEMORY = 4 * 2**30  # bytes that the activations of both networks may take: more images than fit are left out
 HELD_OUT = 6  # every sixth image judges a layer before its solution is accepted
 
 
@@ -60,7 +62,8 @@ def repair(
         student: From `prune.apply(model, plan)`; changed in place.
         model: The full model: the teacher.
         plan: The plan.
-        images: (N, C, H, W) tensor, or an iterable of batches of one size (a smaller last one is left out).
+        images: (N, C, H, W) tensor, or an iterable of batches of one size (a smaller last one is left out). Activations
+            of all of them are held, up to 4 GB: a warning says how many of them were used if that is not all.
         sensitivity: Raw outputs -> scalar, see `prune.statistics`. Positions the outputs feel weigh more.
         seed: Of the noise and of the sampled positions.
         progress: Called as progress(iterable, label, total).
@@ -71,7 +74,7 @@ def repair(
     Raises:
         PruneError: No images, or the plan is for another model.
     """
-    batches = _equal(as_batches(images))
+    batches = _fitting(model, as_batches(images))
     layers = [name for name in plan.keep_inputs if name in plan.keep]
     weights = _position_weights(model, layers, batches, sensitivity or gaussian, seed, progress)
     modes = {module: module.training for module in student.modules()}
@@ -85,9 +88,22 @@ def repair(
             module.training = training
 
 
-def _equal(batches: list[Tensor]) -> list[Tensor]:
-    """The batches of the first one's shape: the traced graphs have that shape in them."""
-    return [b for b in batches if b.shape == batches[0].shape]
+def _fitting(model: nn.Module, batches: list[Tensor]) -> list[Tensor]:
+    """The batches that memory has room for, of the first one's shape: the traced graphs have that shape in them."""
+    whole = [b for b in batches if b.shape == batches[0].shape]
+    network = raw_copy(model)
+    example = batches[0].to(next(network.parameters()).device, torch.float32)
+    each = (
+        2 * Program(network, example).peak_bytes() + example.numel() * example.element_size()
+    )  # the student is no larger
+    fitting = whole[: max(1, MEMORY // each)]
+    if len(fitting) < len(whole):
+        used, given = (len(some) * len(batches[0]) for some in (fitting, whole))
+        warnings.warn(
+            f"repair uses {used} of the {given} images: the activations of more would take over {MEMORY / 2**30:.0f} GB",
+            stacklevel=3,
+        )
+    return fitting
 
 
 def _position_weights(model, layers, batches, sensitivity, seed, progress) -> dict[tuple[int, str], Tensor]:
@@ -143,7 +159,7 @@ class _Walk:
         module = self.modules[name]
         bn = self._batch_norm(s)
         constant = bn is not None or module.bias is not None
-        fit, judge = _Regression(module, constant), _Regression(module, constant)
+        fit, judge = Regression(module, constant), Regression(module, constant)
         keep = list(self.plan.keep[name])
         for index, (ours, theirs) in enumerate(zip(values[1], values[0], strict=True)):
             x, target = ours[s.args[0]], theirs[t]
@@ -184,86 +200,3 @@ class _Walk:
 
 def _channel_dim(module: nn.Module) -> int:
     return -1 if isinstance(module, nn.Linear) else 1
-
-
-class _Regression:
-    """Weighted ridge regression of the residual that a layer leaves, per convolution group; sums only, in float64."""
-
-    def __init__(self, module: Any, constant: bool) -> None:
-        self.module, self.constant = module, constant
-        self.groups = getattr(module, "groups", 1)
-        self.weight = module.weight.detach().flatten(1).unflatten(0, (self.groups, -1))  # (G, O/G, n)
-        # Inputs are taken relative to this: sums around it do not drown a small variance in a large mean.
-        self.origin = module.weight.new_zeros(self.groups * self.weight.shape[2])
-        self.total: float = 0.0
-        self.xx: Any = 0.0  # (G, n, n)
-        self.xr: Any = 0.0  # (G, n, O/G)
-        self.x: Any = 0.0  # (G, n)
-        self.r: Any = 0.0  # (G, O/G)
-        self.rr: Any = 0.0  # squared residual, weighted sum
-        self.y: Any = 0.0  # (O,) weighted sum of the wanted outputs
-        self.yy: Any = 0.0  # and of their squares
-
-    def grouped(self, columns: Tensor) -> Tensor:
-        """(..., G * n) -> (G, ..., n)"""
-        return columns.unflatten(-1, (self.groups, -1)).movedim(-2, 0)
-
-    def add(self, rows: Tensor, wanted: Tensor, weights: Tensor) -> None:
-        x = self.grouped(rows)  # (G, P, n)
-        now = x @ self.weight.transpose(1, 2)  # (G, P, O/G)
-        if self.module.bias is not None:
-            now = now + self.module.bias.detach().unflatten(0, (self.groups, -1))[:, None]
-        residual = self.grouped(wanted) - now
-        x = x - self.grouped(self.origin)[:, None]
-        weighted = x * weights[:, None]
-        self.total += weights.sum().item()
-        self.xx += (weighted.transpose(1, 2) @ x).double()
-        self.xr += (weighted.transpose(1, 2) @ residual).double()
-        self.x += weighted.sum(1).double()
-        self.r += (residual * weights[:, None]).sum(1).double()
-        self.rr += (residual.square().sum((0, 2)) * weights).sum().double()
-        self.y += (wanted * weights[:, None]).sum(0).double()
-        self.yy += (wanted.square() * weights[:, None]).sum(0).double()
-
-    def merge(self, other: _Regression) -> _Regression:
-        """The sums of both; `other` is untouched."""
-        if other.total:
-            for name in ("total", "xx", "xr", "x", "r", "rr", "y", "yy"):
-                setattr(self, name, getattr(self, name) + getattr(other, name))
-        return self
-
-    def solve(self) -> tuple[Tensor, Tensor] | None:
-        """Least squared residual with a ridge towards no change: (step (G, O/G, n), constant (O,)) around the origin.
-
-        None where there is nothing to solve: no samples, or inputs that do not vary.
-        """
-        if not self.total:
-            return None
-        xx, xr = self.xx / self.total, self.xr / self.total
-        mx, mr = self.x / self.total, self.r / self.total
-        if self.constant:
-            xx = xx - mx[:, :, None] * mx[:, None, :]
-            xr = xr - mx[:, :, None] * mr[:, None, :]
-        diagonal = xx.diagonal(dim1=1, dim2=2)
-        diagonal.add_((RIDGE * diagonal.mean(1, keepdim=True)).clamp(min=1e-12))
-        factor, failed = torch.linalg.cholesky_ex(xx)
-        if failed.any():
-            return None
-        step = torch.cholesky_solve(xr, factor).transpose(1, 2)  # (G, O/G, n)
-        shift = mr - (step @ mx[:, :, None])[:, :, 0] if self.constant else torch.zeros_like(mr)
-        return step, shift.flatten()
-
-    def error(self, change: tuple[Tensor, Tensor] | None) -> float:
-        """Weighted mean squared residual after the change, as a fraction of the variance of the wanted outputs."""
-        if not self.total:
-            return float("nan")
-        variance = (self.yy / self.total - (self.y / self.total).square()).sum()
-        error = self.rr / self.total
-        if change is not None:
-            step, shift = change[0], change[1].unflatten(0, (self.groups, -1))
-            xx, xr = self.xx / self.total, self.xr / self.total
-            mx, mr = self.x / self.total, self.r / self.total
-            inner = (step @ mx[:, :, None])[:, :, 0]  # mean of step @ x
-            error = error - 2 * (step * xr.transpose(1, 2)).sum() + ((step @ xx) * step).sum()
-            error = error - 2 * (shift * mr).sum() + 2 * (shift * inner).sum() + shift.square().sum()
-        return (error / variance.clamp(min=1e-30)).item()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -113,3 +115,16 @@ def test_batches_and_a_tensor_are_the_same_and_no_images_are_refused() -> None:
         prune.repair(student, model, plan, [])
     with pytest.raises(prune.PruneError, match="no pruned copy of it$"):
         prune.repair(randomize(SMALL["residual"]()), model, plan, images)
+
+
+def test_images_that_memory_has_no_room_for_are_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = randomize(SMALL["split"]()), torch.rand(48, 3, 16, 16)
+    student, plan = cut(model, images)
+    twin = prune.apply(model, plan)
+    prune.repair(twin, model, plan, images[:16])
+    monkeypatch.setattr(sys.modules["prune.repair"], "MEMORY", 1)  # prune.repair is the function
+    with pytest.warns(UserWarning, match="^repair uses 16 of the 48 images"):
+        prune.repair(student, model, plan, images)
+    assert all(
+        torch.equal(a, b) for a, b in zip(student.state_dict().values(), twin.state_dict().values(), strict=True)
+    )
