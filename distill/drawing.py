@@ -1,7 +1,7 @@
 """Images of shapes and their boxes, drawn from code: no network, no files, the same pixels everywhere.
 
 Six classes of flat shapes on a textured ground. What makes it a benchmark rather than a toy is what happens to them:
-any rotation, squash and size (a fifth to most of the image), occlusion by each other and by clutter, half-shapes that
+any rotation, squash and size (a sixth to half of the image), occlusion by each other and by clutter, half-shapes that
 belong to no class, weak contrast, uneven light, blur and noise. A class has its usual colours, and they overlap: colour
 is a hint that lets a small network learn in minutes, not an answer.
 
@@ -112,7 +112,7 @@ def _place(picture: _Picture, is_object: bool, rng: np.random.Generator) -> None
     for _ in range(12):
         x, y = rng.uniform(0.04, 0.96, 2) * size
         # Log-uniform: as many small objects as large ones.
-        radius = size * 0.5 * math.exp(rng.uniform(math.log(0.2), math.log(0.8)))
+        radius = size * 0.5 * math.exp(rng.uniform(math.log(0.18), math.log(0.55)))
         radius = max(radius, 4.5)
         reach = math.ceil(radius * 1.5) + 2
         left, top = math.floor(x) - reach, math.floor(y) - reach
