@@ -74,28 +74,27 @@ def repair(
     Raises:
         PruneError: No images, or the plan is for another model.
     """
-    batches = _fitting(model, as_batches(images))
+    teacher = raw_copy(model)
+    batches = [b.to(next(teacher.parameters()).device, torch.float32) for b in as_batches(images)]
+    program = Program(teacher, batches[0])
+    batches = _fitting(program, batches)
     layers = [name for name in plan.keep_inputs if name in plan.keep]
     weights = _position_weights(model, layers, batches, sensitivity or gaussian, seed, progress)
     modes = {module: module.training for module in student.modules()}
     set_raw(student)
     try:
         with torch.no_grad():
-            walk = _Walk(student, raw_copy(model), plan, batches, weights, seed)
+            walk = _Walk(student, program, plan, batches, weights, seed)
             return list(walk.layers() if progress is None else progress(walk.layers(), "repair", len(layers)))
     finally:
         for module, training in modes.items():
             module.training = training
 
 
-def _fitting(model: nn.Module, batches: list[Tensor]) -> list[Tensor]:
+def _fitting(teacher: Program, batches: list[Tensor]) -> list[Tensor]:
     """The batches that memory has room for, of the first one's shape: the traced graphs have that shape in them."""
     whole = [b for b in batches if b.shape == batches[0].shape]
-    network = raw_copy(model)
-    example = batches[0].to(next(network.parameters()).device, torch.float32)
-    each = (
-        2 * Program(network, example).peak_bytes() + example.numel() * example.element_size()
-    )  # the student is no larger
+    each = 2 * teacher.peak_bytes() + whole[0].numel() * whole[0].element_size()  # the student is no larger
     fitting = whole[: max(1, MEMORY // each)]
     if len(fitting) < len(whole):
         used, given = (len(some) * len(batches[0]) for some in (fitting, whole))
@@ -122,11 +121,10 @@ def _position_weights(model, layers, batches, sensitivity, seed, progress) -> di
 class _Walk:
     """Both networks side by side, operator by operator, on all batches."""
 
-    def __init__(self, student, teacher, plan, batches, weights, seed) -> None:
-        self.student, self.plan, self.weights, self.seed = student, plan, weights, seed
-        self.device = next(teacher.parameters()).device
-        self.batches = [b.to(self.device, torch.float32) for b in batches]
-        self.programs = Program(teacher, self.batches[0]), Program(student, self.batches[0])
+    def __init__(self, student, teacher: Program, plan, batches, weights, seed) -> None:
+        self.plan, self.weights, self.seed = plan, weights, seed
+        self.device, self.batches = batches[0].device, batches
+        self.programs = teacher, Program(student, batches[0])
         names = [[operator_name(n) for n in p.nodes if n.op == "call_function"] for p in self.programs]
         if names[0] != names[1]:
             raise PruneError("the student computes other operators than the model: it is no pruned copy of it")
