@@ -23,6 +23,7 @@ class Outputs:
         neck: the features that enter the head, one (B, C, H, W) per pyramid level.
         class_logits: (B, A, nc).
         side_logits: (B, A, 4, R) for a head that predicts a distribution over distances to each box side.
+        objectness_logits: (B, A) for a head that says by itself whether an anchor holds an object.
         decode: gives the boxes, (B, A, 4) as x1 y1 x2 y2 in input pixels.
         strides: (A,) input pixels to a cell of each anchor's level.
         raw: the outputs as the network's own loss wants them.
@@ -31,6 +32,7 @@ class Outputs:
     neck: tuple[Tensor, ...]
     class_logits: Tensor
     side_logits: Tensor | None = None
+    objectness_logits: Tensor | None = None
     decode: Callable[[], Tensor] | None = None
     strides: Tensor | None = None
     raw: Any = None
@@ -51,6 +53,11 @@ class Outputs:
         return None if self.side_logits is None else self.side_logits.float()
 
     @cached_property
+    def objectness(self) -> Tensor | None:
+        """Logits of an anchor holding an object, (B, A), or None where class scores say it too."""
+        return None if self.objectness_logits is None else self.objectness_logits.float()
+
+    @cached_property
     def boxes(self) -> Tensor:
         """Decoded boxes, (B, A, 4) as x1 y1 x2 y2 in input pixels."""
         if self.decode is None:
@@ -59,7 +66,7 @@ class Outputs:
 
     def tensors(self) -> list[Tensor]:
         """Every tensor that a loss can reach the network through."""
-        reachable = [*self.neck, self.class_logits, self.side_logits]
+        reachable = [*self.neck, self.class_logits, self.side_logits, self.objectness_logits]
         return [tensor for tensor in reachable if tensor is not None and tensor.requires_grad]
 
 
@@ -108,9 +115,10 @@ class LossContext:
 
     @cached_property
     def quality(self) -> Tensor:
-        """How sure the teacher is that an anchor holds an object: its best class probability, (B, A)."""
+        """How sure the teacher is that an anchor holds an object, (B, A): its best class probability, times objectness."""
         with torch.no_grad():
-            return self.teacher.scores.sigmoid().amax(-1)
+            best = self.teacher.scores.sigmoid().amax(-1)
+            return best if self.teacher.objectness is None else best * self.teacher.objectness.sigmoid()
 
     @property
     def strides(self) -> Tensor | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import prune
-from distill import losses, steps
+from distill import steps
 from distill.console import Console
 from distill.errors import DistillError
 from distill.recipe import SHAPES, Recipe
@@ -37,8 +37,8 @@ def check(recipe: Recipe, console: Console) -> None:
     """
     pick_device(recipe.device)
     check_exports(recipe.export)
-    losses.build(recipe.distill.losses)
     teacher = steps.open_teacher(recipe) if recipe.model else None
+    steps.fitting_losses(recipe, teacher, console)
     if teacher is not None:
         steps.check_budget(recipe, teacher.model)
     if recipe.data != SHAPES:

@@ -24,11 +24,14 @@ from distill.yolo import checkpoint, outputs
 from distill.yolo.build import build
 from distill.yolo.checkpoint import Detector
 from distill.yolo.export import export_checkpoint
+from distill.yolo.heads import head_of
+from distill.yolo.original_save import save_original
 from distill.yolo.sensitivity import sensitivity_of
 
 TEACHER, SPARSE, PRUNED, REPAIRED, TRAINED, STUDENT = (
     f"{name}.pt" for name in ("teacher", "sparse", "pruned", "repaired", "trained", "student")
 )
+ORIGINAL = "student-yolov5.pt"
 HOPELESS = 0.01  # mAP50-95 of a teacher that has nothing to teach
 EXACT = 1e-6  # a difference between masked and pruned outputs, in float64, that is rounding
 
@@ -102,7 +105,7 @@ def _sparsify(session: Session) -> dict[str, Any]:
     """What the teacher becomes under an L1 penalty on its BatchNorm scales: the network that is cut."""
     wanted, teacher = session.recipe.sparsify, session.load(TEACHER)
     assert wanted is not None
-    graph = prune.trace(teacher.model, session.images(1))
+    graph = prune.trace(teacher.model, session.images(teacher, 1))
     course = schedule.sparsify(len(session.data.train), session.recipe.batch, wanted.epochs, lr=wanted.lr)
     penalty = prune.sparsity.Penalty(graph, wanted.strength)
     trained = session.train(teacher.model, course, "sparsify", penalty=penalty)
@@ -128,7 +131,7 @@ def _prune(session: Session, base: str) -> dict[str, Any]:
     original = session.load(base)
     plan = steps.make_plan(session.recipe, original, session.data, session.device, session.console)
     student = prune.apply(original.model, plan)
-    difference = prune.verify(original.model, student, plan, session.images(1))
+    difference = prune.verify(original.model, student, plan, session.images(original, 1))
     if not difference < EXACT:  # written so that NaN fails
         raise DistillError(
             f"the cut is not exact, outputs differ by {difference:.2g} from the masked original: report it"
@@ -144,7 +147,7 @@ def _repair(session: Session, base: str, plan: prune.PrunePlan) -> dict[str, Any
     wanted, student = session.recipe.repair, session.load(PRUNED)
     assert wanted is not None
     network, original = student.model.to(session.device), session.load(base).model.to(session.device)
-    images, feel = session.images(wanted.images), sensitivity_of(original)
+    images, feel = session.images(student, wanted.images), sensitivity_of(original)
     track, seed = session.console.track, session.recipe.seed
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -193,7 +196,12 @@ def _choose(session: Session, start: str) -> dict[str, Any]:
         )
     content = (session.folder.path / chosen).read_bytes()
     session.folder.write_with(STUDENT, lambda path: path.write_bytes(content))
-    return {"chosen": chosen}
+    student = session.load(STUDENT)
+    original = head_of(student.model).val_py
+    if original:  # and once more in the format of the project that it came from
+        place = session.folder.path / ORIGINAL
+        save_original(student.model, place, names=student.names, imgsz=session.recipe.imgsz)
+    return {"chosen": chosen, "original": ORIGINAL if original else None}
 
 
 def _measure(session: Session) -> dict[str, Any]:

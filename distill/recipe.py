@@ -24,6 +24,7 @@ IMPORTANCES = {
 }
 DEFAULT_LOSSES = (
     LossSpec("score_bce", 2.0),
+    LossSpec("objectness_bce", 2.0),
     LossSpec("box_iou", 1.0),
     LossSpec("dfl_kl", 2.0),
     LossSpec("feature_pkd", 1.0),
@@ -101,7 +102,8 @@ class Distill:
     epochs: int = key(_EPOCHS, "Epochs of training after repair; 0 stops there.", 50)
     losses: tuple[LossSpec, ...] = key(
         Losses(_loss_names, DEFAULT_LOSSES),
-        "Losses against the teacher: name to weight, or to {weight: ..., option: ...}; weight 0 leaves one out.",
+        "Losses against the teacher: name to weight, or to {weight: ..., option: ...}; weight 0 leaves one out. One "
+        "that the model's head has no use for is left out by itself.",
         DEFAULT_LOSSES,
     )
     labels: float = key(Number(low=0), "Weight of the labels' own loss; 0 learns from the teacher alone.", 1.0)

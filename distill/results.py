@@ -49,6 +49,7 @@ def assemble(
         "versions": env.versions(),
         "models": models,
         "chosen": list(models)[-1],
+        "original": stages["choose"].get("original"),
         "accept": asdict(recipe.accept),
         "accepted": None if before is None else after >= before - recipe.accept.map_drop,
         "trained": stages.get("evaluate trained"),

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 import prune
-from distill import losses, schedule, shapes, steps
+from distill import schedule, shapes, steps
 from distill.console import Console
 from distill.errors import DistillError
 from distill.folder import RunFolder
@@ -39,8 +39,8 @@ class Session:
         self.recipe, self.folder, self.console = recipe, folder, console
         self.device = pick_device(recipe.device)
         check_exports(recipe.export)
-        self.losses = losses.build(recipe.distill.losses) if recipe.distill.epochs else []
         self.given = steps.open_teacher(recipe) if recipe.model else None
+        self.losses = steps.fitting_losses(recipe, self.given, console)
         if self.given is not None:
             steps.check_budget(recipe, self.given.model)
         self.data = self._open_data()
@@ -83,9 +83,9 @@ class Session:
         path, kept = self.folder.path / name, plan.to_dict() if plan else None
         checkpoint.save(detector.model, path, names=detector.names, imgsz=self.recipe.imgsz, plan=kept)
 
-    def images(self, count: int) -> Tensor:
-        """Training images to calibrate on, (N, 3, imgsz, imgsz); the same ones whenever asked for."""
-        return datasets.images(self.data.train, count, self.recipe.imgsz, seed=self.recipe.seed)
+    def images(self, network: Detector, count: int) -> Tensor:
+        """Training images as `network` sees them in validation, (N, 3, imgsz, imgsz); the same ones whenever asked for."""
+        return steps.calibration_images(self.recipe, network, self.data, count)
 
     def evaluate(self, name: str) -> dict[str, Any]:
         """mAP of a network of the run folder; every figure is None where there are no labels."""

@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import prune
+from distill import losses
 from distill.console import Console
 from distill.errors import DistillError
+from distill.losses import Loss
 from distill.recipe import Prune, Recipe
 from distill.yolo import checkpoint
 from distill.yolo import data as datasets
 from distill.yolo.checkpoint import Detector
 from distill.yolo.data import DataSet
 from distill.yolo.evaluate import Metrics, evaluate
+from distill.yolo.heads import DFL, head_of
 from distill.yolo.sensitivity import sensitivity_of
 
 
@@ -30,6 +33,29 @@ def open_teacher(recipe: Recipe) -> Detector:
     return checkpoint.load(recipe.model, trust=recipe.trust)
 
 
+def fitting_losses(recipe: Recipe, teacher: Detector | None, console: Console) -> list[Loss]:
+    """The losses of a recipe that the teacher's head can have, made; a line on the screen for each that it cannot.
+
+    Raises:
+        DistillError: a loss that is not there or takes other options, or nothing left to train on.
+    """
+    if not recipe.distill.epochs:
+        return []
+    gives = (head_of(teacher.model) if teacher is not None else DFL).gives  # a teacher that is trained here has DFL
+    specs, left_out = losses.fitting(recipe.distill.losses, gives)
+    for line in left_out:
+        console.line(line)
+    if not specs and not recipe.distill.labels:
+        raise DistillError("distill.losses: none of them fits this head, and labels is 0: nothing to train on")
+    return losses.build(specs)
+
+
+def calibration_images(recipe: Recipe, teacher: Detector, data: DataSet, count: int) -> Tensor:
+    """Training images as the network sees them in validation, (N, 3, imgsz, imgsz); the same ones whenever asked for."""
+    by_area = head_of(teacher.model).val_py
+    return datasets.images(data.train, count, recipe.imgsz, seed=recipe.seed, by_area=by_area)
+
+
 def make_plan(
     recipe: Recipe, teacher: Detector, data: DataSet, device: torch.device, console: Console
 ) -> prune.PrunePlan:
@@ -40,7 +66,7 @@ def make_plan(
     """
     wanted = recipe.prune
     model = teacher.model.to(device)
-    images = datasets.images(data.train, wanted.images if wanted else 1, recipe.imgsz, seed=recipe.seed)
+    images = calibration_images(recipe, teacher, data, wanted.images if wanted else 1)
     graph = prune.trace(model, images[:1].to(device))
     if wanted is None:
         return prune.keep_all(graph)

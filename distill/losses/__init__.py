@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,10 +26,15 @@ if TYPE_CHECKING:
 
 BUILTIN: Mapping[str, str] = {
     "score_bce": "distill.losses.logit:score_bce",
+    "objectness_bce": "distill.losses.logit:objectness_bce",
     "box_iou": "distill.losses.box:box_iou",
     "dfl_kl": "distill.losses.box:dfl_kl",
     "feature_pkd": "distill.losses.feature:feature_pkd",
 }
+
+# What a loss reads that not every head has, and how a line of text says that one has it not.
+NEEDS: Mapping[str, str] = {"dfl_kl": "dist", "objectness_bce": "objectness"}
+_LACKS = {"dist": "predicts no distributions over box sides", "objectness": "has no objectness"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,22 @@ class LossRow:
     name: str
     help: str
     options: Mapping[str, Any]
+
+
+def fitting(specs: Iterable[LossSpec], gives: Collection[str]) -> tuple[list[LossSpec], list[str]]:
+    """The losses of a recipe that a head can have, so that one recipe serves every head.
+
+    Args:
+        specs: `Recipe.distill.losses`.
+        gives: what the head has, of the values of `NEEDS`.
+
+    Returns:
+        Those that fit, and a line for each that does not.
+    """
+    specs = list(specs)
+    fit = [spec for spec in specs if NEEDS.get(spec.name) in (None, *gives)]
+    lines = [f"loss {spec.name} left out: this head {_LACKS[NEEDS[spec.name]]}" for spec in specs if spec not in fit]
+    return fit, lines
 
 
 def build(specs: Iterable[LossSpec]) -> list[Loss]:

@@ -62,7 +62,14 @@ def compose(results: Results, run_dir: Path, figures: Collection[str] = ()) -> D
 
 
 def commands(results: Results, run_dir: Path) -> list[str]:
-    """What to do with the result next, with stock ultralytics."""
+    """What to do with the result next: with the original YOLOv5 where it came from there, else with stock ultralytics."""
+    if results.get("original"):
+        model, size = shlex.quote(str(run_dir / results["original"])), f" --imgsz {results['imgsz']}"
+        return [
+            f"python detect.py --weights {model} --source path/to/images{size}",
+            f"python val.py --weights {model} --data data.yaml{size}",
+            f"python export.py --weights {model} --include onnx{size}",
+        ]
     model, data = _student(run_dir), results.get("data") or {}
     lines = [f"yolo predict model={model} source=path/to/images{_imgsz(results)}"]
     if data.get("labelled") and data.get("path"):
@@ -75,7 +82,11 @@ def _usage(results: Results, run_dir: Path) -> list[Block]:
         return []
     data = shlex.quote(str((results.get("data") or {}).get("path") or "data.yaml"))
     return [
-        Text("Needs ultralytics alone, not this project:"),
+        Text(
+            f"{results['original']} has the format of the original YOLOv5, for that project's own scripts:"
+            if results.get("original")
+            else "Needs ultralytics alone, not this project:"
+        ),
         Code(tuple(commands(results, run_dir))),
         Text(
             "To train or cut it further. (`yolo train` would not keep its shape: it builds the full-size network again.)"

@@ -12,9 +12,11 @@ from ultralytics.nn import tasks
 from ultralytics.nn.tasks import DetectionModel
 
 from distill.errors import DistillError
-from distill.yolo.unpickle import PLAIN, Archive
+from distill.yolo import original
+from distill.yolo.anchor_head import PortableHead
+from distill.yolo.unpickle import GRAPH, PLAIN, Archive
 
-SUPPORTED = "only detectors with the head of YOLOv5u, YOLOv8 and YOLO11 are supported"
+SUPPORTED = "only detectors with the head of YOLOv5, YOLOv8 and YOLO11 are supported"
 
 OTHER_TASKS = {
     "ClassificationModel": "a classification model",
@@ -35,6 +37,8 @@ _MODULES: dict[str, type[nn.Module]] = {
     "ultralytics.nn.tasks.DetectionModel": DetectionModel,
     "ultralytics.nn.tasks.YOLOv10DetectionModel": DetectionModel,
     "ultralytics.nn.modules.block.Silence": nn.Identity,
+    "torch.nn.modules.module.Module": nn.Module,
+    **original.MODULES,
 }
 
 # Found in checkpoints and not needed to use the network: the loss it was trained with, its score, where it lay.
@@ -43,11 +47,9 @@ _IGNORED = frozenset(
     (
         *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "WindowsPath")),
         *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
-        *("numpy.dtype", "numpy.ndarray", "_codecs.encode", "torch.device"),
+        *("numpy.dtype", "numpy.ndarray", "_codecs.encode", "torch.device", "torch.fx._symbolic_trace.Tracer"),
     )
 )
-
-_ORIGINAL = ("models.yolo.", "yolov5.models.yolo.")  # from a checkout of that project, or its package on PyPI
 
 _ACTIVATION = re.compile(r"(torch\.)?nn\.[A-Z]\w*\([\w\s.,=+-]*\)")  # nn.LeakyReLU(0.1, inplace=True)
 
@@ -59,16 +61,17 @@ def unpickle(archive: Archive) -> Any:
         what = OTHER_TASKS.get(name.removeprefix("ultralytics.nn.tasks."))
         if what:
             raise DistillError(f"{path} is {what}, not a detector: {SUPPORTED}")
-    if any(name.startswith(_ORIGINAL) for name in names):
-        raise DistillError(f"{path} is a checkpoint of the original YOLOv5 project: not supported yet")
     modules = {name: found for name in names if (found := _module_class(name))}
     ignored = {name for name in names if name in _IGNORED or name.startswith(_IGNORED_PACKAGES)}
-    foreign = [name for name in names if name not in modules and name not in ignored and name not in PLAIN]
+    known = {*modules, *ignored, *PLAIN, GRAPH}
+    foreign = [name for name in names if name not in known]
+    if original.is_original(names):
+        original.check_names(path, foreign)
     if foreign == ["builtins.getattr"]:  # how a method put in place of forward() is pickled
         raise DistillError(f"{path} holds a fused network: give the .pt that training saved, with its BatchNorm layers")
     if foreign:
         raise _foreign(path, foreign[0])
-    return archive.load(modules, ignored)
+    return archive.load(modules, ignored, PortableHead)
 
 
 def check_description(path: Path, description: Any) -> None:
@@ -104,7 +107,7 @@ def _foreign(path: Path, name: str) -> DistillError:
 
 
 def _module_class(name: str) -> type[nn.Module] | None:
-    """The module class of that name, if it is one of torch.nn or ultralytics. Nothing is imported to find it."""
+    """The module class that a name stands for. Nothing is imported to find it."""
     if name in _MODULES or not name.startswith(_MODULE_PACKAGES):
         return _MODULES.get(name)
     package, _, attribute = name.rpartition(".")

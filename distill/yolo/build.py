@@ -10,6 +10,7 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from distill.errors import DistillError
 from distill.yolo import checkpoint
+from distill.yolo.anchor_head import AnchorDetect
 
 
 def build(model: str, names: Mapping[int, str], *, width: float | None = None, seed: int = 0) -> DetectionModel:
@@ -27,6 +28,11 @@ def build(model: str, names: Mapping[int, str], *, width: float | None = None, s
     source = None
     if Path(model).suffix == ".pt":
         source = checkpoint.load(model).model
+        if isinstance(source.model[-1], AnchorDetect):  # type: ignore[index]
+            raise DistillError(
+                f"teacher.train.model: {model} is of the original YOLOv5, which trains its own: give it as 'model', or "
+                "train from yolov5n.yaml, yolov8s.yaml, ..."
+            )
         description = source.yaml  # type: ignore[union-attr]
     else:
         try:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json
-import os
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import ultralytics
@@ -20,8 +17,11 @@ from ultralytics.nn.modules import Detect
 from ultralytics.nn.tasks import DetectionModel, torch_safe_load
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from distill.errors import DistillError, RunError
+from distill.errors import DistillError
+from distill.yolo import original
 from distill.yolo.allowed import OTHER_TASKS, SUPPORTED, check_description, unpickle
+from distill.yolo.anchor_head import AnchorDetect, is_portable, portable, restore
+from distill.yolo.saving import bare_copy, half, write
 from distill.yolo.unpickle import Archive
 
 
@@ -58,6 +58,7 @@ def load(path: str | Path, *, trust: bool = False) -> Detector:
     """
     path = Path(path).expanduser()
     archive = Archive(path)
+    trust = trust and not original.is_original(archive.names)  # those are read without their project, so never run
     content = _trusted(path) if trust else unpickle(archive)
     try:
         return _detector(path, content, trust)
@@ -83,14 +84,16 @@ def save(
         RunError: the disk is full or not writable.
     """
     path = Path(path)
-    network: Any = _bare_copy(model).cpu().eval().requires_grad_(False)
+    network: Any = bare_copy(model).cpu().eval().requires_grad_(False)
     network.names = dict(names)
+    if isinstance(network.model[-1], AnchorDetect):
+        network.model[-1] = portable(network.model[-1])
     args = getattr(network, "args", None)
     network.args = {**(_plain(args) if isinstance(args, dict) else {}), "task": "detect", "imgsz": imgsz}
     checkpoint = {
         "epoch": -1,
         "best_fitness": None,
-        "model": _half(network),
+        "model": half(network),
         "ema": None,
         "updates": None,
         "optimizer": None,
@@ -104,21 +107,12 @@ def save(
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     _check_own(buffer, network)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+    write(path, buffer)
 
 
 def fused(model: nn.Module) -> nn.Module:
     """A copy for inference: eval mode, every BatchNorm folded into its convolution. `model` is not changed."""
-    network: Any = _bare_copy(model).eval()
+    network: Any = bare_copy(model).eval()
     return network.fuse(verbose=False)
 
 
@@ -140,10 +134,13 @@ def _detector(path: Path, content: Any, trust: bool) -> Detector:
     model = content.get("model") if content.get("ema") is None else content["ema"]
     if not isinstance(model, nn.Module):
         raise DistillError(f"{path} holds weights but no network (a state dict): give the .pt that training saved")
-    detector: Any = _check_detector(path, model)
+    detector: Any = _check_model(path, model)
+    _make_head(path, detector, content)
+    _check_detector(path, detector)
     if not trust:
         check_description(path, getattr(detector, "yaml", None))
-    trained_with = content.get("train_args")
+    options = content.get("opt") if isinstance(detector.model[-1], AnchorDetect) else None
+    trained_with = content.get("train_args") or {"imgsz": original.trained_at(options or {})}
     trained_with = _plain(trained_with) if isinstance(trained_with, dict) else {}
     _renew(detector, trained_with)
     detector.pt_path = str(path)
@@ -153,21 +150,33 @@ def _detector(path: Path, content: Any, trust: bool) -> Detector:
     return Detector(detector, _names(path, detector), _imgsz(trained_with.get("imgsz")), path, plan)
 
 
-def _check_detector(path: Path, model: nn.Module) -> DetectionModel:
+def _check_model(path: Path, model: nn.Module) -> DetectionModel:
     if type(model) is not DetectionModel or not isinstance(getattr(model, "model", None), nn.Sequential):
         what = OTHER_TASKS.get(type(model).__name__, f"a {type(model).__name__}")
         raise DistillError(f"{path} is {what}, not a detector: {SUPPORTED}")
-    head = cast(nn.Sequential, model.model)[-1]
+    return model
+
+
+def _make_head(path: Path, model: Any, content: dict[str, Any]) -> None:
+    """An anchor head, whichever way it was written, becomes an `AnchorDetect`."""
+    head = model.model[-1]
+    if isinstance(head, original.OriginalHead):
+        original.convert(path, model, content)
+    elif is_portable(head):
+        model.model[-1] = restore(head)
+
+
+def _check_detector(path: Path, model: Any) -> None:
+    head = model.model[-1]
     if getattr(head, "one2one_cv2", None) is not None or getattr(head, "end2end", False):
         raise DistillError(f"{path} has a head that works without NMS (YOLOv10, YOLO26): {SUPPORTED}")
-    if type(head) is not Detect:
+    if type(head) not in (Detect, AnchorDetect):
         raise DistillError(f"{path} has a {type(head).__name__} head: {SUPPORTED}")
     if model.is_fused():
         raise DistillError(f"{path} holds a fused network: give the .pt that training saved, with its BatchNorm layers")
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     if first is not None and first.in_channels != 3:
         raise DistillError(f"{path} takes images of {first.in_channels} channels: only 3 are supported")
-    return model
 
 
 def _renew(model: Any, trained_with: Mapping[str, Any]) -> None:
@@ -196,7 +205,8 @@ def _check_runs(path: Path, model: Any) -> None:
         raise DistillError(
             f"{path} does not run with ultralytics {version} ({_reason(error)}): it was made by a changed version of it"
         ) from error
-    model.model[-1].shape = None  # forget the anchors of that size
+    if isinstance(model.model[-1], Detect):
+        model.model[-1].shape = None  # forget the anchors of that size
 
 
 def _names(path: Path, model: Any) -> dict[int, str]:
@@ -221,27 +231,6 @@ def _imgsz(value: Any) -> int | None:
 
 def _plain(args: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in args.items() if value is None or isinstance(value, (str, int, float, list))}
-
-
-def _bare_copy(model: nn.Module) -> nn.Module:
-    """A deep copy without hooks, loss and file name. They are passed over, not copied: they may hold the teacher."""
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        memo |= {id(value): OrderedDict() for key, value in vars(module).items() if "_hooks" in key}
-    criterion = getattr(model, "criterion", None)
-    if criterion is not None:
-        memo[id(criterion)] = None
-    bare = copy.deepcopy(model, memo)
-    for name in ("criterion", "pt_path"):
-        vars(bare).pop(name, None)
-    return bare
-
-
-def _half(network: nn.Module) -> nn.Module:
-    """`network` in float16, as ultralytics saves it, unless a value would not fit: a wide BatchNorm variance can."""
-    largest = torch.finfo(torch.float16).max
-    tensors = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
-    return network.half() if all(bool((tensor.abs() <= largest).all()) for tensor in tensors) else network
 
 
 def _check_own(buffer: io.BytesIO, network: nn.Module) -> None:

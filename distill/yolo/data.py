@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import cv2
 import numpy as np
@@ -106,7 +106,7 @@ def load(path: str | Path, names: Mapping[int, str] | None = None, *, progress: 
     return _assemble(path, file.root, file.names, True, records, warnings)
 
 
-def images(paths: Sequence[Path], n: int, imgsz: int, *, seed: int = 0) -> Tensor:
+def images(paths: Sequence[Path], n: int, imgsz: int, *, seed: int = 0, by_area: bool = False) -> Tensor:
     """Images to calibrate on, exactly as the validator would show them to the network at a square `imgsz`.
 
     Args:
@@ -114,6 +114,7 @@ def images(paths: Sequence[Path], n: int, imgsz: int, *, seed: int = 0) -> Tenso
         n: how many, drawn without replacement; all of them if there are not as many.
         imgsz: side in pixels; longer side scaled to it, the rest padded with grey (114).
         seed: of the draw. The same seed gives the same images in the same order.
+        by_area: shrink by averaging areas, as the original YOLOv5 does, and not by interpolating.
 
     Returns:
         `(N, 3, imgsz, imgsz)` float32, RGB in [0, 1].
@@ -125,12 +126,9 @@ def images(paths: Sequence[Path], n: int, imgsz: int, *, seed: int = 0) -> Tenso
         image = imread(str(paths[index]), cv2.IMREAD_COLOR)
         if image is None:
             raise DistillError(f"{paths[index]}: this image cannot be read")
-        height, width = image.shape[:2]
-        ratio = imgsz / max(height, width)
-        if ratio != 1:  # rounded up, as YOLODataset.load_image does
-            size = (min(int(np.ceil(width * ratio)), imgsz), min(int(np.ceil(height * ratio)), imgsz))
-            image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
-        padded: Any = letterbox(image=image)  # declared as an image or a dict; an image where an image came
+        padded: Any = letterbox(
+            image=_fit(image, imgsz, by_area)
+        )  # declared as an image or a dict; an image where an image came
         return padded[..., ::-1].transpose(2, 0, 1)  # (H, W, BGR) -> (RGB, H, W)
 
     batch = torch.empty(len(chosen), 3, imgsz, imgsz)
@@ -140,11 +138,21 @@ def images(paths: Sequence[Path], n: int, imgsz: int, *, seed: int = 0) -> Tenso
     return batch.div_(255)
 
 
+def _fit(image: np.ndarray, imgsz: int, by_area: bool) -> np.ndarray:
+    """An image (H, W, BGR) whose longer side is `imgsz`: sizes rounded up, as YOLODataset.load_image does."""
+    height, width = image.shape[:2]
+    ratio = imgsz / max(height, width)
+    if ratio == 1:
+        return image
+    size = (min(int(np.ceil(width * ratio)), imgsz), min(int(np.ceil(height * ratio)), imgsz))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if by_area and ratio < 1 else cv2.INTER_LINEAR)
+
+
 class LabelledImages(YOLODataset):
     """A `YOLODataset` on labels that are read already: it scans nothing and writes nothing."""
 
-    def __init__(self, records: Sequence[Mapping[str, Any]], **options: Any) -> None:
-        self._records = records  # before the base class, whose constructor asks for files and labels
+    def __init__(self, records: Sequence[Mapping[str, Any]], by_area: bool = False, **options: Any) -> None:
+        self._records, self._by_area = records, by_area  # before the base class, which asks for files and labels
         super().__init__(img_path="", **options)
         # Decoded copies (`x.npy`) beside the images would be trusted, and replaced or deleted where they are stale.
         self.npy_files = [Path(file) / "none" for file in self.im_files]
@@ -154,6 +162,17 @@ class LabelledImages(YOLODataset):
 
     def get_labels(self) -> list[dict[str, Any]]:
         return [{**record, "cls": record["cls"].copy()} for record in self._records]  # the base class edits them
+
+    def load_image(
+        self, i: int, rect_mode: bool = True, resize_short: bool = False
+    ) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
+        if not self._by_area:
+            return super().load_image(i, rect_mode, resize_short)
+        image = imread(self.im_files[i], cv2.IMREAD_COLOR)
+        if image is None:
+            raise FileNotFoundError(self.im_files[i])
+        fitted = _fit(image, cast(int, self.imgsz), by_area=True)
+        return fitted, image.shape[:2], fitted.shape[:2]
 
 
 def build_dataset(
@@ -167,6 +186,7 @@ def build_dataset(
     rect: bool | None = None,
     hyp: SimpleNamespace | None = None,
     cache: Literal["ram"] | None = None,
+    by_area: bool = False,
 ) -> YOLODataset:
     """One split as the dataset that ultralytics' loaders, trainer and validator take.
 
@@ -178,9 +198,11 @@ def build_dataset(
         rect: batches padded only as far as their images need; by default wherever nothing is augmented, as `yolo val` does.
         hyp: ultralytics' arguments, for the augmentation; its defaults if not given.
         cache: "ram" keeps decoded images. There is no "disk": it would write beside the images.
+        by_area: shrink by averaging areas, as the original YOLOv5 does when it validates; without augmentation and cache.
     """
     return LabelledImages(
         data.records[split],
+        by_area,
         data=data.config,
         task="detect",
         imgsz=imgsz,

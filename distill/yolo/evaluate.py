@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -17,10 +18,11 @@ from ultralytics.utils import nms
 from distill.errors import DistillError
 from distill.yolo import checkpoint
 from distill.yolo.data import DataSet, build_dataset
+from distill.yolo.heads import head_of
+from distill.yolo.original_ap import average_precision
 
-# `yolo val`: every box above this confidence counts, and boxes of a class that overlap by more than this are one.
-CONFIDENCE = 0.001
-NMS_IOU = 0.7
+CONFIDENCE = 0.001  # every box above it counts
+NMS_IOU = {"yolo val": 0.7, "val.py": 0.6}  # boxes of a class that overlap by more than this are one
 
 
 class Bar(Protocol):
@@ -61,7 +63,11 @@ def evaluate(
     device: str | torch.device = "cpu",
     bar: Bar | None = None,
 ) -> Metrics:
-    """Measure `model` on the val images, as `yolo val` does: rectangular batches, convolutions fused, float32.
+    """Measure `model` on the val images: rectangular batches, convolutions fused, float32.
+
+    As the project does that the head comes from: ultralytics' `yolo val`, or the original YOLOv5's `val.py`. That one
+    suppresses boxes at another overlap, averages areas where it shrinks an image, clips boxes to the image, and draws the
+    tail of the precision-recall curve differently.
 
     Args:
         model: an ultralytics DetectionModel with its `names`; it is copied, not touched.
@@ -80,20 +86,28 @@ def evaluate(
     place = pick_device(device)
     network: Any = checkpoint.fused(model).to(place)
     stride = max(int(network.stride.max()), 32)
-    dataset = build_dataset(data, "val", imgsz=-(-imgsz // stride) * stride, batch=batch, stride=stride)
+    as_original = head_of(network).val_py
+    dataset = build_dataset(
+        data, "val", imgsz=-(-imgsz // stride) * stride, batch=batch, stride=stride, by_area=as_original
+    )
     # On a CPU the network takes the time, and loader processes would only take it away from it.
     workers = min(8, os.cpu_count() or 1) if place.type == "cuda" else 0
     loader = DataLoader(
         dataset, batch, num_workers=workers, collate_fn=dataset.collate_fn, pin_memory=place.type == "cuda"
     )
     with tempfile.TemporaryDirectory(prefix="distill-val-") as folder, torch.inference_mode():
-        validator = _Validator(loader, network, data, place, Path(folder))
+        validator = _Validator(loader, network, data, place, Path(folder), as_original)
         for images in loader:
             images = validator.preprocess(images)
-            validator.update_metrics(validator.postprocess(network(images["img"])), images)
+            boxes = validator.postprocess(network(images["img"]))
+            validator.update_metrics(_clipped(boxes, images) if as_original else boxes, images)
             if bar is not None:
                 bar.advance(len(images["img"]))
+        found = {name: np.concatenate(values) for name, values in validator.metrics.stats.items()}
         validator.get_stats()
+    if as_original:
+        box: Any = validator.metrics.box
+        box.all_ap = average_precision(found["tp"], found["conf"], found["pred_cls"], found["target_cls"])
     return _metrics(validator)
 
 
@@ -131,8 +145,11 @@ class _Validator(DetectionValidator):
     names: Any
     seen: Any
 
-    def __init__(self, loader: DataLoader, network: Any, data: DataSet, device: torch.device, folder: Path) -> None:
-        options = {"conf": CONFIDENCE, "iou": NMS_IOU, "plots": False, "save_json": False, "verbose": False}
+    def __init__(
+        self, loader: DataLoader, network: Any, data: DataSet, device: torch.device, folder: Path, as_original: bool
+    ) -> None:
+        iou = NMS_IOU["val.py" if as_original else "yolo val"]
+        options = {"conf": CONFIDENCE, "iou": iou, "plots": False, "save_json": False, "verbose": False}
         super().__init__(loader, folder, {**options, "task": "detect", "mode": "val"})
         self.training = False
         self.data = data.config
@@ -145,6 +162,16 @@ class _Validator(DetectionValidator):
             preds, self.args.conf, self.args.iou, multi_label=True, max_det=self.args.max_det, max_time_img=float("inf")
         )
         return [{"bboxes": x[:, :4], "conf": x[:, 4], "cls": x[:, 5], "extra": x[:, 6:]} for x in boxes]
+
+
+def _clipped(found: list[dict[str, Tensor]], batch: dict[str, Any]) -> list[dict[str, Tensor]]:
+    """Boxes cut off where their image ends; around it is padding."""
+    clipped = []
+    for boxes, (height, width), (ratio, pad) in zip(found, batch["ori_shape"], batch["ratio_pad"], strict=True):
+        (x, y), (h, w) = pad, (height * ratio[0], width * ratio[1])
+        low, high = boxes["bboxes"].new_tensor([[x, y, x, y], [x + w, y + h, x + w, y + h]])
+        clipped.append({**boxes, "bboxes": boxes["bboxes"].clamp(low, high)})
+    return clipped
 
 
 def _metrics(validator: _Validator) -> Metrics:

@@ -22,6 +22,7 @@ from distill.export import Exported, check_formats, check_parity
 from distill.folder import machine_fault
 from distill.measure import file_size_mb
 from distill.yolo import checkpoint
+from distill.yolo.anchor_head import AnchorDetect
 
 
 def known_formats() -> tuple[str, ...]:
@@ -49,6 +50,9 @@ def export_checkpoint(
     The exporter writes beside the file it believes the model came from; that is a temporary folder here, and only the
     finished and checked result moves into `out_dir`, replacing an older one of the same name.
 
+    A detector with the original YOLOv5's head keeps that project's output: (B, A, 5 + classes), box centre and size in
+    pixels, objectness, class probabilities.
+
     Args:
         path: a `.pt` file, opened as `checkpoint.load` does.
         format: one of `known_formats()`.
@@ -69,6 +73,8 @@ def export_checkpoint(
     detector = checkpoint.load(path, trust=trust)
     model: Any = detector.model
     model.names = detector.names
+    if isinstance(model.model[-1], AnchorDetect):
+        model.model[-1].layout = "original"  # what the code that such a model is deployed with expects
     if image is None:
         image = _random_image(model, imgsz)
     try:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from distill.errors import DistillError
 
+_MOST_EXPANDED = 2**21  # values of a tensor that repeats its storage
 _MOST_UNPACKED = 4  # times the file's size; torch.save does not compress, so an honest file has 1
 
 # The instructions of pickle protocol 2 that pickling data, tensors and modules leads to.
@@ -41,6 +42,7 @@ _INSTRUCTIONS = frozenset(
 )
 
 _TENSOR, _PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
+GRAPH = "torch.fx.graph_module.reduce_graph_module"  # a module as its parts, and code that is not run here
 
 # Safe to call with any arguments.
 _CONTAINERS: dict[str, Any] = {
@@ -109,17 +111,23 @@ class Archive:
         if order != b"little":
             raise DistillError(f"{path} was written on a big-endian machine: save it again on another")
 
-    def load(self, modules: Mapping[str, type[nn.Module]], ignored: Collection[str] = ()) -> Any:
+    def load(
+        self,
+        modules: Mapping[str, type[nn.Module]],
+        ignored: Collection[str] = (),
+        graph: type[nn.Module] | None = None,
+    ) -> Any:
         """Unpickle the file.
 
         Args:
             modules: which class each name stands for; the names may be another project's.
             ignored: names whose objects become `Ignored`.
+            graph: what a module that torch.fx wrote becomes, with the parts of that and without its code.
 
         Raises:
             DistillError: the pickle uses a name that is in neither and not in `PLAIN`, or does not hold together.
         """
-        reader = _Reader(self._pickle, self._read_storage, modules, ignored)
+        reader = _Reader(self._pickle, self._read_storage, modules, ignored, graph)
         try:
             content = reader.load()
             reader.finish()
@@ -138,7 +146,12 @@ class _Reader(pickle.Unpickler):
     """Builds plain data, tensors and stand-ins; `finish` then turns the stand-ins into modules."""
 
     def __init__(
-        self, data: bytes, read_storage: Any, modules: Mapping[str, type[nn.Module]], ignored: Collection[str]
+        self,
+        data: bytes,
+        read_storage: Any,
+        modules: Mapping[str, type[nn.Module]],
+        ignored: Collection[str],
+        graph: type[nn.Module] | None,
     ) -> None:
         super().__init__(io.BytesIO(data))
         self._read_storage = read_storage
@@ -149,6 +162,9 @@ class _Reader(pickle.Unpickler):
         self._known |= {_TENSOR: self._tensor, _PARAMETER: self._parameter}
         self._known |= {name: self._stand_in(Ignored) for name in ignored}
         self._known |= {name: self._stand_in(module) for name, module in modules.items()}
+        if graph is not None:
+            self._graph = self._stand_in(graph)
+            self._known[GRAPH] = self._without_code
 
     def find_class(self, module: str, name: str) -> Any:
         full = _full_name(module, name)
@@ -197,9 +213,16 @@ class _Reader(pickle.Unpickler):
         self._becomes[StandIn] = becomes
         return StandIn
 
+    def _without_code(self, parts: Any, *_: Any) -> Any:
+        """torch.fx.graph_module.reduce_graph_module, which would execute the code that follows the parts."""
+        made = self._graph()
+        made.__setstate__(parts)
+        return made
+
     def _tensor(self, storage: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
         """torch._utils._rebuild_tensor_v2; what follows the stride (gradient, hooks) is left behind."""
-        if math.prod(size) > storage.numel():  # a stride of 0 would make a terabyte of a byte
+        # A stride of 0 could make a terabyte of a byte. The original YOLOv5 keeps its anchors so, over the whole grid.
+        if math.prod(size) > max(storage.numel(), _MOST_EXPANDED):
             raise pickle.UnpicklingError("a tensor larger than its storage")
         return storage.as_strided(size, stride, offset).clone()
 
