@@ -23,19 +23,19 @@ class Outputs:
         neck: the features that enter the head, one (B, C, H, W) per pyramid level.
         class_logits: (B, A, nc).
         side_logits: (B, A, 4, R) for a head that predicts a distribution over distances to each box side.
-        objectness_logits: (B, A) for a head that says by itself whether an anchor holds an object.
         decode: gives the boxes, (B, A, 4) as x1 y1 x2 y2 in input pixels.
         strides: (A,) input pixels to a cell of each anchor's level.
         raw: the outputs as the network's own loss wants them.
+        objectness_logits: (B, A) for a head that says by itself whether an anchor holds an object.
     """
 
     neck: tuple[Tensor, ...]
     class_logits: Tensor
     side_logits: Tensor | None = None
-    objectness_logits: Tensor | None = None
     decode: Callable[[], Tensor] | None = None
     strides: Tensor | None = None
     raw: Any = None
+    objectness_logits: Tensor | None = None
 
     @cached_property
     def features(self) -> tuple[Tensor, ...]:

@@ -84,7 +84,7 @@ class Session:
         checkpoint.save(detector.model, path, names=detector.names, imgsz=self.recipe.imgsz, plan=kept)
 
     def images(self, network: Detector, count: int) -> Tensor:
-        """Training images as `network` sees them in validation, (N, 3, imgsz, imgsz); the same ones whenever asked for."""
+        """Training images as `network` sees them in validation: see `steps.calibration_images`."""
         return steps.calibration_images(self.recipe, network, self.data, count)
 
     def evaluate(self, name: str) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from distill.yolo.evaluate import Metrics, evaluate
 from distill.yolo.heads import DFL, head_of
 from distill.yolo.sensitivity import sensitivity_of
 
+FRAME = 16  # pixels
+
 
 def open_teacher(recipe: Recipe) -> Detector:
     """The checkpoint that a recipe names.
@@ -51,9 +53,12 @@ def fitting_losses(recipe: Recipe, teacher: Detector | None, console: Console) -
 
 
 def calibration_images(recipe: Recipe, teacher: Detector, data: DataSet, count: int) -> Tensor:
-    """Training images as the network sees them in validation, (N, 3, imgsz, imgsz); the same ones whenever asked for."""
+    """Training images as the network sees them in validation, framed in grey; the same ones whenever asked for.
+
+    Validators pad even a square image by half a stride. A network that was mended without that border sees things in it.
+    """
     by_area = head_of(teacher.model).val_py
-    return datasets.images(data.train, count, recipe.imgsz, seed=recipe.seed, by_area=by_area)
+    return datasets.images(data.train, count, recipe.imgsz, seed=recipe.seed, by_area=by_area, frame=FRAME)
 
 
 def make_plan(
@@ -67,7 +72,7 @@ def make_plan(
     wanted = recipe.prune
     model = teacher.model.to(device)
     images = calibration_images(recipe, teacher, data, wanted.images if wanted else 1)
-    graph = prune.trace(model, images[:1].to(device))
+    graph = prune.trace(model, torch.zeros(1, 3, recipe.imgsz, recipe.imgsz, device=device))
     if wanted is None:
         return prune.keep_all(graph)
     scores = prune.score(

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
+import torch
 
 from distill.cli import main
+from distill.console import Console
+from distill.schedule import Schedule
+from distill.yolo import checkpoint
+from distill.yolo import data as datasets
+from distill.yolo.anchor_head import AnchorDetect
+from distill.yolo.original import HYP
+from distill.yolo.original_save import save_original
+from distill.yolo.trainer import train
+from tests.distill.yolo.originals import network
 
 LOSS = '''
 def my_kd(ctx, temperature=1.0):
@@ -139,3 +154,110 @@ def test_it_can_be_measured_and_exported(done: Path, capsys: pytest.CaptureFixtu
     assert f"{measured:.3f}" in capsys.readouterr().out
     assert main(["export", str(student), "torchscript", "imgsz=64"]) == 0
     assert (done.parent / "copy.torchscript").is_file()
+
+
+# --- the same with a checkpoint of the original YOLOv5 ---------------------------------------------------------------
+
+
+def original(folder: Path, data: Path) -> Path:
+    """best.pt as the original leaves it, of a small network that has learned from the labels."""
+    model = network("deep and wide", nc=2, boxes=2)
+    model.names, head = {0: "square", 1: "disc"}, model.model[-1]
+    head.anchors.copy_(torch.tensor([[[3.0, 3.0], [4.5, 4.5]], [[1.5, 1.5], [2.25, 2.25]]]))
+    for convolution in head.m:
+        convolution.bias.data.view(2, -1)[:, 4:] = torch.tensor([-4.0, -1.0, -1.0])  # few objects, either class
+    model.hyp = {**HYP, "box": 0.1, "cls": 0.1, "obj": 0.3}
+    course = Schedule(
+        epochs=9, batch=8, steps=72, lr=5e-3, ema_tau=20, warmup_steps=10, bn_momentum=0.1, scale=0.2, val_every=9
+    )
+    options: dict[str, Any] = {"folder": folder / "taught", "console": Console(quiet=True), "device": "cpu"}
+    trained = train(model, datasets.load(data), course, imgsz=64, **options)
+    assert trained.map50_95 is not None and trained.map50_95 > 0.1
+    save_original(trained.model, folder / "best.pt", names=model.names, imgsz=64)
+    return folder / "best.pt"
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """The folder of a finished run of yolov5-original, and what was on the screen."""
+    root = tmp_path_factory.mktemp("original")
+    data = draw(root / "data")
+    given = [f"model={original(root, data)}", f"data={data}", "imgsz=64", "batch=8", "device=cpu", "latency.runs=2"]
+    less = ["prune.flops=0.7", "repair.images=16", "distill.epochs=1", "sparsify={epochs: 1}", "prune.round_to=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        said: list[str] = []
+        patch.setattr(Console, "result", lambda _, text: said.append(text))
+        assert main(["run", "yolov5-original", *given, *less, "--out", str(root / "out"), "--quiet"]) == 0
+    yield root / "out", "\n".join(said)
+
+
+IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def output(file: Path, layout: str = "ultralytics") -> torch.Tensor:
+    model: Any = checkpoint.load(file).model
+    assert type(model.model[-1]) is AnchorDetect
+    model.model[-1].layout = layout
+    with torch.no_grad():
+        return model(IMAGES)
+
+
+def test_an_original_comes_back_in_its_own_format(kept: tuple[Path, str]) -> None:
+    folder = kept[0]
+    assert torch.equal(output(folder / "student-yolov5.pt"), output(folder / "student.pt"))
+    names = checkpoint.Archive(folder / "student-yolov5.pt").names
+    assert "models.yolo.Detect" in names and not [name for name in names if name.startswith(("distill", "ultralytics"))]
+    found = checkpoint.load(folder / "student-yolov5.pt")
+    assert (found.names, found.imgsz) == ({0: "square", 1: "disc"}, 64)
+    results = json.loads((folder / "results.json").read_text())
+    models = results["models"]
+    assert 0.6 < models["student"]["gflops"] / models["teacher"]["gflops"] <= 0.71
+    assert models["teacher"]["map50_95"] > 0.1 and results["plan"]["verify"] < 1e-10
+    assert {"box", "obj", "cls", "score_bce", "objectness_bce", "box_iou", "feature_pkd"} <= results["history"][
+        0
+    ].keys()
+    assert all(value is None or math.isfinite(value) for value in results["history"][0].values())
+
+
+def test_its_onnx_has_the_originals_layout(kept: tuple[Path, str]) -> None:
+    file = kept[0] / "exports" / "student.onnx"
+    (declared,) = onnx.load(file).graph.output
+    assert [d.dim_value for d in declared.type.tensor_type.shape.dim] == [1, 2 * (8 * 8 + 4 * 4), 5 + 2]
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    for index, expected in enumerate(output(kept[0] / "student.pt", layout="original")):
+        (found,) = session.run(None, {session.get_inputs()[0].name: IMAGES[index : index + 1].numpy()})
+        torch.testing.assert_close(torch.from_numpy(found)[0], expected, rtol=1e-4, atol=1e-4)
+    assert json.loads((kept[0] / "results.json").read_text())["exports"][0]["max_abs_diff"] < 1e-3
+
+
+def test_report_and_last_screen_say_how_the_original_uses_it(kept: tuple[Path, str]) -> None:
+    folder, screen = kept
+    for text in (screen, (folder / "report.md").read_text(), (folder / "report.html").read_text()):
+        assert f"python detect.py --weights {folder / 'student-yolov5.pt'} --source path/to/images --imgsz 64" in text
+        assert "python val.py" in text and "python export.py" in text and "yolo predict" not in text
+    assert "student-yolov5.pt has the format of the original YOLOv5" in (folder / "report.md").read_text()
+
+
+def test_its_student_is_measured_and_exported(kept: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
+    student = kept[0].parent / "copy.pt"
+    student.write_bytes((kept[0] / "student-yolov5.pt").read_bytes())
+    data = kept[0].parent / "data" / "data.yaml"
+    assert main(["eval", str(student), f"data={data}", "device=cpu"]) == 0
+    measured = json.loads((kept[0] / "results.json").read_text())["models"]["student"]["map50_95"]
+    said = capsys.readouterr().out
+    assert f"mAP50-95  {measured:.3f}" in said and "imgsz 64" in said
+    assert main(["export", str(student), "onnx"]) == 0
+    session = onnxruntime.InferenceSession(student.with_suffix(".onnx"), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: IMAGES[:1].numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), output(student, layout="original")[:1], rtol=1e-4, atol=1e-4)
+
+
+def test_losses_that_do_not_fit_are_named(kept: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
+    given = [f"model={kept[0] / 'student-yolov5.pt'}", f"data={kept[0].parent / 'data' / 'data.yaml'}", "device=cpu"]
+    assert main(["check", "yolov5-half", *given, "imgsz=64", "prune.round_to=1"]) == 0
+    said = capsys.readouterr()
+    assert "loss dfl_kl left out: this head predicts no distributions over box sides" in said.out + said.err
+    assert "objectness_bce" not in said.out + said.err
+    only = ["distill.losses={dfl_kl: 1}", "distill.labels=0", "imgsz=64"]
+    assert main(["check", "yolov5-half", *given, *only]) == 2
+    assert "none of them fits this head" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import ultralytics
 from torch import nn
-from ultralytics.nn.modules import Detect
+from ultralytics.nn.modules import Detect, Focus
 from ultralytics.nn.tasks import DetectionModel, torch_safe_load
 from ultralytics.utils import DEFAULT_CFG_DICT
 
@@ -139,8 +139,9 @@ def _detector(path: Path, content: Any, trust: bool) -> Detector:
     _check_detector(path, detector)
     if not trust:
         check_description(path, getattr(detector, "yaml", None))
-    options = content.get("opt") if isinstance(detector.model[-1], AnchorDetect) else None
-    trained_with = content.get("train_args") or {"imgsz": original.trained_at(options or {})}
+    options = content.get("opt")
+    options = options if isinstance(options, dict) else {}  # how the original YOLOv5 calls its train_args
+    trained_with = content.get("train_args") or {"imgsz": original.trained_at(options)}
     trained_with = _plain(trained_with) if isinstance(trained_with, dict) else {}
     _renew(detector, trained_with)
     detector.pt_path = str(path)
@@ -174,9 +175,11 @@ def _check_detector(path: Path, model: Any) -> None:
         raise DistillError(f"{path} has a {type(head).__name__} head: {SUPPORTED}")
     if model.is_fused():
         raise DistillError(f"{path} holds a fused network: give the .pt that training saved, with its BatchNorm layers")
-    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    if first is not None and first.in_channels != 3:
-        raise DistillError(f"{path} takes images of {first.in_channels} channels: only 3 are supported")
+    channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
+    if isinstance(model.model[0], Focus):  # YOLOv5 v5.0: it lays four pixels into the channels of one
+        channels //= 4
+    if channels != 3:
+        raise DistillError(f"{path} takes images of {channels} channels: only 3 are supported")
 
 
 def _renew(model: Any, trained_with: Mapping[str, Any]) -> None:

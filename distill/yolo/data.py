@@ -106,7 +106,9 @@ def load(path: str | Path, names: Mapping[int, str] | None = None, *, progress: 
     return _assemble(path, file.root, file.names, True, records, warnings)
 
 
-def images(paths: Sequence[Path], n: int, imgsz: int, *, seed: int = 0, by_area: bool = False) -> Tensor:
+def images(
+    paths: Sequence[Path], n: int, imgsz: int, *, seed: int = 0, by_area: bool = False, frame: int = 0
+) -> Tensor:
     """Images to calibrate on, exactly as the validator would show them to the network at a square `imgsz`.
 
     Args:
@@ -115,9 +117,10 @@ def images(paths: Sequence[Path], n: int, imgsz: int, *, seed: int = 0, by_area:
         imgsz: side in pixels; longer side scaled to it, the rest padded with grey (114).
         seed: of the draw. The same seed gives the same images in the same order.
         by_area: shrink by averaging areas, as the original YOLOv5 does, and not by interpolating.
+        frame: width of the grey around them in pixels.
 
     Returns:
-        `(N, 3, imgsz, imgsz)` float32, RGB in [0, 1].
+        `(N, 3, side, side)` float32, RGB in [0, 1]; side is imgsz + 2 * frame.
     """
     chosen = np.random.default_rng(seed).permutation(len(paths))[:n]
     letterbox = LetterBox((imgsz, imgsz), scaleup=False)
@@ -131,9 +134,10 @@ def images(paths: Sequence[Path], n: int, imgsz: int, *, seed: int = 0, by_area:
         )  # declared as an image or a dict; an image where an image came
         return padded[..., ::-1].transpose(2, 0, 1)  # (H, W, BGR) -> (RGB, H, W)
 
-    batch = torch.empty(len(chosen), 3, imgsz, imgsz)
+    batch = torch.full((len(chosen), 3, imgsz + 2 * frame, imgsz + 2 * frame), 114.0)
+    inside = batch[:, :, frame : frame + imgsz, frame : frame + imgsz]
     with ThreadPoolExecutor(4) as pool:  # OpenCV decodes without holding Python's lock
-        for row, image in zip(batch, pool.map(prepare, chosen), strict=True):
+        for row, image in zip(inside, pool.map(prepare, chosen), strict=True):
             row.copy_(torch.from_numpy(np.ascontiguousarray(image)))
     return batch.div_(255)
 

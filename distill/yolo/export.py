@@ -115,8 +115,7 @@ def _export(model: Any, format: str, imgsz: int, dynamic: bool) -> Path:
 def _random_image(model: Any, imgsz: int) -> torch.Tensor:
     stride = int(model.stride.max())
     side = -(-imgsz // stride) * stride
-    channels = next(module.in_channels for module in model.modules() if isinstance(module, torch.nn.Conv2d))
-    return torch.rand(1, channels, side, side, generator=torch.Generator().manual_seed(0))
+    return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
 @contextmanager

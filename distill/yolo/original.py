@@ -60,7 +60,10 @@ _OTHER = {
     "models.yolo.ClassificationModel": "a classification model",
     "models.common.Classify": "a classification model",
 }
-_WRAPPERS = ("models.common.AutoShape", "models.common.autoShape", "models.common.DetectMultiBackend")
+_WRAPPERS = (
+    *("models.common.AutoShape", "models.common.autoShape", "models.common.DetectMultiBackend"),
+    "models.experimental.Ensemble",
+)
 
 # hyp.scratch-low.yaml of v7.0, before train.py scales box, cls and obj by levels, classes and image size.
 HYP = {
@@ -106,11 +109,13 @@ def check_names(path: Path, names: list[str]) -> None:
     own = [name for name in names if name.startswith(tuple(f"{r}{p}" for r in _ROOTS for p in ("models.", "utils.")))]
     if own:
         raise DistillError(
-            f"{path} holds '{own[0]}', which the original YOLOv5 does not have: it was made by a changed copy (a fork) "
-            "of that project, and only the modules of v5.0 to v7.0 are supported"
+            f"{path} holds '{own[0]}', which the models of the original YOLOv5 (v5.0 to v7.0) do not use: it was made by "
+            "a changed copy (a fork) of that project, or from a description of its owner's, and is not supported"
         )
-    if "builtins.getattr" in names:  # how a method put in place of forward() is pickled
+    if names == ["builtins.getattr"]:  # how a method put in place of forward() is pickled
         raise DistillError(f"{path} holds a fused network: give the .pt that training saved, with its BatchNorm layers")
+    if names:  # trust=true would not help: these files are never run
+        raise DistillError(f"{path} holds '{names[0]}', which is not part of a YOLOv5: nothing of it was run")
 
 
 def convert(path: Path, model: Any, content: dict[str, Any]) -> None:
@@ -124,7 +129,8 @@ def convert(path: Path, model: Any, content: dict[str, Any]) -> None:
     old: Any = model.model[-1]
     stride = torch.as_tensor(getattr(old, "stride", model.stride)).float()
     head: Any = AnchorDetect(list(old.m), old.anchors.float(), stride, int(old.nc))
-    if head.nl != len(head.m) or any(conv.out_channels != head.no * head.na for conv in head.m):
+    fits = len(head.m) == len(stride) == head.nl and old.anchors.shape[2:] == (2,)
+    if not fits or any(conv.out_channels != head.no * head.na for conv in head.m):
         raise DistillError(f"{path} is damaged (its anchors do not fit its head): copy or download it again")
     head.i, head.f, head.type, head.np = old.i, old.f, old.type, old.np
     model.model[-1] = head
@@ -135,6 +141,9 @@ def convert(path: Path, model: Any, content: dict[str, Any]) -> None:
     model.hyp = _hyp(getattr(model, "hyp", None), options.get("hyp"), head, trained_at(options))
     for name in ("class_weights", "gr"):
         vars(model).pop(name, None)
+    for module in model.modules():
+        if isinstance(module, (nn.SiLU, nn.Hardswish)):
+            vars(module).setdefault("inplace", True)  # the original's own have no such switch
 
 
 def trained_at(options: dict[str, Any]) -> Any:

@@ -1,7 +1,7 @@
 """Average precision as the original YOLOv5's val.py integrates it, where ultralytics has changed since.
 
-Both interpolate the precision-recall curve at 101 recalls. Beyond the highest recall that was reached the original goes
-down in a straight line to precision 0 at recall 1; ultralytics 8.4 falls to 0 at once, which is up to 0.01 less.
+Both interpolate the precision-recall curve at 101 recalls. From the last detection the original goes down in a straight
+line to precision 0 at recall 1; ultralytics 8.4 falls to 0 at once, which is 0.008 less on Corn Pest.
 """
 
 from __future__ import annotations

@@ -27,7 +27,9 @@ from torch import Tensor, nn
 
 from distill.errors import DistillError
 
-_MOST_EXPANDED = 2**21  # values of a tensor that repeats its storage
+_MOST_EXPANDED = 2**21  # values of all tensors that repeat their storage
+_MOST_SHARED = 4  # tensors to a storage, by the values of all of them
+_MOST_TUPLES = 2**16  # nested in each other and hashed, more than these would overflow the stack
 _MOST_UNPACKED = 4  # times the file's size; torch.save does not compress, so an honest file has 1
 
 # The instructions of pickle protocol 2 that pickling data, tensors and modules leads to.
@@ -156,6 +158,7 @@ class _Reader(pickle.Unpickler):
         super().__init__(io.BytesIO(data))
         self._read_storage = read_storage
         self._storages: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._left = _MOST_EXPANDED  # values that tensors may still take
         self._made: list[Any] = []
         self._becomes: dict[type, type] = {}
         self._known: dict[str, Any] = {**_CONTAINERS, **_STORAGES, **_DTYPES}
@@ -178,6 +181,7 @@ class _Reader(pickle.Unpickler):
             raise pickle.UnpicklingError("a storage of an unknown kind")
         if (key, dtype) not in self._storages:
             self._storages[key, dtype] = self._read_storage(key, dtype, count)
+            self._left += _MOST_SHARED * count
         return self._storages[key, dtype]
 
     def finish(self) -> None:
@@ -222,8 +226,9 @@ class _Reader(pickle.Unpickler):
     def _tensor(self, storage: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
         """torch._utils._rebuild_tensor_v2; what follows the stride (gradient, hooks) is left behind."""
         # A stride of 0 could make a terabyte of a byte. The original YOLOv5 keeps its anchors so, over the whole grid.
-        if math.prod(size) > max(storage.numel(), _MOST_EXPANDED):
-            raise pickle.UnpicklingError("a tensor larger than its storage")
+        self._left -= math.prod(size)
+        if self._left < 0:
+            raise pickle.UnpicklingError("tensors larger than their storages")
         return storage.as_strided(size, stride, offset).clone()
 
     def _parameter(self, data: Tensor, requires_grad: bool, *_: Any) -> nn.Parameter:
@@ -259,11 +264,15 @@ def _names(data: bytes) -> tuple[str, ...]:
     if data[:1] == b"\x80" and data[1:2] > b"\x02":
         raise ValueError(f"pickle protocol {data[1]} where torch.save uses 2")
     names: dict[str, None] = {}
+    tuples = 0
     for instruction, argument, _ in pickletools.genops(data):
         if instruction.name not in _INSTRUCTIONS:
             raise ValueError(f"pickle instruction {instruction.name}")
         if instruction.name == "LONG_BINPUT" and int(argument or 0) > len(data):  # an array of that size would be made
             raise ValueError("pickle memo out of range")
+        tuples += instruction.name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
+        if tuples > _MOST_TUPLES:
+            raise ValueError("more tuples than any network has")
         if instruction.name == "GLOBAL":
             names[_full_name(*str(argument).split(" ", 1))] = None
     return tuple(names)

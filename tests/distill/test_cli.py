@@ -176,7 +176,8 @@ def test_ls(says: Any) -> None:
     status, keys, _ = says("ls", "keys")
     assert status == 0 and keys.splitlines()[0].split() == ["key", "type", "default", "help"]
     assert "prune.round_to" in keys
-    assert [line.split()[0] for line in says("ls", "recipes")[1].splitlines()] == ["demo", "finetune", "yolov5-half"]
+    shipped = ["demo", "finetune", "yolov5-half", "yolov5-original"]
+    assert [line.split()[0] for line in says("ls", "recipes")[1].splitlines()] == shipped
     assert says("ls", "importances")[1].startswith("obs ")
     assert "feature_pkd" in says("ls", "losses")[1]
     assert says("ls", "key")[0] == 2

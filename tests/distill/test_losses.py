@@ -15,17 +15,21 @@ from distill.context import LossContext, Outputs
 from distill.errors import DistillError
 from distill.losses.box import box_iou, dfl_kl
 from distill.losses.feature import feature_pkd
-from distill.losses.logit import score_bce
+from distill.losses.logit import objectness_bce, score_bce
 from distill.recipe_losses import LossSpec
 
-ALL = [score_bce, box_iou, dfl_kl, feature_pkd]
+WITHOUT_OBJECTNESS = [score_bce, box_iou, dfl_kl, feature_pkd]
+WITH_OBJECTNESS = [score_bce, objectness_bce, box_iou, feature_pkd]
+CASES = [*((loss, False) for loss in WITHOUT_OBJECTNESS), *((loss, True) for loss in WITH_OBJECTNESS)]
 CENTRES = torch.rand(20, 2, generator=torch.Generator().manual_seed(9)) * 32
 
 
-def leaves(seed: int) -> dict[str, Tensor]:
+def leaves(seed: int, objectness: bool = False) -> dict[str, Tensor]:
     """What a head with levels of 4x4 and 2x2 cells gives for two images: 3 classes, 8 bins to a side."""
     make = torch.Generator().manual_seed(seed)
     shapes = {"near": (2, 6, 4, 4), "far": (2, 6, 2, 2), "scores": (2, 20, 3), "sides": (2, 20, 4, 8)}
+    if objectness:
+        shapes["objectness"] = (2, 20)
     return {name: torch.randn(shape, generator=make) for name, shape in shapes.items()}
 
 
@@ -36,7 +40,7 @@ def outputs(given: dict[str, Tensor]) -> Outputs:
 
     neck = (given["near"], given["far"])
     strides = torch.tensor([8.0] * 16 + [16.0] * 4)
-    return Outputs(neck, given["scores"], given["sides"], decode, strides)
+    return Outputs(neck, given["scores"], given["sides"], decode, strides, objectness_logits=given.get("objectness"))
 
 
 def context(student: Outputs, teacher: Outputs, keep: list[list[int]] | None = None) -> LossContext:
@@ -44,26 +48,35 @@ def context(student: Outputs, teacher: Outputs, keep: list[list[int]] | None = N
     return LossContext(torch.zeros(2, 3, 32, 32), student, teacher, keep=index)
 
 
-def anchors(probabilities: list[float], boxes: list[list[float]] | None = None) -> Outputs:
+def anchors(
+    probabilities: list[float], boxes: list[list[float]] | None = None, objectness: list[float] | None = None
+) -> Outputs:
     """One image, one class, an anchor for each probability."""
     logits = torch.logit(torch.tensor(probabilities))[None, :, None]
-    return Outputs((), logits, torch.zeros(1, len(probabilities), 4, 2), lambda: torch.tensor(boxes)[None])
+    sides, there = torch.zeros(1, len(probabilities), 4, 2), None
+    if objectness is not None:
+        there = torch.logit(torch.tensor(objectness))[None]
+    return Outputs((), logits, sides, lambda: torch.tensor(boxes)[None], objectness_logits=there)
 
 
-@pytest.mark.parametrize("loss", ALL)
-def test_equal_outputs_cost_nothing(loss):
-    assert loss(context(outputs(leaves(0)), outputs(leaves(0)))).item() == pytest.approx(0, abs=1e-6)
+@pytest.mark.parametrize(("loss", "objectness"), CASES)
+def test_equal_outputs_cost_nothing(loss, objectness):
+    same = [outputs(leaves(0, objectness)) for _ in range(2)]
+    assert loss(context(*same)).item() == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("loss", ALL)
-def test_a_step_down_the_gradient_brings_the_student_nearer(loss):
-    student = {name: value.requires_grad_() for name, value in leaves(1).items()}
-    before = loss(context(outputs(student), outputs(leaves(2))))
+@pytest.mark.parametrize(("loss", "objectness"), CASES)
+def test_a_step_down_the_gradient_brings_the_student_nearer(loss, objectness):
+    student = {name: value.requires_grad_() for name, value in leaves(1, objectness).items()}
+    teacher = leaves(2, objectness)
+    before = loss(context(outputs(student), outputs(teacher)))
     gradients = torch.autograd.grad(before, list(student.values()), allow_unused=True)
     assert any(gradient is not None for gradient in gradients)
     pairs = zip(student.items(), gradients, strict=True)
     moved = {name: value.detach() - (0 if grad is None else 0.1 * grad / grad.norm()) for (name, value), grad in pairs}
-    assert 0 < loss(context(outputs(moved), outputs(leaves(2)))) < before
+    assert 0 < loss(context(outputs(moved), outputs(teacher))) < before
+    reaches = {name for (name, _), grad in zip(student.items(), gradients, strict=True) if grad is not None}
+    assert ("objectness" in reaches) is (loss is objectness_bce)  # no other loss may move it
 
 
 def test_score_bce_has_the_value_of_its_formula():
@@ -79,6 +92,50 @@ def test_score_bce_sees_false_alarms_by_its_background_weight():
     alarm, silent = anchors([0.8, 0.7]), anchors([0.8, 1e-4])
     values = [score_bce(context(alarm, silent), background=weight).item() for weight in (0.0, 0.1, 1.0)]
     assert values[0] < 1e-3 < values[1] < values[2]
+
+
+def test_score_bce_leaves_the_background_to_objectness_where_there_is_one():
+    """Without objectness a false alarm on the second anchor costs; with it, what the class says there means nothing."""
+    for objectness, sees in (([0.8, 1e-6], False), (None, True)):
+        teacher = anchors([0.9, 1e-6], objectness=objectness)
+        quiet, alarm = (anchors([0.9, score], objectness=objectness) for score in (1e-6, 0.99))
+        assert score_bce(context(quiet, teacher)).item() == pytest.approx(0, abs=1e-6)
+        assert (score_bce(context(alarm, teacher), background=1.0).item() > 1e-3) is sees
+
+
+def test_score_bce_with_objectness_has_the_value_of_its_formula():
+    student, teacher, there = torch.tensor([0.3, 0.2]), torch.tensor([0.9, 0.6]), torch.tensor([0.5, 0.25])
+    kl = teacher * (teacher / student).log() + (1 - teacher) * ((1 - teacher) / (1 - student)).log()
+    ctx = context(anchors([0.3, 0.2], objectness=[0.1, 0.1]), anchors([0.9, 0.6], objectness=[0.5, 0.25]))
+    assert score_bce(ctx).item() == pytest.approx((there * teacher * kl).sum().item(), rel=1e-5)  # Σ q < 1
+
+
+def test_objectness_bce_has_the_value_of_its_formula():
+    student, teacher = torch.tensor([0.3, 0.2, 0.5]), torch.tensor([0.9, 0.6, 0.01])
+    kl = teacher * (teacher / student).log() + (1 - teacher) * ((1 - teacher) / (1 - student)).log()
+    expected = ((0.25 + 0.75 * teacher) * kl).sum() / 1.51
+    scores = [0.5, 0.5, 0.5]
+    ctx = context(anchors(scores, objectness=student.tolist()), anchors(scores, objectness=teacher.tolist()))
+    assert objectness_bce(ctx, background=0.25).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_objectness_bce_sees_false_alarms_by_its_background_weight_and_prefers_the_better_student():
+    scores, teacher = [0.5, 0.5], [0.8, 1e-4]
+
+    def value(objectness: list[float], background: float) -> float:
+        ctx = context(anchors(scores, objectness=objectness), anchors(scores, objectness=teacher))
+        return objectness_bce(ctx, background=background).item()
+
+    alarms = [value([0.8, 0.7], background) for background in (0.0, 0.1, 1.0)]
+    assert alarms[0] < 1e-3 < alarms[1] < alarms[2]
+    assert value([0.7, 1e-3], 0.1) < value([0.5, 1e-2], 0.1) < value([0.2, 0.3], 0.1)
+
+
+def test_objectness_bce_on_a_head_without_it_says_what_fits():
+    bare, full = outputs(leaves(0)), outputs(leaves(0, objectness=True))
+    for student, teacher in ((bare, bare), (full, bare), (bare, full)):
+        with pytest.raises(DistillError, match="'objectness_bce'.*'score_bce'"):
+            objectness_bce(context(student, teacher))
 
 
 def test_box_iou_has_the_value_of_its_formula_and_ignores_background():
@@ -122,9 +179,9 @@ def test_feature_pkd_compares_each_channel_with_the_one_it_was_cut_from():
         feature_pkd(context(outputs(cut), outputs(teacher)))
 
 
-@pytest.mark.parametrize("loss", ALL)
-def test_arithmetic_is_float32_for_half_precision_networks(loss):
-    half = [{name: value.bfloat16() for name, value in leaves(seed).items()} for seed in (8, 9)]
+@pytest.mark.parametrize(("loss", "objectness"), CASES)
+def test_arithmetic_is_float32_for_half_precision_networks(loss, objectness):
+    half = [{name: value.bfloat16() for name, value in leaves(seed, objectness).items()} for seed in (8, 9)]
     same = [{name: value.float() for name, value in leaf.items()} for leaf in half]
     value, expected = (loss(context(outputs(a), outputs(b))) for a, b in (half, same))
     assert value.dtype == torch.float32
@@ -137,6 +194,18 @@ def test_every_shipped_loss_resolves_and_describes_itself():
     assert [row.name for row in rows] == list(losses.BUILTIN)
     assert all(row.help.endswith(".") for row in rows)
     assert {row.name: dict(row.options) for row in rows}["dfl_kl"] == {"focus": 2.0, "temperature": 1.0}
+
+
+def test_a_recipe_keeps_the_losses_that_a_head_can_have():
+    specs = [LossSpec(name) for name in (*losses.BUILTIN, "my.module:dfl_kl")]
+    fit, lines = losses.fitting(specs, {"dist"})
+    assert [spec.name for spec in fit] == ["score_bce", "box_iou", "dfl_kl", "feature_pkd", "my.module:dfl_kl"]
+    assert lines == ["loss objectness_bce left out: this head has no objectness"]
+    fit, lines = losses.fitting(iter(specs), {"objectness"})
+    assert [spec.name for spec in fit] == ["score_bce", "objectness_bce", "box_iou", "feature_pkd", "my.module:dfl_kl"]
+    assert lines == ["loss dfl_kl left out: this head predicts no distributions over box sides"]
+    assert losses.fitting(specs, {"dist", "objectness"}) == (specs, []) and losses.fitting([], set()) == ([], [])
+    assert set(losses.NEEDS) <= set(losses.BUILTIN)
 
 
 def test_listing_names_loads_no_torch():

@@ -232,7 +232,7 @@ def test_a_resolved_recipe_reads_back_equal(overrides: Any) -> None:
     assert to_yaml(load("recipe.yaml")) == to_yaml(first)
 
 
-@pytest.mark.parametrize("name", ["demo", "yolov5-half"])
+@pytest.mark.parametrize("name", ["demo", "finetune", "yolov5-half", "yolov5-original"])
 def test_shipped_recipes_are_in_order(name: str) -> None:
     assert load(name, [] if name == "demo" else GIVEN).name == name
     assert recipe.find(f"{name}").read_text().startswith("# ")
@@ -241,9 +241,8 @@ def test_shipped_recipes_are_in_order(name: str) -> None:
 def test_an_unknown_recipe_gets_the_nearest_name(here: Path) -> None:
     with pytest.raises(DistillError, match=r"^no recipe 'yolo5-half', did you mean 'yolov5-half'\?$"):
         load("yolo5-half")
-    with pytest.raises(
-        DistillError, match=r"^no recipe 'x/y': give the path of a file or one of demo, finetune, yolov5-half$"
-    ):
+    names = "demo, finetune, yolov5-half, yolov5-original"
+    with pytest.raises(DistillError, match=rf"^no recipe 'x/y': give the path of a file or one of {names}$"):
         load("x/y")
     (here / "run").mkdir()
     (here / "run" / "recipe.yaml").touch()
@@ -254,7 +253,9 @@ def test_an_unknown_recipe_gets_the_nearest_name(here: Path) -> None:
 def test_every_key_explains_itself_and_has_a_default_that_it_accepts() -> None:
     rows = {row[0]: row[1:] for row in keys()}
     assert rows["prune.round_to"] == ("whole number >= 1", "8", "Widths end on multiples of this.")
-    assert rows["distill.losses"][1] == "{score_bce: 2.0, box_iou: 1.0, dfl_kl: 2.0, feature_pkd: 1.0}"
+    assert rows["distill.losses"][1] == (
+        "{score_bce: 2.0, objectness_bce: 2.0, box_iou: 1.0, dfl_kl: 2.0, feature_pkd: 1.0}"
+    )
     assert all(help.endswith(".") for _, _, help in rows.values())
     write(BASE)
     for name, (_, default, _) in rows.items():

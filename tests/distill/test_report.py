@@ -212,6 +212,24 @@ def test_summary_fits_a_terminal_of_any_encoding(results: dict[str, Any]) -> Non
     assert "Use it:  yolo predict model=runs/yolov5-half/student.pt source=" in rest
 
 
+def test_an_original_is_used_with_the_originals_scripts(tmp_path: Path, results: dict[str, Any]) -> None:
+    results["original"], folder = "student-yolov5.pt", Path("runs/my run")
+    model = "--weights 'runs/my run/student-yolov5.pt'"
+    lines = report.summary_table(results, folder).splitlines()
+    assert lines[-3:] == [
+        f"Use it:  python detect.py {model} --source path/to/images --imgsz 320",
+        f"         python val.py {model} --data data.yaml --imgsz 320",
+        f"         python export.py {model} --include onnx --imgsz 320",
+    ]
+    markdown, html = write(tmp_path, results)
+    for text in (unescaped(markdown), Page(html).text):
+        assert "student-yolov5.pt has the format of the original YOLOv5, for that project's own scripts:" in text
+        assert "yolo predict" not in text and "Needs ultralytics alone" not in text
+        assert "distill run finetune" in text  # to go on with, from the other file
+    results["original"] = None
+    assert "yolo predict" in report.summary_table(results, folder)
+
+
 def test_everything_is_in_both_reports(tmp_path: Path, results: dict[str, Any]) -> None:
     markdown, html = write(tmp_path, results)
     page = Page(html)

@@ -296,15 +296,28 @@ def test_a_training_batch_collates_and_can_be_repeated(root: Path) -> None:
     assert all("shape" in record for record in found.records["train"])
 
 
-def test_calibration_images_are_what_the_validator_shows(root: Path) -> None:
+@pytest.mark.parametrize("by_area", [False, True])
+def test_calibration_images_are_what_the_validator_shows(root: Path, by_area: bool) -> None:
     found = data.load(describe(root))
     for imgsz in (32, 64, 96):
-        dataset = data.build_dataset(found, "train", imgsz=imgsz, batch=1, rect=False)
+        dataset = data.build_dataset(found, "train", imgsz=imgsz, batch=1, rect=False, by_area=by_area)
         expected = {item["im_file"]: item["img"].float() / 255 for item in dataset}
-        batch = data.images(found.train, 100, imgsz, seed=3)
+        batch = data.images(found.train, 100, imgsz, seed=3, by_area=by_area)
         assert batch.shape == (6, 3, imgsz, imgsz)
         assert batch.dtype == torch.float32
         assert all(any(torch.equal(image, other) for image in batch) for other in expected.values())
+
+
+def test_the_original_averages_areas_where_it_shrinks(root: Path) -> None:
+    """Each pixel of a quarter of the image is the mean of sixteen; nothing is different where it grows."""
+    found = data.load(describe(root))
+    (square,) = [file for file in found.val if cv2.imread(str(file)).shape[:2] == (48, 64)]
+    (small,) = data.images([square], 1, 16, by_area=True)
+    (whole,) = data.images([square], 1, 64)
+    expected = whole[:, 8:56].unflatten(1, (12, 4)).unflatten(-1, (16, 4)).mean((2, 4))
+    assert (small[:, 2:14] - expected).abs().max() <= 0.51 / 255
+    assert not torch.equal(small, data.images([square], 1, 16)[0])
+    assert torch.equal(data.images([square], 1, 96, by_area=True), data.images([square], 1, 96))
 
 
 def test_calibration_images_are_rgb_and_follow_the_seed(tmp_path: Path) -> None:

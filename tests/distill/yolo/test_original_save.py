@@ -83,7 +83,7 @@ def test_names_only_what_the_original_has(model: Any, tmp_path: Path) -> None:
     names = Archive(tmp_path / "student.pt").names
     own = {name for name in names if not name.startswith(("torch.", "collections.", "builtins."))}
     assert own == {
-        *("models.yolo.DetectionModel", "models.yolo.Detect", "models.common.Conv", "models.common.C3"),
+        *("models.yolo.Model", "models.yolo.Detect", "models.common.Conv", "models.common.C3"),
         *("models.common.Bottleneck", "models.common.SPPF", "models.common.Concat"),
     }
     assert {name for name in names if name.startswith("builtins.")} <= {"builtins.set"}
