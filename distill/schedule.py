@@ -28,6 +28,7 @@ class Schedule:
     momentum: float = 0.9  # of SGD, or AdamW's first beta
     weight_decay: float = 5e-4
     bn_momentum: float | None = None  # how fast BatchNorm statistics move; None leaves the network's own
+    freeze_bn: bool = False  # BatchNorm keeps to its statistics, and does not normalise by those of the batch
     mosaic: float = 0.0  # probability that an image is made of four
     close_mosaic: int = 0  # epochs at the end without mosaic
     scale: float = 0.5  # images are scaled by 1 ± this
@@ -54,6 +55,7 @@ class Schedule:
             f"{self.epochs} epochs, {self.steps} steps of {batch} images",
             f"{self.optimizer}, lr {self.lr:.1e} to {self.lr * self.lrf:.1e} by cosine",
             f"{self.warmup_steps} steps of warm-up" if self.warmup_steps else "no warm-up",
+            "BatchNorm statistics frozen" if self.freeze_bn else "",
             "" if self.bn_momentum is None else f"BatchNorm momentum {self.bn_momentum:g}",
             mosaic,
         ]
@@ -74,7 +76,8 @@ def recovery(
 
     Gradients are not accumulated, and a run of fewer than 1000 steps takes smaller batches, down to 8, to have more
     of them. The learning rate is 3e-4 for a student near its teacher and 2e-4 for one that repair left far below, or
-    of which nothing is known: more destroys what repair gave. BatchNorm statistics are the teacher's and move slowly.
+    of which nothing is known: more destroys what repair gave. BatchNorm statistics are the teacher's, which repair made
+    the student fit: a short run keeps to them, in a longer one they move slowly.
 
     Args:
         images: training images.
@@ -97,7 +100,8 @@ def recovery(
         lr=lr if lr is not None else 3e-4 if near else 2e-4,
         lrf=0.01,
         warmup_steps=min(100, steps // 20),
-        bn_momentum=0.01,
+        bn_momentum=None if short else 0.01,
+        freeze_bn=short,
         # Four images in one is not what calibration saw; a short run has no time to get used to it.
         mosaic=0.0 if short else 0.5,
         close_mosaic=0 if short else max(1, epochs // 5),

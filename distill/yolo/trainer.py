@@ -89,10 +89,10 @@ def train(
     files = ProgressFiles(folder / "weights")
     progress, states = (files.read() if resume else None) or (Progress(), None)
     if not progress.stopped:
-        learner = Learner(copy.deepcopy(model), None, penalty)
+        learner = Learner(copy.deepcopy(model), None, penalty, schedule.freeze_bn)
         if task is not None:
             task = copy.deepcopy(task)  # shares the teacher
-            learner = Learner(cast(DetectionModel, task.student), task, penalty)
+            learner = Learner(cast(DetectionModel, task.student), task, penalty, schedule.freeze_bn)
         set_bn_momentum(learner.student_model, schedule.bn_momentum)
         settings = _settings(schedule, data, folder, imgsz, device, seed, workers, patience)
         run_loop(Job(learner, data, schedule, files, progress, states, console), settings)

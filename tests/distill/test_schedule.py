@@ -14,13 +14,14 @@ from distill.schedule import Schedule
 def test_a_short_recovery_takes_small_batches_and_a_short_warm_up():
     plan = schedule.recovery(205, 16, 10)
     assert (plan.batch, plan.steps, plan.accumulate) == (8, 10 * math.ceil(205 / 8), 1)
-    assert plan.warmup_steps < plan.steps / 10 and plan.mosaic == 0 and plan.bn_momentum < 0.03
+    assert plan.warmup_steps < plan.steps / 10 and plan.mosaic == 0 and plan.freeze_bn
 
 
 def test_a_long_recovery_keeps_its_batch():
     plan = schedule.recovery(118_287, 16, 10)
     assert (plan.batch, plan.steps, plan.warmup_steps) == (16, 73_930, 100)
     assert 0 < plan.close_mosaic < plan.epochs
+    assert not plan.freeze_bn and plan.bn_momentum < 0.03
 
 
 @pytest.mark.parametrize(("batch", "keep", "expected"), [(64, False, 8), (64, True, 64), (4, False, 4)])

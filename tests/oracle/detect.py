@@ -1,6 +1,6 @@
 """Runs the original YOLOv5 on a checkpoint in its format, and says in JSON what its own code makes of it.
 
-    pip install yolov5==7.0.14 onnx       # v7.0's code; in an environment of its own, without this project
+    CONTRIBUTING.md says how to make its environment, in which this project is not.
 
 From the root of the repository:
 
