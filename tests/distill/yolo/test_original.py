@@ -190,8 +190,14 @@ def test_an_export_has_the_originals_layout(tmp_path: Path, architecture: str) -
         ),
         ({"models.yolo.Detect": "models.yolo.Segment"}, " is a segmentation model, not a detector"),
         ({"models.yolo.DetectionModel": "models.yolo.ClassificationModel"}, " is a classification model, not a"),
-        ({"models.common.Conv": "models.common.StemBlock"}, " holds '{}models.common.StemBlock', which the models of the original"),
-        ({"models.common.Conv": "utils.torch_utils.Conv"}, " holds '{}utils.torch_utils.Conv', which the models of the original"),
+        (
+            {"models.common.Conv": "models.common.StemBlock"},
+            " holds '{}models.common.StemBlock', which the models of the original",
+        ),
+        (
+            {"models.common.Conv": "utils.torch_utils.Conv"},
+            " holds '{}utils.torch_utils.Conv', which the models of the original",
+        ),
     ],
 )
 def test_other_tasks_and_forks_are_named(
