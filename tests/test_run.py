@@ -67,7 +67,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "batch: 8\n"
         "device: cpu\n"
         "teacher: {train: {model: yolov8n.yaml, epochs: 14, patience: 14, lr: 4e-3, mosaic: 0}}\n"
-        "prune: {flops: 0.6, images: 16}\n"
+        # At most 30% off any layer: on two shapes the deep layers are hardly used, and cutting those costs nothing.
+        "prune: {flops: 0.6, images: 16, max_ratio: 0.3}\n"
         "repair: {images: 32}\n"
         "distill:\n"
         "  epochs: 1\n"
@@ -100,8 +101,7 @@ def test_everything_that_a_run_promises_is_there(done: Path) -> None:
     models = results["models"]
     assert list(models) == ["teacher", "pruned", "repaired", "student"]
     assert models["teacher"]["map50_95"] > 0.1
-    # On so few images either may be ahead by a box; a repair that broke something would be far below.
-    assert models["repaired"]["map50_95"] > models["pruned"]["map50_95"] - 0.03
+    assert models["repaired"]["map50_95"] > models["pruned"]["map50_95"]
     assert models["student"]["map50_95"] >= models["repaired"]["map50_95"] or results["warnings"]
     assert 0.55 < models["student"]["gflops"] / models["teacher"]["gflops"] <= 0.61
     assert models["student"]["params"] < models["teacher"]["params"]
