@@ -13,3 +13,8 @@ class RunError(DistillError):
     """The run was right and the machine was not: a full disk, say. Exit status 1."""
 
     exit_status = 1
+
+
+def first_line(error: BaseException) -> str:
+    """An exception of somebody else's as half a sentence: its first line, or its name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from distill.errors import DistillError
+from distill.errors import DistillError, first_line
 
 # Fused convolutions and reordered sums move a float32 output by about 1e-6 of its scale, measured on YOLOv5 and YOLOv8;
 # a wrong layout, a dropped layer or half precision moves it by far more than this.
@@ -92,7 +92,7 @@ def check_parity(file: Path, format: str, reference: torch.nn.Module, image: tor
     try:
         actual = run(file, image)
     except Exception as error:  # a runtime's own exceptions share no base class
-        raise DistillError(f"{file.name}: exported, but it does not run: {_first_line(error)}") from error
+        raise DistillError(f"{file.name}: exported, but it does not run: {first_line(error)}") from error
     difference = compare_outputs(actual, expected)
     if not difference <= PARITY_TOLERANCE:  # written so that NaN fails
         raise DistillError(
@@ -139,7 +139,3 @@ def _first_tensor(output: Any) -> torch.Tensor:
     while not isinstance(output, torch.Tensor):
         output = output[0]
     return output
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -197,7 +197,7 @@ def _choose(session: Session, start: str) -> dict[str, Any]:
     content = (session.folder.path / chosen).read_bytes()
     session.folder.write_with(STUDENT, lambda path: path.write_bytes(content))
     student = session.load(STUDENT)
-    original = head_of(student.model).val_py
+    original = head_of(student.model).original
     if original:  # and once more in the format of the project that it came from
         place = session.folder.path / ORIGINAL
         save_original(student.model, place, names=student.names, imgsz=session.recipe.imgsz)

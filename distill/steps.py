@@ -57,7 +57,7 @@ def calibration_images(recipe: Recipe, teacher: Detector, data: DataSet, count: 
 
     Validators pad even a square image by half a stride. A network that was mended without that border sees things in it.
     """
-    by_area = head_of(teacher.model).val_py
+    by_area = head_of(teacher.model).original
     return datasets.images(data.train, count, recipe.imgsz, seed=recipe.seed, by_area=by_area, frame=FRAME)
 
 

@@ -14,7 +14,8 @@ from ultralytics.nn.tasks import DetectionModel
 from distill.errors import DistillError
 from distill.yolo import original
 from distill.yolo.anchor_head import PortableHead
-from distill.yolo.unpickle import GRAPH, PLAIN, Archive
+from distill.yolo.archive import Archive
+from distill.yolo.unpickle import GRAPH, PLAIN
 
 SUPPORTED = "only detectors with the head of YOLOv5, YOLOv8 and YOLO11 are supported"
 

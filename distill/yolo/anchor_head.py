@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from distill.context import Outputs
 from distill.yolo.anchor_loss import anchor_loss
-from distill.yolo.grid import cells_of
 
 BOX = 5.0  # weight of a box's change beside its scores, by trial on Corn Pest: 2 to 10 do about as well
 
@@ -108,7 +107,7 @@ def outputs(head: Any, everything: Any) -> Outputs:
     """What losses read, of what a network with this head returned in train mode."""
     maps = [head.split(raw) for raw in everything["maps"]]
     flat = torch.cat([rearrange(raw, "b n h w o -> b (n h w) o") for raw in maps], 1)  # (B, A, 5 + nc)
-    _, strides = cells_of(everything["maps"], head.stride, head.na)
+    anchors = torch.tensor([head.na * raw.shape[2] * raw.shape[3] for raw in everything["maps"]])  # of each level
     return Outputs(
         neck=tuple(everything["feats"]),
         class_logits=flat[..., 5:],
@@ -116,7 +115,7 @@ def outputs(head: Any, everything: Any) -> Outputs:
         decode=lambda: _corners(
             torch.cat([head.decode(raw.float(), i) for i, raw in enumerate(everything["maps"])], 1)
         ),
-        strides=strides.squeeze(-1),
+        strides=head.stride.repeat_interleave(anchors.to(head.stride.device)),
         raw=maps,
     )
 

@@ -17,12 +17,12 @@ from ultralytics.nn.modules import Detect, Focus
 from ultralytics.nn.tasks import DetectionModel, torch_safe_load
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from distill.errors import DistillError
+from distill.errors import DistillError, first_line
 from distill.yolo import original
 from distill.yolo.allowed import OTHER_TASKS, SUPPORTED, check_description, unpickle
 from distill.yolo.anchor_head import AnchorDetect, is_portable, portable, restore
+from distill.yolo.archive import Archive
 from distill.yolo.saving import bare_copy, half, write
-from distill.yolo.unpickle import Archive
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def load(path: str | Path, *, trust: bool = False) -> Detector:
     try:
         return _detector(path, content, trust)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise DistillError(f"{path} is damaged ({_reason(error)}): copy or download it again") from error
+        raise DistillError(f"{path} is damaged ({first_line(error)}): copy or download it again") from error
 
 
 def save(
@@ -121,7 +121,7 @@ def _trusted(path: Path) -> Any:
     try:
         return torch_safe_load(str(path))[0]
     except Exception as error:  # the file's own code may raise anything
-        raise DistillError(f"{path} cannot be unpickled: {_reason(error)}") from error
+        raise DistillError(f"{path} cannot be unpickled: {first_line(error)}") from error
 
 
 def _detector(path: Path, content: Any, trust: bool) -> Detector:
@@ -206,7 +206,7 @@ def _check_runs(path: Path, model: Any) -> None:
     except Exception as error:  # whatever the missing or changed part leads to
         version = ultralytics.__version__
         raise DistillError(
-            f"{path} does not run with ultralytics {version} ({_reason(error)}): it was made by a changed version of it"
+            f"{path} does not run with ultralytics {version} ({first_line(error)}): it was made by a changed version of it"
         ) from error
     if isinstance(model.model[-1], Detect):
         model.model[-1].shape = None  # forget the anchors of that size
@@ -220,10 +220,6 @@ def _names(path: Path, model: Any) -> dict[int, str]:
         raise DistillError(f"{path} has {count} classes, but not a name for each of them")
     model.names = {int(key): str(value) for key, value in sorted(names.items())}
     return dict(model.names)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _imgsz(value: Any) -> int | None:

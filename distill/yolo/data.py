@@ -129,9 +129,8 @@ def images(
         image = imread(str(paths[index]), cv2.IMREAD_COLOR)
         if image is None:
             raise DistillError(f"{paths[index]}: this image cannot be read")
-        padded: Any = letterbox(
-            image=_fit(image, imgsz, by_area)
-        )  # declared as an image or a dict; an image where an image came
+        # Declared as an image or a dict; an image where an image came.
+        padded: Any = letterbox(image=_fit(image, imgsz, by_area))
         return padded[..., ::-1].transpose(2, 0, 1)  # (H, W, BGR) -> (RGB, H, W)
 
     batch = torch.full((len(chosen), 3, imgsz + 2 * frame, imgsz + 2 * frame), 114.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -10,13 +10,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from distill.context import Outputs
-from distill.yolo.grid import cells_of
 
 
 def outputs(head: nn.Module, everything: Any) -> Outputs:
     """What losses read, of what a network with this head returned in train mode."""
     raw = everything.get("one2many", everything)  # so called in a head with a second, one-to-one branch
-    cells, strides = cells_of(raw["feats"], cast(Any, head).stride)
+    cells, strides = _grid(raw["feats"], cast(Any, head).stride)
     sides = rearrange(raw["boxes"], "b (side bin) a -> b a side bin", bin=cast(Any, head).reg_max)
     return Outputs(
         neck=tuple(raw["feats"]),
@@ -45,6 +44,17 @@ def decode(sides: Tensor, cells: Tensor, strides: Tensor) -> Tensor:
     values = torch.arange(bins, device=sides.device, dtype=sides.dtype)
     distance = (sides.softmax(-1) * values).sum(-1) if bins > 1 else sides.squeeze(-1)
     return torch.cat((cells - distance[..., :2], cells + distance[..., 2:]), -1) * strides
+
+
+def _grid(levels: Sequence[Tensor], strides: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre of every cell in cells, (A, 2) as x y, and its stride, (A, 1): in float32, for bfloat16 ends at 256."""
+    cells, pixels = [], []
+    for feature, stride in zip(levels, strides.tolist(), strict=True):
+        rows, columns = (torch.arange(n, device=feature.device) + 0.5 for n in feature.shape[-2:])
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
+        cells.append(torch.stack((x, y), -1).flatten(0, 1))
+        pixels.append(torch.full_like(cells[-1][:, :1], stride))
+    return torch.cat(cells), torch.cat(pixels)
 
 
 def label_terms(model: nn.Module, outputs: Outputs, batch: Mapping[str, Any]) -> dict[str, Tensor]:

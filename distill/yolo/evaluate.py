@@ -86,7 +86,7 @@ def evaluate(
     place = pick_device(device)
     network: Any = checkpoint.fused(model).to(place)
     stride = max(int(network.stride.max()), 32)
-    as_original = head_of(network).val_py
+    as_original = head_of(network).original
     dataset = build_dataset(
         data, "val", imgsz=-(-imgsz // stride) * stride, batch=batch, stride=stride, by_area=as_original
     )
@@ -103,11 +103,13 @@ def evaluate(
             validator.update_metrics(_clipped(boxes, images) if as_original else boxes, images)
             if bar is not None:
                 bar.advance(len(images["img"]))
-        found = {name: np.concatenate(values) for name, values in validator.metrics.stats.items()}
+        stats: Any = validator.metrics.stats
+        columns = ("tp", "conf", "pred_cls", "target_cls")  # read before get_stats() empties them
+        ap = average_precision(*(np.concatenate(stats[name]) for name in columns)) if as_original else None
         validator.get_stats()
-    if as_original:
+    if ap is not None:
         box: Any = validator.metrics.box
-        box.all_ap = average_precision(found["tp"], found["conf"], found["pred_cls"], found["target_cls"])
+        box.all_ap = ap
     return _metrics(validator)
 
 

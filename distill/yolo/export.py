@@ -17,7 +17,7 @@ import torch
 from ultralytics.engine.exporter import Exporter, export_formats
 from ultralytics.utils import LOGGER
 
-from distill.errors import DistillError
+from distill.errors import DistillError, first_line
 from distill.export import Exported, check_formats, check_parity
 from distill.folder import machine_fault
 from distill.measure import file_size_mb
@@ -93,9 +93,8 @@ def export_checkpoint(
         package = (error.name or format).split(".")[0]
         raise DistillError(f"export: format '{format}' needs {package}: pip install {package}") from error
     except Exception as error:  # asserts and errors of many packages; all mean that this export cannot be had here
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         fault = machine_fault(error, out_dir)
-        raise fault or DistillError(f"export: {path.name} to '{format}' failed: {reason}") from error
+        raise fault or DistillError(f"export: {path.name} to '{format}' failed: {first_line(error)}") from error
     return Exported(format, result, file_size_mb(result), difference)
 
 

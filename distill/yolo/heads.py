@@ -23,8 +23,8 @@ class Head:
         sensitivity: (head, what the network returned in train mode) -> the scalar that `prune` back-propagates.
         entry: path in the head of the convolution that reads level {level}.
         gives: what it has of what a loss may ask for: "dist", "objectness".
-        val_py: whether its project is the original YOLOv5, whose `val.py` measures mAP a little differently than
-            ultralytics' `yolo val`: see `distill.yolo.evaluate`.
+        original: whether it is of the original YOLOv5, which measures mAP a little differently than ultralytics (see
+            `distill.yolo.evaluate`) and has a checkpoint format of its own.
     """
 
     outputs: Callable[[nn.Module, Any], Outputs]
@@ -32,7 +32,7 @@ class Head:
     sensitivity: Callable[[nn.Module, Any], Tensor]
     entry: str
     gives: frozenset[str]
-    val_py: bool
+    original: bool
 
 
 DFL = Head(
@@ -41,7 +41,7 @@ DFL = Head(
     dfl_head.sensitivity,
     "cv2.{level}.0.conv",
     frozenset({"dist"}),
-    val_py=False,
+    original=False,
 )
 ANCHOR = Head(
     anchor_head.outputs,
@@ -49,7 +49,7 @@ ANCHOR = Head(
     anchor_head.sensitivity,
     "m.{level}",
     frozenset({"objectness"}),
-    val_py=True,
+    original=True,
 )
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from ultralytics.data.utils import IMG_FORMATS, exif_size
 from ultralytics.utils.ops import segments2boxes
 
-from distill.errors import DistillError
+from distill.errors import DistillError, first_line
 from distill.yolo.datafile import label_files
 
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (iterable, label, total) -> the same items
@@ -159,4 +159,4 @@ def _reason(error: Exception) -> str:
     """An exception as half a sentence; Pillow repeats the path, in its own way."""
     if isinstance(error, (Image.UnidentifiedImageError, ModuleNotFoundError)):  # ultralytics then tries HEIF's package
         return "is no image that can be read"
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)

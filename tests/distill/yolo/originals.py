@@ -18,7 +18,7 @@ from unittest import mock
 import torch
 from torch import nn
 from ultralytics.nn.modules import C3, C3x, block, conv, transformer
-from ultralytics.nn.tasks import DetectionModel
+from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from distill.yolo.anchor_head import AnchorDetect
 
@@ -93,6 +93,20 @@ _ORIGINALS: dict[type, str] = {
     transformer.TransformerBlock: "models.common.TransformerBlock",
     transformer.TransformerLayer: "models.common.TransformerLayer",
 }
+
+
+def tiny(architecture: str = "yolov8n.yaml") -> Any:
+    """A real architecture of ultralytics with few channels, its BatchNorm statistics unlike those of a fresh one."""
+    cfg = yaml_model_load(architecture)
+    cfg["scales"] = {"n": [0.33, 0.07, 1024]}
+    torch.manual_seed(0)
+    model = DetectionModel(cfg, nc=len(NAMES), verbose=False)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    model.names = dict(NAMES)
+    return model.eval()
 
 
 def network(architecture: str = "v7.0", nc: int = 3, boxes: int = 3, channels: int = 3, seed: int = 0) -> Any:

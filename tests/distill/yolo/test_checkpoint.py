@@ -28,21 +28,7 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from distill.errors import DistillError, RunError
 from distill.yolo import checkpoint
 from distill.yolo.anchor_head import AnchorDetect
-from tests.distill.yolo.originals import IMAGE, NAMES, edited, network
-
-
-def tiny() -> Any:
-    """A real architecture with few channels, its BatchNorm statistics unlike those of a fresh one."""
-    cfg = yaml_model_load("yolov8n.yaml")
-    cfg["scales"] = {"n": [0.33, 0.07, 1024]}
-    torch.manual_seed(0)
-    model = DetectionModel(cfg, nc=len(NAMES), verbose=False)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 2)
-    model.names = dict(NAMES)
-    return model.eval()
+from tests.distill.yolo.originals import IMAGE, NAMES, edited, network, tiny
 
 
 @pytest.fixture(scope="module")

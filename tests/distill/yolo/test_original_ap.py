@@ -106,7 +106,7 @@ def test_a_real_checkpoint_finds_what_it_was_trained_on(
     found = evaluate(teacher.model, val, imgsz=416)
     assert found.images == 12 and 0.6 < found.map50_95 < found.map50
     assert found.map50_95 == pytest.approx(np.mean(list(found.per_class.values())))
-    other: Any = replace(heads.ANCHOR, val_py=False)
+    other: Any = replace(heads.ANCHOR, original=False)
     monkeypatch.setattr(heads, "ANCHOR", other)
     stock = evaluate(teacher.model, val, imgsz=416)
     assert stock != found and abs(stock.map50_95 - found.map50_95) < 0.05

@@ -14,18 +14,16 @@ import pytest
 import torch
 from torch import nn
 from ultralytics.nn.modules import C2f, Conv
-from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 import prune
 from distill.errors import DistillError, RunError
 from distill.yolo import checkpoint
 from distill.yolo.anchor_head import AnchorDetect
+from distill.yolo.archive import Archive
 from distill.yolo.original import HYP
 from distill.yolo.original_save import save_original
-from distill.yolo.unpickle import Archive
+from tests.distill.yolo.originals import IMAGE, NAMES, output, tiny
 
-NAMES = {0: "circle", 1: "square", 2: "star"}
-IMAGE = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 STRIDE = torch.tensor([8.0, 16.0, 32.0])
 ANCHORS = torch.tensor([[[1.25, 1.625], [2.0, 3.75], [4.125, 2.875]]]).repeat(3, 1, 1)
 
@@ -37,23 +35,10 @@ class Custom(nn.Module):
         return x
 
 
-def tiny(architecture: str = "yolov5n.yaml") -> Any:
-    cfg = yaml_model_load(architecture)
-    cfg["scales"] = {"n": [0.33, 0.07, 1024]}
-    torch.manual_seed(0)
-    model = DetectionModel(cfg, nc=len(NAMES), verbose=False)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 2)
-    model.names = dict(NAMES)
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def model() -> Any:
     """As `checkpoint.load` opens an original one, with few channels."""
-    made = tiny()
+    made = tiny("yolov5n.yaml")
     old: Any = made.model[-1]
     convolutions = [nn.Conv2d(branch[0].conv.in_channels, 3 * (5 + len(NAMES)), 1) for branch in old.cv2]
     head = AnchorDetect(convolutions, ANCHORS, STRIDE, len(NAMES))
@@ -62,11 +47,6 @@ def model() -> Any:
     made.hyp = {**HYP, "cls": 0.0125, "mosaic": 1.0}
     made.args, made.task, made.pt_path, made.criterion = {"imgsz": 64}, "detect", "best.pt", object()
     return made.eval()
-
-
-def output(model: nn.Module) -> torch.Tensor:
-    with torch.no_grad():
-        return model(IMAGE)
 
 
 def read(path: Path) -> Any:
