@@ -17,6 +17,7 @@ Runner = Callable[[nn.Module, Tensor], Outputs]
 LabelLoss = Callable[[nn.Module, Outputs, Mapping[str, Any]], Mapping[str, Tensor]]
 
 CHECKED_BATCHES = 3
+PROBE = 64  # side in pixels of an image that every detector takes, one of stride 64 too
 
 
 class DistillationTask(nn.Module):
@@ -24,7 +25,8 @@ class DistillationTask(nn.Module):
 
     The teacher is no submodule: `parameters()`, `state_dict()` and `train()` do not see it, so it joins no optimizer,
     no checkpoint and no BatchNorm update. It still moves with `.to(device)`, and copies of the task share it. Losses
-    that are Modules are submodules: their parameters train, and stay behind when the student is taken out.
+    that are Modules are submodules: their parameters train, and stay behind when the student is taken out. One that has
+    a method `prepare(channels)` makes its layers there, for the student's channels per pyramid level.
 
     In its first three batches each loss is watched: one that is not a finite scalar, stays zero, or reaches the
     student with no gradient ends the run with its name, instead of being a silent column of the report.
@@ -62,6 +64,9 @@ class DistillationTask(nn.Module):
         self._levels = 0 if keep is None else len(keep)
         for level, channels in enumerate(keep or ()):
             self.register_buffer(f"keep{level}", torch.as_tensor(channels, dtype=torch.long), persistent=False)
+        for module in self.learned:  # here, for whoever has the task may make an optimizer of its parameters
+            if prepare := getattr(module, "prepare", None):
+                prepare(self._channels())
         self._seen = 0
         self._silent = {loss.name for loss in losses}
 
@@ -85,7 +90,7 @@ class DistillationTask(nn.Module):
         images = batch["img"]
         student = self.run(self.student, images)
         with torch.no_grad():  # not inference_mode: what a loss makes of its tensors must allow a backward pass
-            teacher = self.run(self.teacher, images)
+            teacher = self.run(self.teacher, images) if self.losses else student  # whom nobody asks
         targets = {key: value for key, value in batch.items() if key != "img"} if "cls" in batch else None
         terms: dict[str, Tensor] = {}
         if self.labelled and self.labels and targets is not None:
@@ -100,6 +105,15 @@ class DistillationTask(nn.Module):
         if not terms:
             raise DistillError("nothing to train on: the data has no labels and distill.losses is empty")
         return terms | {"loss": torch.stack([term.float() for term in terms.values()]).sum()}
+
+    def _channels(self) -> list[int]:
+        """Channels of the student's features, per pyramid level."""
+        if self.keep is not None:
+            return [len(channels) for channels in self.keep]
+        # They are the teacher's, and running that one leaves no trace: it is in eval mode.
+        with torch.no_grad():
+            probe = next(self.teacher.parameters()).new_zeros(1, 3, PROBE, PROBE)
+            return [feature.shape[1] for feature in self.run(self.teacher, probe).neck]
 
     def _watch(self, values: Mapping[str, Tensor], student: Outputs) -> None:
         """Raise at the first loss that cannot teach the student anything."""

@@ -1,7 +1,9 @@
 """Losses by name: those shipped here, and a user's own as `file.py:name` or `package.module:name`.
 
 A loss is a function f(ctx, **options) -> scalar tensor, or a torch Module made with its options and called with ctx
-(for a loss that learns something). `ctx` is a `distill.context.LossContext`.
+(for a loss that learns something). `ctx` is a `distill.context.LossContext`. A Module whose layers depend on the
+network has a method `prepare(channels)`: it is called once with the student's channels per pyramid level, before an
+optimizer is made.
 """
 
 from __future__ import annotations
@@ -26,15 +28,35 @@ if TYPE_CHECKING:
 
 BUILTIN: Mapping[str, str] = {
     "score_bce": "distill.losses.logit:score_bce",
+    "score_dist": "distill.losses.logit:score_dist",
     "objectness_bce": "distill.losses.logit:objectness_bce",
     "box_iou": "distill.losses.box:box_iou",
+    "box_giou": "distill.losses.box:box_giou",
+    "box_l1": "distill.losses.box:box_l1",
     "dfl_kl": "distill.losses.box:dfl_kl",
     "feature_pkd": "distill.losses.feature:feature_pkd",
+    "feature_cwd": "distill.losses.feature:feature_cwd",
+    "feature_at": "distill.losses.feature:feature_at",
+    "feature_fgd": "distill.losses.feature:feature_fgd",
+    "feature_mgd": "distill.losses.masked:FeatureMGD",
+    "kl": "distill.losses.softmax:kl",
+    "dkd": "distill.losses.softmax:dkd",
+    "nkd": "distill.losses.softmax:nkd",
 }
 
 # What a loss reads that not every head has, and how a line of text says that one has it not.
-NEEDS: Mapping[str, str] = {"dfl_kl": "dist", "objectness_bce": "objectness"}
-_LACKS = {"dist": "predicts no distributions over box sides", "objectness": "has no objectness"}
+NEEDS: Mapping[str, str] = {
+    "dfl_kl": "dist",
+    "objectness_bce": "objectness",
+    "kl": "softmax",
+    "dkd": "softmax",
+    "nkd": "softmax",
+}
+_LACKS = {
+    "dist": "predicts no distributions over box sides",
+    "objectness": "has no objectness",
+    "softmax": "has class scores that are independent sigmoids",
+}
 
 
 @dataclass(frozen=True)

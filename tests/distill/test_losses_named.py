@@ -1,0 +1,129 @@
+"""Losses found by name, shipped or a user's, and what is said of a name or an option that is not there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill import losses
+from distill.errors import DistillError
+from distill.losses.box import box_iou
+from distill.recipe_losses import LossSpec
+from tests.distill.contexts import context, leaves, outputs
+
+
+def test_every_shipped_loss_resolves_and_describes_itself():
+    rows = losses.describe()
+    assert [row.name for row in rows] == list(losses.BUILTIN)
+    assert all(row.help.endswith(".") for row in rows)
+    assert {row.name: dict(row.options) for row in rows}["dfl_kl"] == {"focus": 2.0, "temperature": 1.0}
+
+
+def test_a_recipe_keeps_the_losses_that_a_head_can_have():
+    specs = [LossSpec(name) for name in (*losses.BUILTIN, "my.module:dfl_kl")]
+    fit, lines = losses.fitting(specs, {"dist"})
+    assert [spec for spec in specs if spec not in fit] == [
+        LossSpec(name) for name in ("objectness_bce", "kl", "dkd", "nkd")
+    ]
+    assert lines[:2] == [
+        "loss objectness_bce left out: this head has no objectness",
+        "loss kl left out: this head has class scores that are independent sigmoids",
+    ]
+    fit, lines = losses.fitting(iter(specs), {"objectness"})
+    assert [spec for spec in specs if spec not in fit] == [LossSpec(name) for name in ("dfl_kl", "kl", "dkd", "nkd")]
+    assert lines[0] == "loss dfl_kl left out: this head predicts no distributions over box sides"
+    assert losses.fitting(specs, set(losses.NEEDS.values())) == (specs, [])
+    assert losses.fitting([], set()) == ([], [])
+    assert set(losses.NEEDS) <= set(losses.BUILTIN)
+
+
+def test_listing_names_loads_no_torch():
+    code = "import sys, distill.losses; assert 'torch' not in sys.modules and distill.losses.BUILTIN"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    text = '''
+import torch
+
+def my_kd(ctx, temperature=1.0):
+    """Squares."""
+    return temperature * sum((s - t).square().mean() for s, t in ctx.features("neck"))
+
+class Learned(torch.nn.Module):
+    """Learns."""
+    def __init__(self, width):
+        super().__init__()
+        self.layer = torch.nn.Linear(width, width)
+
+    def forward(self, ctx):
+        return self.layer(ctx.student.scores).square().mean()
+
+number = 3
+'''
+    (tmp_path / "mine.py").write_text(text)
+    (tmp_path / "broken.py").write_text("import nothing_of_this_name")
+    return tmp_path / "mine.py"
+
+
+def test_a_users_function_and_module_are_built_with_their_options(file: Path):
+    function = LossSpec(f"{file}:my_kd", 0.5, {"temperature": 2.0})
+    module = LossSpec(f"{file}:Learned", 1.0, {"width": 3})
+    first, second = losses.build([function, module])
+    ctx = context(outputs(leaves(0)), outputs(leaves(1)))
+    pairs = ctx.features()
+    expected = 2 * sum((s - t).square().mean() for s, t in pairs)
+    assert (first.name, first.weight, first.call(ctx).item()) == ("my_kd", 0.5, pytest.approx(expected.item()))
+    assert second.name == "Learned" and isinstance(second.call, torch.nn.Module) and second.call(ctx).requires_grad
+
+
+def test_user_losses_are_found_beside_the_recipe_and_in_packages(file: Path):
+    row = losses.describe(["mine.py:my_kd"], file.parent)[0]
+    assert (row.help, dict(row.options)) == ("Squares.", {"temperature": 1.0})
+    assert losses.resolve("distill.losses.box:box_iou") is box_iou
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("score_bec", "no loss 'score_bec', did you mean 'score_bce'"),
+        ("mime.py:my_kd", "no file .*mime.py, did you mean 'mine.py'"),
+        ("mine.py:my_dk", "nothing named 'my_dk' in mine.py, did you mean 'my_kd'"),
+        ("mine.py:number", "'number' in mine.py is int, not a function"),
+        ("broken.py:x", "running .*broken.py failed: ModuleNotFoundError: No module named"),
+        ("no_such_package:x", "importing no_such_package failed"),
+        ("distill.losses.box:box_uoi", "nothing named 'box_uoi'.*did you mean 'box_iou'"),
+    ],
+)
+def test_a_loss_that_is_not_there_is_one_clear_line(file: Path, name: str, message: str):
+    with pytest.raises(DistillError, match=message) as error:
+        losses.resolve(name, file.parent)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "message"),
+    [
+        ("dfl_kl", "temprature", "'dfl_kl' has no option 'temprature', did you mean 'temperature'"),
+        ("score_bce", "weighing", "'score_bce' has no option 'weighing', did you mean 'weighting'"),
+        ("feature_mgd", "masks", "'feature_mgd' has no option 'masks', did you mean 'mask'"),
+        ("feature_at", "temperature", "'feature_at' has no option 'temperature'; it takes none"),
+    ],
+)
+def test_an_option_that_a_loss_does_not_take_is_named(name, option, message):
+    with pytest.raises(DistillError, match=message):
+        losses.build([LossSpec(name, 1.0, {option: 2})])
+
+
+def test_no_loss_has_an_option_that_a_recipe_cannot_give():
+    assert all("weight" not in row.options for row in losses.describe()), "a recipe reads it as the loss's own weight"
+
+
+def test_an_option_that_a_loss_cannot_do_without_is_named(file: Path):
+    with pytest.raises(DistillError, match="needs its option 'width'"):
+        losses.build([LossSpec(f"{file}:Learned", 1.0)])
