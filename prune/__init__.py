@@ -6,12 +6,14 @@ plan    = prune.make_plan(graph, scores, flops=0.5, round_to=8)
 student = prune.apply(model, plan)
 diff    = prune.verify(model, student, plan, example_input)
 prune.repair(student, model, plan, images)
+prune.reconstruct(student, model, plan, images)
 """
 
 from prune import sparsity
 from prune.errors import PruneError
 from prune.graph import ChannelGraph
 from prune.plan import PrunePlan, check_budget, keep_all, make_plan
+from prune.reconstruct import BlockRepair, reconstruct
 from prune.repair import LayerRepair, repair
 from prune.score import IMPORTANCES, score
 from prune.surgery import apply
@@ -20,6 +22,7 @@ from prune.verify import verify
 
 __all__ = [
     "IMPORTANCES",
+    "BlockRepair",
     "ChannelGraph",
     "LayerRepair",
     "PruneError",
@@ -28,6 +31,7 @@ __all__ = [
     "check_budget",
     "keep_all",
     "make_plan",
+    "reconstruct",
     "repair",
     "score",
     "sparsity",

@@ -24,7 +24,7 @@ class Program:
         exported = export(model, example_input)
         signature = exported.graph_signature
         state = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-        self._model, self._state = model, {p: name.removeprefix("net.") for p, name in state.items()}
+        self.model, self._state = model, {p: name.removeprefix("net.") for p, name in state.items()}
         self._constants = {
             placeholder: exported.constants[name].to(example_input.device)
             for placeholder, name in signature.inputs_to_lifted_tensor_constants.items()
@@ -43,7 +43,7 @@ class Program:
         """The value of a placeholder: a weight, a buffer, a constant, or the input."""
         if node.name in self._state:
             owner, _, name = self._state[node.name].rpartition(".")
-            return getattr(self._model.get_submodule(owner), name)
+            return getattr(self.model.get_submodule(owner), name)
         return self._constants.get(node.name, x)
 
     def peak_bytes(self) -> int:
@@ -87,4 +87,13 @@ def compute(node: Node, values: dict[Node, Any]) -> Any:
 
 def operator_name(node: Node) -> str:
     """`conv2d` for aten.conv2d.default; in-place variants go by the plain name."""
-    return str(node.target).split(".")[1].rstrip("_") if "." in str(node.target) else str(node.target)
+    return _overloaded(node).rstrip("_")
+
+
+def in_place(node: Node) -> bool:
+    """Whether the operator writes into its first input."""
+    return _overloaded(node).endswith("_")
+
+
+def _overloaded(node: Node) -> str:
+    return str(node.target).split(".")[1] if "." in str(node.target) else str(node.target)

@@ -49,10 +49,14 @@ def sample_positions(output_shape: torch.Size, module: nn.Module, count: int, se
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values
 
 
-def position_weights(gradient: Tensor, module: nn.Module, cap: float = 50.0) -> Tensor:
+def position_weights(gradient: Tensor, module: nn.Module) -> Tensor:
     """Squared gradient of every position, summed over channels, scaled to mean 1 and capped: (positions,)."""
     dim = -1 if isinstance(module, nn.Linear) else 1
-    weight = gradient.float().square().sum(dim).flatten()
+    return capped(gradient.float().square().sum(dim).flatten())
+
+
+def capped(weight: Tensor, cap: float = 50.0) -> Tensor:
+    """Weights scaled to mean 1, none above `cap` times the mean: a few positions must not decide alone."""
     weight = (weight / weight.mean().clamp(min=1e-30)).clamp(max=cap)
     return weight / weight.mean().clamp(min=1e-30)
 

@@ -8,6 +8,7 @@ switched; every BatchNorm stays as it was.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -42,6 +43,17 @@ def tensors(outputs: Any) -> list[Tensor]:
     if isinstance(outputs, (list, tuple)):
         return [t for value in outputs for t in tensors(value)]
     return []
+
+
+def refill(outputs: Any, values: Iterator[Tensor]) -> Any:
+    """`outputs` with the tensors that `tensors` lists replaced by `values`, one after another."""
+    if isinstance(outputs, Tensor):
+        return next(values)
+    if isinstance(outputs, dict):
+        return {key: value if key == "feats" else refill(value, values) for key, value in outputs.items()}
+    if isinstance(outputs, (list, tuple)):
+        return type(outputs)(refill(value, values) for value in outputs)
+    return outputs
 
 
 class RawOutputs(nn.Module):

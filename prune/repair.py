@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from prune.errors import PruneError
 from prune.importance import Progress, Sensitivity
-from prune.interpret import Program, compute, operator_name
+from prune.interpret import Program
+from prune.pair import Pair, fitting
 from prune.patches import input_rows, output_rows, position_weights, sample_positions
 from prune.plan import PrunePlan
 from prune.raw import raw_copy, set_raw
@@ -22,7 +21,6 @@ from prune.regression import Regression
 from prune.statistics import as_batches, gaussian, gradients
 
 POSITIONS = 8192  # sampled per batch and layer
-MEMORY = 4 * 2**30  # bytes that the activations of both networks may take: more images than fit are left out
 HELD_OUT = 6  # every sixth image judges a layer before its solution is accepted
 
 
@@ -77,7 +75,7 @@ def repair(
     teacher = raw_copy(model)
     batches = [b.to(next(teacher.parameters()).device, torch.float32) for b in as_batches(images)]
     program = Program(teacher, batches[0])
-    batches = _fitting(program, batches)
+    batches = fitting(program, batches)
     layers = [name for name in plan.keep_inputs if name in plan.keep]
     weights = _position_weights(model, layers, batches, sensitivity or gaussian, seed, progress)
     modes = {module: module.training for module in student.modules()}
@@ -89,20 +87,6 @@ def repair(
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-def _fitting(teacher: Program, batches: list[Tensor]) -> list[Tensor]:
-    """The batches that memory has room for, of the first one's shape: the traced graphs have that shape in them."""
-    whole = [b for b in batches if b.shape == batches[0].shape]
-    each = 2 * teacher.peak_bytes() + whole[0].numel() * whole[0].element_size()  # the student is no larger
-    fitting = whole[: max(1, MEMORY // each)]
-    if len(fitting) < len(whole):
-        used, given = (len(some) * len(batches[0]) for some in (fitting, whole))
-        warnings.warn(
-            f"repair uses {used} of the {given} images: the activations of more would take over {MEMORY / 2**30:.0f} GB",
-            stacklevel=3,
-        )
-    return fitting
 
 
 def _position_weights(model, layers, batches, sensitivity, seed, progress) -> dict[tuple[int, str], Tensor]:
@@ -119,39 +103,23 @@ def _position_weights(model, layers, batches, sensitivity, seed, progress) -> di
 
 
 class _Walk:
-    """Both networks side by side, operator by operator, on all batches."""
+    """Solves the layers on the way through both networks."""
 
     def __init__(self, student, teacher: Program, plan, batches, weights, seed) -> None:
-        self.plan, self.weights, self.seed = plan, weights, seed
-        self.device, self.batches = batches[0].device, batches
-        self.programs = teacher, Program(student, batches[0])
-        names = [[operator_name(n) for n in p.nodes if n.op == "call_function"] for p in self.programs]
-        if names[0] != names[1]:
-            raise PruneError("the student computes other operators than the model: it is no pruned copy of it")
+        self.plan, self.weights, self.seed, self.device = plan, weights, seed, batches[0].device
+        self.pair = Pair(student, teacher, batches)
         self.modules = dict(student.named_modules())
 
     def layers(self) -> Iterator[LayerRepair]:
-        teacher, student = self.programs
-        count = range(len(self.batches))
-        values: tuple[list[dict[Node, Any]], ...] = ([{} for _ in count], [{} for _ in count])
-        pairs = list(zip(teacher.nodes, student.nodes, strict=True))
-        calls = Counter(student.layer(node) for node in student.nodes)
-        solvable = [i for i, (_, s) in enumerate(pairs) if student.layer(s) in self.plan.keep_inputs]
-        for t, s in pairs[: solvable[-1] + 1]:  # nothing is to be solved after the last layer
-            self._compute(teacher, t, values[0])
-            name = student.layer(s)
+        names = [self.pair.student.layer(node) for _, node in self.pair.nodes]
+        calls = Counter(names)
+        solvable = [i for i, name in enumerate(names) if name in self.plan.keep_inputs]
+        for i in range(solvable[-1] + 1):  # nothing is to be solved after the last layer
+            self.pair.compute_teacher(i)
+            name = names[i]
             if name is not None and name in self.plan.keep_inputs and calls[name] == 1:
-                yield self._solve(name, t, s, values)
-            self._compute(student, s, values[1])
-            for program, node, held in ((teacher, t, values[0]), (student, s, values[1])):
-                for used in node.all_input_nodes:
-                    if program.last_use[used] is node:
-                        for batch in held:
-                            del batch[used]
-
-    def _compute(self, program: Program, node: Node, values: list[dict[Node, Any]]) -> None:
-        for batch, held in zip(self.batches, values, strict=True):
-            held[node] = program.placeholder(node, batch) if node.op == "placeholder" else compute(node, held)
+                yield self._solve(name, *self.pair.nodes[i], self.pair.values)
+            self.pair.compute_student(i)
 
     def _solve(self, name: str, t: Node, s: Node, values) -> LayerRepair:
         module = self.modules[name]
@@ -191,7 +159,7 @@ class _Walk:
     def _batch_norm(self, node: Node) -> Any:
         """The BatchNorm that alone reads this layer, whose mean can take a constant."""
         users = list(node.users)
-        name = self.programs[1].layer(users[0]) if len(users) == 1 else None
+        name = self.pair.student.layer(users[0]) if len(users) == 1 else None
         module = self.modules.get(name or "")
         return module if isinstance(module, nn.modules.batchnorm._BatchNorm) else None
 

@@ -122,7 +122,7 @@ def test_images_that_memory_has_no_room_for_are_left_out_and_named(monkeypatch: 
     student, plan = cut(model, images)
     twin = prune.apply(model, plan)
     prune.repair(twin, model, plan, images[:16])
-    monkeypatch.setattr(sys.modules["prune.repair"], "MEMORY", 1)  # prune.repair is the function
+    monkeypatch.setattr(sys.modules["prune.pair"], "MEMORY", 1)
     with pytest.warns(UserWarning, match="^repair uses 16 of the 48 images"):
         prune.repair(student, model, plan, images)
     assert all(

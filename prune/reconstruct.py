@@ -1,0 +1,217 @@
+"""Recovery block by block: a short descent on what least squares cannot reach, the layers inside a block together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from prune.importance import Progress, Sensitivity
+from prune.interpret import Program, compute, in_place
+from prune.pair import Pair, fitting
+from prune.patches import capped
+from prune.plan import PrunePlan
+from prune.raw import raw_copy, refill, set_raw
+from prune.segments import Segment, Target, segments
+from prune.statistics import as_batches, gaussian
+
+SETTLED = 0.01  # of the outputs' variance: a block with a smaller error has nothing to win
+
+
+@dataclass(frozen=True)
+class BlockRepair:
+    """What reconstruction did to one block.
+
+    Attributes:
+        name: Path of the block.
+        error_before, error_after: Weighted squared error on the held-out batch, as a fraction of the outputs' variance.
+        changed: False where the held-out error did not fall and the weights were kept, or where it was small already.
+    """
+
+    name: str
+    error_before: float
+    error_after: float
+    changed: bool
+
+
+def reconstruct(
+    student: nn.Module,
+    model: nn.Module,
+    plan: PrunePlan,
+    images: Tensor | Iterable[Tensor],
+    *,
+    sensitivity: Sensitivity | None = None,
+    steps: int = 100,
+    lr: float = 5e-4,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[BlockRepair]:
+    """Train each block of the student, on the inputs that it really gets, to give the model's kept outputs. In place.
+
+    Blocks go in execution order. A block's loss is the squared difference of its outputs from the model's kept
+    channels, each position and channel weighted by what the model's outputs feel of it; BatchNorm keeps to its
+    statistics. No labels. After Li et al., BRECQ, ICLR 2021 (arXiv:2102.05426), which does this for quantization. Best
+    after `repair`, whose closed form solves one layer at a time.
+
+    Args:
+        student: From `prune.apply(model, plan)`, best repaired; changed in place.
+        model: The full model: the teacher.
+        plan: The plan.
+        images: As for `repair`. The last batch, of three or more, is held out to judge.
+        sensitivity: Raw outputs -> scalar, see `prune.statistics`.
+        steps: Optimizer steps for each block; 0 changes nothing.
+        lr: Highest learning rate of Adam; it falls as a half cosine.
+        seed: Of the noise and of the order of batches.
+        progress: Called as progress(iterable, label, total).
+
+    Returns:
+        One record per block.
+
+    Raises:
+        PruneError: No images, or the plan is for another model.
+    """
+    teacher = raw_copy(model)
+    batches = [b.to(next(teacher.parameters()).device, torch.float32) for b in as_batches(images)]
+    program = Program(teacher, batches[0])
+    batches = fitting(program, batches)
+    parts = segments(program, plan)
+    weights = _weights(program, teacher, parts, batches, sensitivity or gaussian, seed)
+    modes = {module: module.training for module in student.modules()}
+    taught = {parameter: parameter.requires_grad for parameter in student.parameters()}
+    set_raw(student).requires_grad_(True)
+    try:
+        with torch.no_grad():
+            walk = _Walk(Pair(student, program, batches), weights, steps, lr, torch.Generator().manual_seed(seed))
+            done = walk.through(parts)
+            return list(done if progress is None else progress(done, "blocks", len(parts)))
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for parameter, flag in taught.items():
+            parameter.requires_grad_(flag)
+
+
+def _weights(program, teacher, parts, batches, sensitivity, seed) -> dict[Target, list[Tensor]]:
+    """Per target and batch, what the outputs feel of its elements: a weight for each position times one for each channel."""
+    targets = {program.nodes[t.node]: t for part in parts for t in part.targets}
+    positions: dict[Target, list[Tensor]] = {t: [] for t in targets.values()}
+    channels: dict[Target, Any] = dict.fromkeys(targets.values(), 0.0)
+
+    def feel(target: Target, gradient: Tensor) -> None:
+        squared = target.kept(gradient).float().square()
+        positions[target].append(squared.sum(target.dim, keepdim=True))
+        channels[target] = channels[target] + squared.sum([d for d in range(squared.dim()) if d != target.dim])
+
+    def watch(node: Node, value: Any) -> Any:
+        if node in targets and value.requires_grad:
+            value.register_hook(lambda gradient: feel(targets[node], gradient))
+        return value
+
+    shape = teacher(batches[0][:1])
+    devices = [batches[0].device] if batches[0].device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.enable_grad():
+        torch.manual_seed(seed)
+        for batch in batches:
+            outputs = program.run(batch.clone().requires_grad_(True), watch)
+            sensitivity(refill(shape, iter(outputs))).backward()
+    found = {}
+    for target, felt in positions.items():
+        if felt:
+            each = channels[target] / channels[target].mean().clamp(min=1e-30)
+            each = each.view([-1 if d == target.dim % felt[0].dim() else 1 for d in range(felt[0].dim())])
+            whole = 0.5 + 0.5 * capped(torch.cat(felt))  # half of it even: see `repair`
+            found[target] = [each * part for part in whole.split([len(part) for part in felt])]
+    return found
+
+
+class _Walk:
+    """Trains the segments on the way through both networks."""
+
+    def __init__(
+        self, pair: Pair, weights: dict[Target, list[Tensor]], steps: int, lr: float, draw: torch.Generator
+    ) -> None:
+        self.pair, self.weights, self.steps, self.lr, self.draw = pair, weights, steps, lr, draw
+
+    def through(self, parts: list[Segment]) -> Iterator[BlockRepair]:
+        for i in range(parts[0].nodes.start):
+            self.pair.compute_teacher(i)
+            self.pair.compute_student(i)
+        for part in parts:
+            for i in part.nodes:
+                self.pair.compute_teacher(i)
+            yield self._train(part)
+            for i in part.nodes:
+                self.pair.compute_student(i)
+
+    def _train(self, part: Segment) -> BlockRepair:
+        targets = [target for target in part.targets if target in self.weights]
+        parameters = self._parameters(part)
+        count = len(self.pair.batches)
+        held_out = [count - 1] if count > 2 else list(range(count))
+        learning = list(range(count - 1)) if count > 2 else held_out
+        scale = self._variance(targets)
+        before = self._error(part, targets, held_out) / scale if targets else 0.0
+        if not (targets and parameters and self.steps) or before < SETTLED:
+            return BlockRepair(part.name, before, before, False)
+        kept = [parameter.clone() for parameter in parameters]
+        optimizer = torch.optim.Adam(parameters, lr=self.lr)
+        order: list[int] = []
+        for step in range(self.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr * (1 + math.cos(math.pi * step / self.steps)) / 2
+            order = order or [learning[i] for i in torch.randperm(len(learning), generator=self.draw)]
+            with torch.enable_grad():
+                loss = self._loss(part, targets, order.pop()) / scale
+                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+        after = self._error(part, targets, held_out) / scale
+        for parameter, old in zip(parameters, kept, strict=True):
+            parameter.grad = None
+            if not after < before:  # written so that NaN fails
+                parameter.copy_(old)
+        return BlockRepair(part.name, before, min(before, after), after < before)
+
+    def _parameters(self, part: Segment) -> list[nn.Parameter]:
+        read = {used for i in part.nodes for used in self.pair.nodes[i][1].all_input_nodes}
+        values = (self.pair.values[1][0][node] for node in read if node.op == "placeholder")
+        return [value for value in values if isinstance(value, nn.Parameter)]
+
+    def _error(self, part: Segment, targets: list[Target], batches: Iterable[int]) -> float:
+        return sum(self._loss(part, targets, b).item() for b in batches) / len(list(batches))
+
+    def _loss(self, part: Segment, targets: list[Target], batch: int) -> Tensor:
+        """Weighted squared difference from the teacher, a mean per element, of a batch that runs through the block."""
+        held = self.pair.values[1][batch]
+        values: dict[Node, Any] = {}
+        for i in part.nodes:
+            node = self.pair.nodes[i][1]
+            inputs = {used: values[used] if used in values else held[used] for used in node.all_input_nodes}
+            if in_place(node) and node.args[0] not in values:
+                inputs[node.args[0]] = held[node.args[0]].clone()  # which the next step needs as it is
+            values[node] = compute(node, inputs)
+        total = torch.zeros((), device=self.pair.batches[batch].device)
+        for target in targets:
+            wanted = target.kept(self.pair.values[0][batch][self.pair.nodes[target.node][0]])
+            difference = values[self.pair.nodes[target.node][1]] - wanted
+            total = total + (difference.square() * self.weights[target][batch]).mean()
+        return total
+
+    def _variance(self, targets: list[Target]) -> float:
+        """What `_loss` would be, in the mean over batches, of the best constant outputs."""
+        total = 0.0
+        for target in targets:
+            wanted = [target.kept(held[self.pair.nodes[target.node][0]]) for held in self.pair.values[0]]
+            over = [d for d in range(wanted[0].dim()) if d != target.dim % wanted[0].dim()]
+            pairs = list(zip(wanted, self.weights[target], strict=True))
+            sums: list[Any] = [sum((w * y**power).sum(over) for y, w in pairs) for power in range(3)]
+            weight, first, second = sums
+            spread = second - first**2 / weight.clamp(min=1e-30)
+            total += spread.sum().item() / sum(y.numel() for y in wanted)
+        return max(total, 1e-30)

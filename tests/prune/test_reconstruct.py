@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import prune
+from prune.interpret import Program
+from prune.plan import plan_from_channels
+from prune.raw import raw_copy, refill, tensors
+from prune.segments import segments
+from tests.prune.networks import SMALL, Block, randomize, yolo
+from tests.prune.test_repair import cut, distance
+
+
+class Deep(nn.Module):
+    """Blocks of several layers, where solving layer by layer leaves something to win."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = Block(3, 12)
+        self.first = nn.Sequential(Block(12, 24), Block(24, 24), Block(24, 12))
+        self.last = nn.Sequential(Block(12, 24, s=2), Block(24, 24), nn.Conv2d(24, 5, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(self.stem(x)))
+
+
+def network(name: str) -> tuple[nn.Module, int]:
+    return (randomize(SMALL[name]()), 16) if name in SMALL else (yolo(name, width=0.0625), 64)
+
+
+def test_outputs_come_closer_than_the_closed_form_brought_them() -> None:
+    torch.manual_seed(0)
+    model = randomize(Deep())
+    images, unseen = torch.randn(96, 3, 16, 16), torch.randn(16, 3, 16, 16)
+    student, plan = cut(model, images)
+    prune.repair(student, model, plan, images)
+    before = distance(student, model, unseen)
+    blocks = prune.reconstruct(student, model, plan, images, steps=60, lr=2e-3)
+    assert [block.name for block in blocks] == ["stem", "first", "last"]
+    assert distance(student, model, unseen) < 0.95 * before
+    assert any(block.changed for block in blocks)
+    assert all(block.error_after < block.error_before for block in blocks if block.changed)
+
+
+@pytest.mark.parametrize("name", [*SMALL, "yolov5n"])
+def test_blocks_cover_every_operator_once_and_compare_like_with_like(name: str) -> None:
+    """With the cut channels zero in the teacher, what is compared must be equal, and it must be all that leaves."""
+    model, side = network(name)
+    images = torch.rand(2, 3, side, side)
+    student, plan = cut(model, images)
+    teacher = raw_copy(model)
+    silenced = _silence(teacher, plan)
+    programs = Program(silenced, images), Program(raw_copy(student), images)
+    parts = segments(programs[0], plan)
+    covered = [i for part in parts for i in part.nodes]
+    assert covered == list(range(covered[0], len(programs[0].nodes) - 1))
+    assert all(node.op == "placeholder" for node in programs[0].nodes[: covered[0]])
+    values: list[dict[int, torch.Tensor]] = []
+    for program in programs:
+        seen: dict[int, torch.Tensor] = {}
+        number = {node: i for i, node in enumerate(program.nodes)}
+
+        def keep(node, value, seen=seen, number=number):
+            if isinstance(value, torch.Tensor):
+                seen[number[node]] = value.clone()
+            return value
+
+        with torch.no_grad():
+            program.run(images, keep)
+        values.append(seen)
+    targets = [target for part in parts for target in part.targets]
+    assert targets
+    for target in targets:
+        torch.testing.assert_close(target.kept(values[0][target.node]), values[1][target.node], atol=1e-4, rtol=1e-4)
+    if name.startswith("yolo"):  # every block that has weights is taught
+        assert all(part.targets for part in parts)
+        assert [part.name for part in parts][:3] == ["model.0", "model.1", "model.2"]
+
+
+def _silence(teacher: nn.Module, plan: prune.PrunePlan) -> nn.Module:
+    """No layer reads a channel that was cut."""
+    modules = dict(teacher.named_modules())
+    with torch.no_grad():
+        for name, kept in plan.keep_inputs.items():
+            weight = modules[name].weight
+            gone = torch.ones(modules[name].in_channels if weight.dim() == 4 else weight.shape[1], dtype=torch.bool)
+            gone[list(kept)] = False
+            if weight.shape[1] == len(gone):  # a depthwise or grouped layer has its own channel's weights
+                weight[:, gone] = 0
+            else:
+                columns = gone.view(modules[name].groups, -1)
+                for group, rows in enumerate(weight.unflatten(0, (modules[name].groups, -1)).unbind(0)):
+                    rows[:, columns[group]] = 0
+    return teacher
+
+
+def test_a_student_that_is_right_and_one_that_is_not_trained_stay_as_they_are() -> None:
+    model, images = randomize(SMALL["residual"]()), torch.rand(48, 3, 16, 16)
+    graph = prune.trace(model, images[:1])
+    whole = plan_from_channels(graph, set(graph.group_of))
+    same = prune.apply(model, whole)
+    assert not any(block.changed for block in prune.reconstruct(same, model, whole, images, steps=5))
+    student, plan = cut(model, images)
+    before = {key: value.clone() for key, value in student.state_dict().items()}
+    blocks = prune.reconstruct(student, model, plan, images, steps=0)
+    assert all(block.error_after == block.error_before for block in blocks)
+    assert all(torch.equal(value, before[key]) for key, value in student.state_dict().items())
+
+
+def test_a_block_that_ends_worse_keeps_its_weights() -> None:
+    model, images = randomize(SMALL["pyramid"]()), torch.rand(48, 3, 16, 16)
+    student, plan = cut(model, images)
+    before = {key: value.clone() for key, value in student.state_dict().items()}
+    blocks = prune.reconstruct(student, model, plan, images, steps=3, lr=1e3)
+    assert not any(block.changed for block in blocks)
+    assert all(torch.equal(value, before[key]) for key, value in student.state_dict().items())
+
+
+def test_only_the_students_weights_change_and_the_same_seed_changes_them_alike() -> None:
+    model, images = randomize(SMALL["depthwise"]()), torch.rand(48, 3, 16, 16)
+    student, plan = cut(model, images)
+    twin = prune.apply(model, plan)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    statistics = {key: value.clone() for key, value in student.state_dict().items() if "running" in key}
+    random = torch.get_rng_state()
+    for each in (student.train(), twin):
+        prune.reconstruct(each, model, plan, images, steps=3, seed=3)
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert all(torch.equal(student.state_dict()[key], value) for key, value in statistics.items())
+    pairs = zip(student.state_dict().values(), twin.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert all(module.training for module in student.modules())
+    assert [p.requires_grad for p in student.parameters()] == [p.requires_grad for p in model.parameters()]
+    assert all(p.grad is None for p in student.parameters())
+
+
+def test_outputs_are_put_back_into_their_structure() -> None:
+    given = {"feats": [torch.zeros(1)], "maps": [torch.zeros(2), (torch.zeros(3), None)], "scores": torch.zeros(4)}
+    flat = [torch.ones(2), torch.ones(3), torch.ones(4)]
+    made = refill(given, iter(flat))
+    assert [t.shape for t in tensors(made)] == [t.shape for t in flat] and made["feats"] is given["feats"]
+    assert all((t == 1).all() for t in tensors(made)) and made["maps"][1][1] is None
