@@ -120,14 +120,39 @@ def _recipe(parser: argparse.ArgumentParser) -> None:
 
 def _run(parser: argparse.ArgumentParser) -> None:
     _recipe(parser)
-    parser.add_argument("--out", metavar="DIR", help="the folder of the run; runs/<recipe>-<n> by default")
+    _folder(parser, "run", "runs/<recipe>-<n>")
+
+
+def _folder(parser: argparse.ArgumentParser, what: str, default: str) -> None:
+    parser.add_argument("--out", metavar="DIR", help=f"the folder of the {what}; {default} by default")
     parser.add_argument(
-        "--resume", action="store_true", help="go on with a run; its folder may stand in the place of RECIPE"
+        "--resume", action="store_true", help=f"go on with a {what}; its folder may stand in the place of RECIPE"
     )
 
 
+def _compare(parser: argparse.ArgumentParser) -> None:
+    _recipe(parser)
+    parser.add_argument("--arms", metavar="A,B,C", help="ways of training to compare (distill ls arms)")
+    parser.add_argument(
+        "--arm",
+        metavar="WAY",
+        action="append",
+        default=[],
+        help="one of your own, 'name=key=value key=value': what it changes in the recipe; may be repeated",
+    )
+    parser.add_argument(
+        "--seeds", metavar="N", type=int, help="runs of each arm, from the recipe's seed on; 3 by default"
+    )
+    parser.add_argument(
+        "--lrs",
+        metavar="LR,LR",
+        help="learning rates to choose from, for each arm in the same way: with the first seed",
+    )
+    _folder(parser, "comparison", "runs/compare-<recipe>-<n>")
+
+
 def _ls(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=("recipes", "keys", "losses", "importances"))
+    parser.add_argument("what", choices=("recipes", "keys", "losses", "importances", "arms"))
 
 
 def _cp(parser: argparse.ArgumentParser) -> None:
@@ -176,6 +201,14 @@ COMMANDS = {
         "distill plan yolov5-half model=best.pt data=data.yaml prune.flops=0.3",
         _recipe,
     ),
+    "compare": Command(
+        commands.compare,
+        "Train the same pruned network in several ways, over seeds, and say which ends higher.",
+        "distill compare yolov5-half model=best.pt data=data.yaml --arms finetune,ultralytics,ours --seeds 3\n"
+        "distill compare yolov5-half model=best.pt data=data.yaml --lrs 1e-4,3e-4 --arm 'gentle=distill.labels=0.1'\n"
+        "distill compare --resume runs/compare-yolov5-half-1",
+        _compare,
+    ),
     "check": Command(
         commands.check,
         "Open everything a run needs, and say what is wrong with it.",
@@ -184,7 +217,7 @@ COMMANDS = {
     ),
     "ls": Command(
         commands.list_things,
-        "List the shipped recipes, the keys of a recipe, losses or importances.",
+        "List the shipped recipes, the keys of a recipe, losses, importances, or arms of a comparison.",
         "distill ls keys",
         _ls,
     ),

@@ -23,15 +23,11 @@ INTERRUPTED = 130  # what a shell reports for SIGINT
 
 def run(args: argparse.Namespace) -> int:
     from distill import recipe as recipes
-    from distill.folder import LOG, RunFolder, last_path, next_path, recipe_of
+    from distill.folder import COMPARISON, LOG, RunFolder
 
-    earlier = Path(args.recipe) if args.resume and Path(args.recipe).is_dir() else None
-    if earlier is not None and args.out is not None:
-        raise DistillError("--resume with the folder of a run takes no --out: the run goes on where it is")
-    recipe = recipes.load(recipe_of(earlier) if earlier else args.recipe, args.override)
-    path = earlier or (
-        Path(args.out) if args.out else last_path(recipe.name) if args.resume else next_path(recipe.name)
-    )
+    recipe, path = _place(args)
+    if (path / COMPARISON).is_file() and args.resume:
+        raise DistillError(f"{path} is a comparison: distill compare --resume {path}")
     with closing(RunFolder.create(path, recipes.to_yaml(recipe), resume=args.resume)) as folder:
         from distill import pipeline
 
@@ -40,11 +36,46 @@ def run(args: argparse.Namespace) -> int:
         return _watch(lambda: pipeline.run(recipe, folder, console), folder, console)
 
 
-def _watch(work: Callable[[], object], folder: RunFolder, console: Console) -> int:
+def compare(args: argparse.Namespace) -> int:
+    from distill import arms
+    from distill import recipe as recipes
+    from distill.folder import COMPARISON, LOG, STAGES, RunFolder
+
+    recipe, path = _place(args, "compare-")
+    before = None
+    if args.resume and (path / STAGES).is_file():
+        raise DistillError(f"{path} is a run and no comparison: distill run --resume {path}")
+    if args.resume and (path / COMPARISON).is_file():
+        from distill.report import compare as reports
+
+        before = reports.read(path)
+    wanted = arms.plan(recipe, args.arms, args.arm, args.seeds, args.lrs, before)
+    with closing(RunFolder.create(path, recipes.to_yaml(recipe), resume=args.resume)) as folder:
+        from distill import compare
+
+        console = Console(quiet=args.quiet)
+        console.log_to(folder.path / LOG)
+        return _watch(lambda: compare.run(wanted, folder, console, quiet=args.quiet), folder, console, "compare")
+
+
+def _place(args: argparse.Namespace, prefix: str = "") -> tuple[Recipe, Path]:
+    """The recipe of a run or a comparison, and its folder: that of an earlier one, the one that is named, or the next."""
+    from distill import recipe as recipes
+    from distill.folder import last_path, next_path, recipe_of
+
+    earlier = Path(args.recipe) if args.resume and Path(args.recipe).is_dir() else None
+    if earlier is not None and args.out is not None:
+        raise DistillError("--resume with the folder of a run takes no --out: the run goes on where it is")
+    recipe = recipes.load(recipe_of(earlier) if earlier else args.recipe, args.override)
+    choose = last_path if args.resume else next_path
+    return recipe, earlier or (Path(args.out) if args.out else choose(f"{prefix}{recipe.name}"))
+
+
+def _watch(work: Callable[[], object], folder: RunFolder, console: Console, command: str = "run") -> int:
     """Do the work of a run. However it ends, the log says why and the user reads how to go on."""
     from distill.folder import machine_fault
 
-    mend = f"distill run --resume {shlex.quote(str(folder.path))}"
+    mend = f"distill {command} --resume {shlex.quote(str(folder.path))}"
     try:
         work()
         return 0
@@ -96,6 +127,10 @@ def list_things(args: argparse.Namespace) -> int:
         _print_table([(name, _title(file)) for name, file in recipes.shipped().items()])
     elif args.what == "importances":
         _print_table(recipes.IMPORTANCES.items())
+    elif args.what == "arms":
+        from distill import arms
+
+        _print_table([*((arm.name, arm.help) for arm in arms.BUILTIN), arms.WITHOUT])
     else:
         from distill import losses
 
@@ -148,7 +183,12 @@ def export(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> int:
     from distill import report as reports
+    from distill.report import compare as comparisons
 
+    if (Path(args.folder) / "compare.json").is_file():
+        comparisons.write(Path(args.folder))
+        print(Path(args.folder) / "compare.html")
+        return 0
     if not (Path(args.folder) / "results.json").is_file():
         raise DistillError(f"{args.folder} holds no results.json: give the folder of a run that is finished")
     reports.write(Path(args.folder))

@@ -8,7 +8,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,6 +24,7 @@ except ImportError:  # Windows: two runs in one folder go unnoticed there
     fcntl = None  # type: ignore[assignment]
 
 RECIPE, STAGES, ENV, LOG = "recipe.yaml", "stages.json", "env.json", "log.txt"
+COMPARISON = "compare.json"  # instead of stages, in the folder of `distill compare`
 _LOCK, _UNFINISHED = ".lock", ".unfinished-"
 _FULL_BYTES = 1 << 20  # less than this left on the disk explains any failure to write
 # What a machine does to someone who did nothing wrong.
@@ -59,7 +62,8 @@ class RunFolder:
         """
         if not resume:
             if path.exists() and (not path.is_dir() or any(not _ours(file.name) for file in path.iterdir())):
-                goes_on = f", or go on with it: distill run --resume {path}" if (path / RECIPE).is_file() else ""
+                command = "compare" if (path / COMPARISON).is_file() else "run"
+                goes_on = f", or go on with it: distill {command} --resume {path}" if (path / RECIPE).is_file() else ""
                 raise DistillError(f"{path} is there already: choose another --out{goes_on}")
             return cls(path, recipe_yaml, resumed=False)
         recipe = recipe_of(path)
@@ -96,6 +100,20 @@ class RunFolder:
         stages = self._stages | {stage: payload}
         self.write_json(STAGES, {"format": 1, "stages": stages})
         self._stages = stages
+
+    def begin_with(self, source: Path, until: Collection[str], files: Mapping[str, Iterable[str]]) -> None:
+        """Take over stages that another run has finished, as if they had been done here.
+
+        Args:
+            source: the folder of that run, which stays as it is.
+            until: stages up to the first of these are taken.
+            files: what each stage left beside its record, by stage.
+        """
+        taken = dict(takewhile(lambda stage: stage[0] not in until, _read_stages(source / STAGES).items()))
+        for name in chain.from_iterable(files.get(stage, ()) for stage in taken):
+            self.write_with(name, partial(shutil.copyfile, source / name))
+        self.write_json(STAGES, {"format": 1, "stages": taken})
+        self._stages = taken
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a file of the folder; `name` may be in a folder of it. Returns its path."""

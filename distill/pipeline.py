@@ -18,20 +18,24 @@ from distill.console import Console
 from distill.errors import DistillError
 from distill.folder import RunFolder
 from distill.recipe import Recipe
-from distill.results import assemble
+from distill.results import assemble, yardstick
 from distill.session import Session
+from distill.task import DistillationTask
 from distill.yolo import checkpoint, outputs
 from distill.yolo.build import build
 from distill.yolo.checkpoint import Detector
 from distill.yolo.export import export_checkpoint
 from distill.yolo.heads import head_of
 from distill.yolo.original_save import save_original
+from distill.yolo.probe import find_lr
 from distill.yolo.sensitivity import sensitivity_of
 
 TEACHER, SPARSE, PRUNED, REPAIRED, TRAINED, STUDENT = (
     f"{name}.pt" for name in ("teacher", "sparse", "pruned", "repaired", "trained", "student")
 )
 ORIGINAL = "student-yolov5.pt"
+# What each stage leaves in the folder beside its record, for a run that begins with the stages of another.
+FILES = {"teacher": (TEACHER,), "sparsify": (SPARSE,), "prune": (PRUNED, "plan.json"), "repair": (REPAIRED,)}
 HOPELESS = 0.01  # mAP50-95 of a teacher that has nothing to teach
 EXACT = 1e-6  # a difference between masked and pruned outputs, in float64, that is rounding
 
@@ -67,6 +71,8 @@ def run(recipe: Recipe, folder: RunFolder, console: Console) -> dict[str, Any]:
         session.stage("evaluate repaired", Session.evaluate, REPAIRED)
         start = REPAIRED
     if recipe.distill.epochs:
+        if recipe.distill.lr is None:
+            session.stage("learning rate", _learning_rate, start, plan)
         session.stage("distill", _distill, start, plan)
         session.stage("evaluate trained", Session.evaluate, TRAINED)
     session.stage("choose", _choose, start)
@@ -143,33 +149,62 @@ def _prune(session: Session, base: str) -> dict[str, Any]:
 
 
 def _repair(session: Session, base: str, plan: prune.PrunePlan) -> dict[str, Any]:
-    """Mend the student in closed form, from unlabelled images."""
+    """Mend the student from unlabelled images: layer by layer in closed form, then block by block."""
     wanted, student = session.recipe.repair, session.load(PRUNED)
     assert wanted is not None
     network, original = student.model.to(session.device), session.load(base).model.to(session.device)
     images, feel = session.images(student, wanted.images), sensitivity_of(original)
-    track, seed = session.console.track, session.recipe.seed
+    track, seed, steps_each = session.console.track, session.recipe.seed, wanted.steps
+    blocks: list[prune.BlockRepair] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         layers = prune.repair(network, original, plan, images, sensitivity=feel, seed=seed, progress=track)
-    for warning in caught:
-        session.console.warn(str(warning.message))
+        if steps_each:
+            blocks = prune.reconstruct(
+                network, original, plan, images, sensitivity=feel, steps=steps_each, seed=seed, progress=track
+            )
+    for warning in dict.fromkeys(str(warning.message) for warning in caught):
+        session.console.warn(warning)
     session.save(student, REPAIRED, plan)
-    return {"images": len(images), "layers": [asdict(layer) for layer in layers]}
+    return {
+        "images": len(images),
+        "layers": [asdict(layer) for layer in layers],
+        "blocks": [asdict(block) for block in blocks],
+    }
+
+
+def _learning_rate(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, Any]:
+    """The highest rate of the training to come: the one that a few steps from its start show to be the best."""
+    _, task, course = _training(session, start, plan, lr=None)
+    recipe, track = session.recipe, session.console.track
+    losses = find_lr(
+        task, session.data, course, imgsz=recipe.imgsz, device=session.device, seed=recipe.seed, progress=track
+    )
+    best = min(losses, key=losses.__getitem__)
+    session.console.line(", ".join(f"{rate:.0e}: loss {loss:.3f}" for rate, loss in losses.items()) + f" -> {best:.0e}")
+    return {"lr": best, "tried": [[rate, loss] for rate, loss in losses.items()]}
 
 
 def _distill(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, Any]:
     """Train the student towards the teacher, beside the labels where there are labels."""
+    lr = session.recipe.distill.lr or session.done("learning rate")["lr"]
+    student, task, course = _training(session, start, plan, lr)
+    trained = session.train(student.model, course, "distill", task=task)
+    session.save(replace(student, model=trained.model), TRAINED, plan)
+    session.folder.write_text("metrics.csv", _csv(trained.history))
+    return {
+        "schedule": asdict(course),
+        "best_epoch": trained.best_epoch,
+        "history": trained.history,
+        "epoch_seconds": trained.seconds,
+    }
+
+
+def _training(
+    session: Session, start: str, plan: prune.PrunePlan, lr: float | None
+) -> tuple[Detector, DistillationTask, schedule.Schedule]:
+    """What is trained, what teaches it, and how long."""
     wanted, student = session.recipe.distill, session.load(start)
-    course = schedule.recovery(
-        len(session.data.train),
-        wanted.batch or session.recipe.batch,
-        wanted.epochs,
-        lr=wanted.lr,
-        keep_batch=wanted.batch is not None,
-        start_map=session.done(f"evaluate {start.removesuffix('.pt')}")["map50_95"],
-        teacher_map=session.done("evaluate teacher")["map50_95"],
-    )
     task = outputs.distillation(
         student.model,
         checkpoint.fused(session.load(TEACHER).model),
@@ -177,21 +212,22 @@ def _distill(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, A
         keep_inputs=plan.keep_inputs,
         labels=wanted.labels if session.data.labelled else 0.0,
     )
-    trained = session.train(student.model, course, "distill", task=task)
-    session.save(replace(student, model=trained.model), TRAINED, plan)
-    session.folder.write_text("metrics.csv", _csv(trained.history))
-    return {"schedule": asdict(course), "best_epoch": trained.best_epoch, "history": trained.history}
+    batch = wanted.batch or session.recipe.batch
+    course = schedule.recovery(
+        len(session.data.train), batch, wanted.epochs, lr=lr, keep_batch=wanted.batch is not None
+    )
+    return student, task, course
 
 
 def _choose(session: Session, start: str) -> dict[str, Any]:
     """The student is the trained network, unless it ended below where it started."""
     chosen = TRAINED if session.recipe.distill.epochs else start
-    before = session.done(f"evaluate {start.removesuffix('.pt')}")["map50_95"]
-    after = session.done("evaluate trained").get("map50_95")
-    if after is not None and after < before:
+    name, before = yardstick(session.done(f"evaluate {start.removesuffix('.pt')}"))
+    _, after = yardstick(session.done("evaluate trained"))
+    if before is not None and after is not None and after < before:
         chosen = start
         session.console.warn(
-            f"training ended at mAP50-95 {after:.3f}, below the {before:.3f} it started from: {STUDENT} is the network "
+            f"training ended at {name} {after:.3f}, below the {before:.3f} it started from: {STUDENT} is the network "
             "before training"
         )
     content = (session.folder.path / chosen).read_bytes()

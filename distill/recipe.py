@@ -94,7 +94,8 @@ class Prune:
 
 @dataclass(frozen=True, kw_only=True)
 class Repair:
-    images: int = key(_COUNT, "Training images that the least squares are solved on.", 96)
+    images: int = key(_COUNT, "Training images that the student is mended on; no labels are read.", 96)
+    steps: int = key(_EPOCHS, "Optimizer steps for each block after the closed form; 0 stops there.", 100)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +141,9 @@ class Recipe:
     prune: Prune | None = key(
         Section(Prune, optional=True), "What to cut; null cuts nothing: the network is trained on as it is."
     )
-    repair: Repair | None = key(Section(Repair, optional=True), "Closed-form repair after the cut.", Repair)
+    repair: Repair | None = key(
+        Section(Repair, optional=True), "Repair after the cut: in closed form, then block by block.", Repair
+    )
     distill: Distill = key(Section(Distill), "Training of the student.", Distill)
     accept: Accept = key(Section(Accept), "When the result is good enough.", Accept)
     export: tuple[str, ...] = key(
@@ -190,6 +193,12 @@ def load(recipe: str | Path, overrides: Overrides = ()) -> Recipe:
         item = replace(item, value={"name": name, **item.value})
     folders = (file.absolute().parent, Path.cwd())
     return bind(Recipe, item, overrides, problems, folders=folders, check=_check)
+
+
+def changed(recipe: Recipe, overrides: Overrides) -> Recipe:
+    """The recipe with some keys replaced, in the ways and with the complaints of `load`."""
+    item = wrap(Section(Recipe).write(recipe), recipe.name)
+    return bind(Recipe, item, overrides, folders=(Path.cwd(),), check=_check)
 
 
 def to_yaml(recipe: Recipe) -> str:

@@ -12,7 +12,7 @@ from distill import env
 from distill.recipe import Recipe, to_yaml
 
 FORMAT = 1
-QUALITY = ("map50_95", "map50", "per_class")
+QUALITY = ("map50_95", "map50", "per_class", "agreement50_95", "agreement50", "agreement_per_class")
 
 
 def assemble(
@@ -45,6 +45,7 @@ def assemble(
             "classes": list((data.names or {}).values()),
             "labelled": data.labelled,
         },
+        "agreement": None if data.labelled else _agreement(data, stages["evaluate teacher"]),
         "device": device,
         "versions": env.versions(),
         "models": models,
@@ -55,6 +56,7 @@ def assemble(
         "trained": stages.get("evaluate trained"),
         "schedule": training.get("schedule"),
         "history": training.get("history", []),
+        "epoch_seconds": training.get("epoch_seconds", []),
         "plan": {
             "flops_before": plan.flops_before,
             "flops_after": plan.flops_after,
@@ -68,6 +70,26 @@ def assemble(
         "warnings": [warning for stage in stages.values() for warning in stage["warnings"]],
         "seconds": {name: stage["seconds"] for name, stage in stages.items()},
     }
+
+
+def _agreement(data: Any, evaluated: Mapping[str, Any]) -> dict[str, Any]:
+    """What agreement was measured on and against."""
+    return {
+        "images": len(data.val),
+        "held_back": not set(data.train) & set(data.val),
+        "confidence": evaluated.get("confidence"),
+        "teacher_boxes": evaluated.get("teacher_boxes", {}),
+    }
+
+
+def yardstick(evaluated: Mapping[str, Any]) -> tuple[str, float | None]:
+    """What a network is judged by, given what its evaluation left: mAP50-95, or without labels agreement; and its figure.
+
+    That is None where there is neither: nothing was evaluated, or the teacher sees nothing.
+    """
+    if evaluated.get("map50_95") is not None:
+        return "mAP50-95", evaluated["map50_95"]
+    return "agreement with the teacher", evaluated.get("agreement50_95")
 
 
 def _models(stages: Mapping[str, Mapping[str, Any]], chosen: str, trained: bool) -> dict[str, dict[str, Any]]:
@@ -84,4 +106,4 @@ def _models(stages: Mapping[str, Mapping[str, Any]], chosen: str, trained: bool)
 
 
 def _row(quality: Mapping[str, Any], cost: Mapping[str, Any], file: str) -> dict[str, Any]:
-    return {**{key: quality[key] for key in QUALITY}, **cost, "file": file}
+    return {**{key: quality.get(key) for key in QUALITY}, **cost, "file": file}

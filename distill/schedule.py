@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 SMALL = 1000  # optimizer steps below which a run is short: every step counts
-NEAR = 0.93  # a student with this much of its teacher's mAP needs a correction; below it, gentleness
 
 
 @dataclass(frozen=True)
@@ -68,36 +67,31 @@ def recovery(
     epochs: int,
     *,
     lr: float | None = None,
-    start_map: float | None = None,
-    teacher_map: float | None = None,
     keep_batch: bool = False,
 ) -> Schedule:
     """Training a repaired student towards its teacher: a correction, not a new start.
 
     Gradients are not accumulated, and a run of fewer than 1000 steps takes smaller batches, down to 8, to have more
-    of them. The learning rate is 3e-4 for a student near its teacher and 2e-4 for one that repair left far below, or
-    of which nothing is known: more destroys what repair gave. BatchNorm statistics are the teacher's, which repair made
-    the student fit: a short run keeps to them, in a longer one they move slowly.
+    of them. The learning rate has no default that suits every network: more than one can bear destroys what repair gave, and
+    that differs tenfold between networks. `distill.yolo.probe` finds it. BatchNorm statistics are the teacher's, which
+    repair made the student fit: a short run keeps to them, in a longer one they move slowly.
 
     Args:
         images: training images.
         batch: images to a step, at most.
         epochs: passes over the images.
-        lr: instead of the one chosen here.
-        start_map: mAP50-95 of the repaired student, where there are labels.
-        teacher_map: mAP50-95 of its teacher.
+        lr: highest learning rate; 1e-4, with which little is lost, where it is not known yet.
         keep_batch: take `batch` as it stands.
     """
     while not keep_batch and batch > 8 and epochs * _batches(images, batch) < SMALL:
         batch = max(8, batch // 2)
     steps = epochs * _batches(images, batch)
-    near = start_map is not None and teacher_map is not None and start_map >= NEAR * teacher_map
     short = steps < 2 * SMALL
     return Schedule(
         epochs=epochs,
         batch=batch,
         steps=steps,
-        lr=lr if lr is not None else 3e-4 if near else 2e-4,
+        lr=lr if lr is not None else 1e-4,
         lrf=0.01,
         warmup_steps=min(100, steps // 20),
         bn_momentum=None if short else 0.01,

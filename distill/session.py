@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from distill.folder import RunFolder
 from distill.recipe import SHAPES, Recipe
 from distill.yolo import checkpoint
 from distill.yolo import data as datasets
+from distill.yolo.agreement import CONFIDENCE, Reference
 from distill.yolo.checkpoint import Detector
 from distill.yolo.data import DataSet
 from distill.yolo.evaluate import pick_device
@@ -88,14 +90,18 @@ class Session:
         return steps.calibration_images(self.recipe, network, self.data, count)
 
     def evaluate(self, name: str) -> dict[str, Any]:
-        """mAP of a network of the run folder; every figure is None where there are no labels."""
-        if not self.data.labelled:
-            return dict(NO_LABELS)
+        """mAP of a network of the run folder; where there are no labels that is None, and agreement with the teacher there."""
+        options = self.recipe.imgsz, self.recipe.batch, self.device, self.console
+        if self.data.labelled:
+            return asdict(steps.evaluate_detector(self.load(name), self.data, *options))
+        found = steps.evaluate_agreement(self.load(name), self.reference, *options)
+        return {**NO_LABELS, **asdict(found), "teacher_boxes": self.reference.boxes, "confidence": CONFIDENCE}
+
+    @cached_property
+    def reference(self) -> Reference:
+        """What the teacher sees on the held-back images."""
         recipe = self.recipe
-        found = steps.evaluate_detector(
-            self.load(name), self.data, recipe.imgsz, recipe.batch, self.device, self.console
-        )
-        return asdict(found)
+        return steps.look_at(self.load("teacher.pt"), self.data, recipe.imgsz, recipe.batch, self.device, self.console)
 
     def train(self, model: Any, course: schedule.Schedule, name: str, **options: Any) -> Trained:
         """Train in ultralytics' loop; everything it writes goes into the run folder."""

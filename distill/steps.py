@@ -1,4 +1,4 @@
-"""Steps that more than one command takes: opening the teacher, planning a cut, measuring mAP."""
+"""Steps that more than one command takes: opening the teacher, planning a cut, measuring mAP or agreement."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from distill.console import Console
 from distill.errors import DistillError
 from distill.losses import Loss
 from distill.recipe import Prune, Recipe
-from distill.yolo import checkpoint
+from distill.yolo import agreement, checkpoint
 from distill.yolo import data as datasets
+from distill.yolo.agreement import Agreement, Reference
 from distill.yolo.checkpoint import Detector
 from distill.yolo.data import DataSet
 from distill.yolo.evaluate import Metrics, evaluate
@@ -49,7 +50,11 @@ def fitting_losses(recipe: Recipe, teacher: Detector | None, console: Console) -
         console.line(line)
     if not specs and not recipe.distill.labels:
         raise DistillError("distill.losses: none of them fits this head, and labels is 0: nothing to train on")
-    return losses.build(specs)
+    made = losses.build(specs)
+    for loss in made:
+        if teacher is not None and (check := getattr(loss.call, "check", None)):
+            check(teacher.model)
+    return made
 
 
 def calibration_images(recipe: Recipe, teacher: Detector, data: DataSet, count: int) -> Tensor:
@@ -120,3 +125,29 @@ def evaluate_detector(
         metrics = evaluate(detector.model, data, imgsz=imgsz, batch=batch, device=device, bar=bar)
     console.line(f"mAP50-95 {metrics.map50_95:.3f}, mAP50 {metrics.map50:.3f}")
     return metrics
+
+
+def look_at(
+    teacher: Detector, data: DataSet, imgsz: int, batch: int, device: torch.device, console: Console
+) -> Reference:
+    """What the teacher sees on the held-back images, with a bar; a warning where that is nothing."""
+    with console.bar("teacher's boxes", len(data.val)) as bar:
+        seen = agreement.look(teacher.model, data, imgsz=imgsz, batch=batch, device=device, bar=bar)
+    if not seen.boxes:
+        console.warn(
+            f"the teacher sees nothing on the {len(data.val)} images of {data.path} that were held back, so there is no "
+            "agreement to measure. Is it the right checkpoint, the right data, and imgsz the size it was trained at?"
+        )
+    return seen
+
+
+def evaluate_agreement(
+    detector: Detector, reference: Reference, imgsz: int, batch: int, device: torch.device, console: Console
+) -> Agreement:
+    """Agreement with the teacher on the held-back images, with a bar and the result on a line."""
+    if not reference.boxes:
+        return agreement.NONE
+    with console.bar("evaluate", len(reference.data.val)) as bar:
+        found = agreement.measure(detector.model, reference, imgsz=imgsz, batch=batch, device=device, bar=bar)
+    console.line(f"agreement with the teacher 50-95 {found.agreement50_95:.3f}, 50 {found.agreement50:.3f}")
+    return found

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # name for its parts in files of their own: distill.recipe for distill.recipe_yaml.
 LAYERS = (
     ("distill", "distill.cli", "distill.commands", "distill.__main__"),
+    ("distill.compare",),
     ("distill.pipeline", "distill.dryrun", "distill.session", "distill.steps", "distill.results"),
     (
         "distill.yolo",
@@ -29,7 +30,7 @@ LAYERS = (
         "distill.shapes",
         "distill.drawing",
     ),
-    ("distill.losses", "distill.context", "distill.recipe"),
+    ("distill.losses", "distill.context", "distill.recipe", "distill.arms"),
     ("prune",),
     ("distill.errors", "distill.console", "distill.schedule"),  # leaves: anybody may use them
 )
@@ -38,12 +39,21 @@ ONLY_IN = {"ultralytics": "distill.yolo", "timm": "distill.classify"}
 TORCH_FREE = (
     "distill.report",
     "distill.recipe",
+    "distill.arms",
     "distill.folder",
     "distill.console",
     "distill.errors",
     "distill.shapes",
 )
-LIGHT = ("distill.cli", "distill.recipe", "distill.folder", "distill.report", "distill.console", "distill.errors")
+LIGHT = (
+    "distill.cli",
+    "distill.recipe",
+    "distill.arms",
+    "distill.folder",
+    "distill.report",
+    "distill.console",
+    "distill.errors",
+)
 HEAVY = ("torch", "ultralytics", "timm", "matplotlib", "cv2", "onnxruntime")
 
 

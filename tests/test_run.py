@@ -262,3 +262,26 @@ def test_losses_that_do_not_fit_are_named(kept: tuple[Path, str], capsys: pytest
     only = ["distill.losses={dfl_kl: 1}", "distill.labels=0", "imgsz=64"]
     assert main(["check", "yolov5-half", *given, *only]) == 2
     assert "none of them fits this head" in capsys.readouterr().err
+
+
+def test_without_labels_agreement_with_the_teacher_is_measured(
+    kept: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = kept[0], kept[0].parent / "unlabelled"
+    given = [f"model={folder / 'teacher.pt'}", f"data={folder.parent / 'data' / 'images' / 'train'}", "device=cpu"]
+    size = ["imgsz=64", "batch=8", "repair.images=16", "distill.epochs=1", "latency.runs=2", "export=[]"]
+    cut = "prune={flops: 0.7, images: 16, round_to: 1}"
+    assert main(["run", "yolov5-original", *given, *size, cut, "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "agreement with the teacher 50-95 1.000, 50 1.000" in said.err and "mAP50-95" not in said.out
+    results = json.loads((out / "results.json").read_text())
+    models, how, trained = results["models"], results["agreement"], results["trained"]
+    shares = {name: model["agreement50_95"] for name, model in models.items()}
+    assert shares["teacher"] == pytest.approx(1, abs=1e-9) and shares["pruned"] < shares["repaired"] < 1
+    assert shares["student"] == max(shares["repaired"], trained["agreement50_95"])  # the better one is chosen
+    assert all(model["map50_95"] is None and model["agreement50"] is not None for model in models.values())
+    assert results["accepted"] is None and results["history"][0]["map50_95"] is None
+    assert (results["data"]["train_images"], results["data"]["val_images"], how["images"]) == (51, 13, 13)
+    assert how["held_back"] and how["teacher_boxes"].keys() == models["student"]["agreement_per_class"].keys()
+    for text in (said.out, (out / "report.md").read_text(), (out / "report.html").read_text()):
+        assert "13 held-back images" in text and "agreement 50-95" in text

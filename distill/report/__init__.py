@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from distill.errors import DistillError, RunError
+from distill.report.agreement import note
 from distill.report.facts import Results, Table, comparison, findings, latency_note, verdict
 from distill.report.sections import commands, compose
 
-__all__ = ["findings", "read", "summary_table", "verdict", "write"]
+__all__ = ["findings", "plain", "read", "summary_table", "text_table", "verdict", "write", "write_files"]
 
-ASCII: dict[str, str | int | None] = {"→": "->", "×": "x", "–": "-", "−": "-"}  # for terminals of any encoding
+ASCII: dict[str, str | int | None] = {"→": "->", "×": "x", "–": "-", "−": "-", "±": "+-"}
 
 
 def write(run_dir: Path) -> None:
@@ -38,11 +40,16 @@ def write(run_dir: Path) -> None:
     files = {f"plots/{name}.png": plot.png for name, plot in plots.items()}
     files["report.md"] = render_markdown(document, plots).encode()
     files["report.html"] = render_html(document, plots).encode()
+    write_files(run_dir, files)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files of a report, each whole or not at all. Raises `RunError`: the disk is full, or not writable."""
     try:
         for name, content in files.items():
-            _replace(run_dir / name, content)
+            _replace(folder / name, content)
     except OSError as error:
-        raise RunError(f"{run_dir}: cannot write the report: {error.strerror or error}") from error
+        raise RunError(f"{folder}: cannot write the report: {error.strerror or error}") from error
 
 
 def read(run_dir: Path) -> tuple[Results, list[dict[str, Any]]]:
@@ -77,15 +84,21 @@ def summary_table(results: Results, run_dir: Path | None = None) -> str:
     lines = []
     table = comparison(results)
     if table is not None:
-        lines += [*_columns(table), *filter(None, [latency_note(results, spread=False)]), ""]
+        notes = [note(results, brief=True), latency_note(results, spread=False)]
+        lines += [*text_table(table), *filter(None, notes), ""]
     lines.append(f"{verdict(results)}.")
     lines += [f"warning: {finding}" for finding in findings(results)]
     labels = ("Use it:", "", "")
     lines += [f"{label:9}{command}" for label, command in zip(labels, commands(results, run_dir or Path()))]
-    return "\n".join(lines).translate(str.maketrans(ASCII))
+    return plain("\n".join(lines))
 
 
-def _columns(table: Table) -> list[str]:
+def plain(text: str) -> str:
+    """Text for terminals of any encoding."""
+    return text.translate(str.maketrans(ASCII))
+
+
+def text_table(table: Table) -> list[str]:
     """A table in columns of spaces, names to the left, figures to the right; without the spread of the latency."""
     rows = [table.columns, *([cell.split(" [")[0] for cell in row] for row in table.rows)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.columns))]

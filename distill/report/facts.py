@@ -59,7 +59,7 @@ def comparison(results: Results) -> Table | None:
         return None
     before, after = models.get("teacher"), models[chosen(results)]
     rows = []
-    for quantity in _quantities(models):
+    for quantity in _quantities():
         values = [quantity.find(model) for model in models.values()]
         if all(value is None for value in values):
             continue
@@ -70,25 +70,18 @@ def comparison(results: Results) -> Table | None:
     return Table(("", *models, "change"), tuple(rows), strong=chosen(results))
 
 
-def _quantities(models: Mapping[str, Mapping[str, Any]]) -> list[Quantity]:
+def _quantities() -> list[Quantity]:
     def plain(name: str, key: str, show: Callable[[float], str], change: Callable[[float, float], str]) -> Quantity:
         return Quantity(name, lambda model: model.get(key), lambda model: show(model[key]), change)
-
-    def agreement(key: str) -> Quantity:
-        def find(model: Mapping[str, Any]) -> float | None:
-            value = (model.get("agreement") or {}).get(key)
-            return value if isinstance(value, int | float) else None
-
-        return Quantity(key.replace("_", " "), find, lambda model: f"{find(model):.3f}", difference)
 
     def difference(before: float, after: float) -> str:
         return signed(after - before)
 
-    agreements = dict.fromkeys(key for model in models.values() for key in model.get("agreement") or {})
     return [
         plain("mAP50-95", "map50_95", "{:.3f}".format, difference),
         plain("mAP50", "map50", "{:.3f}".format, difference),
-        *map(agreement, agreements),
+        plain("agreement 50-95", "agreement50_95", "{:.3f}".format, difference),
+        plain("agreement 50", "agreement50", "{:.3f}".format, difference),
         plain("params (M)", "params", lambda value: digits(value / 1e6), percent),
         plain("GFLOPs", "gflops", digits, percent),
         Quantity("latency (ms)", lambda model: (model.get("latency_ms") or {}).get("median"), _latency, speed),
@@ -132,6 +125,8 @@ def gain(results: Results) -> str:
     old, new = stage_map(results, "teacher"), stage_map(results, chosen(results))
     if old is not None and new is not None:
         parts.append(f"mAP50-95 {old:.3f} → {new:.3f} ({signed(new - old)})")
+    elif after.get("agreement50_95") is not None:
+        parts.append(f"agreement with the teacher {after['agreement50_95']:.3f}")
     return ", ".join(filter(None, parts))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from distill.report.agreement import measured
 from distill.report.canvas import COLOURS, STYLE, colour, name_layers, new_axes, png, spread, svg, whole_epochs
 from distill.report.facts import Results, repaired_layers, stage_map, stages
 
@@ -53,15 +54,16 @@ def _figures(results: Results, history: Sequence[Mapping[str, Any]]) -> dict[str
 
 
 def _accuracy(results: Results) -> tuple[Figure, str] | None:
-    """mAP over FLOPs, with the way down and up again."""
+    """mAP over FLOPs, with the way down and up again; agreement with the teacher where there are no labels."""
+    key, label = ("agreement50_95", "agreement 50-95") if measured(results) else ("map50_95", "mAP50-95")
     points = [
-        (name, model["gflops"], model["map50_95"])
+        (name, model["gflops"], model[key])
         for name, model in stages(results).items()
-        if model.get("gflops") and model.get("map50_95") is not None
+        if model.get("gflops") and model.get(key) is not None
     ]
     if len(points) < 2:
         return None
-    figure, axes = new_axes(HALF, "GFLOPs", "mAP50-95")
+    figure, axes = new_axes(HALF, "GFLOPs", label)
     axes.plot([x for _, x, _ in points], [y for _, _, y in points], color=COLOURS["line"], linewidth=1.2, zorder=1)
     low, high = min(y for *_, y in points), max(y for *_, y in points)
     pad = max(0.01, 0.12 * (high - low))
@@ -74,7 +76,7 @@ def _accuracy(results: Results) -> tuple[Figure, str] | None:
             axes.scatter([x], [y], s=34, color=colour(name), zorder=3)
             place = (x + 0.035 * axes.get_xlim()[1], height)
             axes.annotate(f"{name} {y:.3f}", (x, y), place, color=colour(name), va="center")
-    return figure, "Accuracy over FLOPs: " + ", ".join(f"{name} {y:.3f} at {x:.2f}" for name, x, y in points)
+    return figure, f"{label} over FLOPs: " + ", ".join(f"{name} {y:.3f} at {x:.2f}" for name, x, y in points)
 
 
 def _training(results: Results, history: Sequence[Mapping[str, Any]]) -> tuple[Figure, str] | None:

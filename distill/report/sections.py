@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from distill.report import facts
+from distill.report import agreement, facts
 from distill.report.document import Block, Code, Document, Figure, Fold, Terms, Text, section
 from distill.report.facts import Results, Table
 from distill.report.format import value_text
@@ -38,11 +38,12 @@ def compose(results: Results, run_dir: Path, figures: Collection[str] = ()) -> D
         return Figure(name, wide) if name in figures else None
 
     plan, schedule = results.get("plan") or {}, results.get("schedule") or {}
-    measured = [_quiet(_legend(results)), _quiet(facts.latency_note(results))]
+    measured = [_quiet(_legend(results)), _quiet(agreement.note(results)), _quiet(facts.latency_note(results))]
+    quality = "Agreement with the teacher" if agreement.measured(results) else "Accuracy"
     sections = (
         section("Before and after", [facts.comparison(results), *measured]),
         section("Use it", _usage(results, run_dir)),
-        section("Accuracy", [figure("accuracy"), figure("training"), *_classes(results)]),
+        section(quality, [figure("accuracy"), figure("training"), *_classes(results)]),
         section("What was cut", [_cut(plan), figure("channels", wide=True), _layers(facts.channels(results))]),
         section("What repair mended", [_mended(results), figure("repair", wide=True), _layers(facts.repairs(results))]),
         section("Training", [_terms(schedule), figure("losses")]),
@@ -162,7 +163,7 @@ def _mended(results: Results) -> Text | None:
 
 def _classes(results: Results) -> list[Block | None]:
     """A long list is closed, and those that lost most stand above it."""
-    table = facts.per_class(results)
+    table = facts.per_class(results) or agreement.per_class(results)
     if table is None or len(table.rows) <= MANY:
         return [table]
     title = f"All {len(table.rows)} classes, greatest loss first"

@@ -49,8 +49,9 @@ class DataSet:
     Attributes:
         path: the data.yaml, or the folder of images.
         names: its classes by id; None for a folder.
-        train: image files to calibrate on and to learn from; the same as `val` for a folder.
-        val: image files to measure on.
+        train: image files to calibrate on and to learn from.
+        val: image files to measure on: of a folder, a fifth that is held back, the same whenever it is opened. A folder
+            of fewer than 10 images has all of them in both.
         labelled: False for a folder of images: there is no mAP then.
         config: what ultralytics' trainer calls `self.data`, with lists of image files for `train` and `val`.
         warnings: what the user should know though it stops nothing: images left out, classes named differently.
@@ -231,8 +232,14 @@ def _load_folder(path: Path, names: Mapping[int, str] | None, progress: Progress
         raise DistillError(f"{path}: no images in this folder (looked for {', '.join(sorted(datafile.IMG_FORMATS))})")
     read = _read(path, "images", found, None, progress)
     classes = dict(names) if names else {0: "object"}
+    train, val = labels.hold_back(read.records)
     warnings = _left_out("images", found, read)
-    return _assemble(path, path.absolute(), classes, False, {"train": read.records, "val": read.records}, warnings)
+    if train == val:
+        warnings.append(
+            f"{path}: {len(val)} images are too few to hold some back: what is measured on those that were learned from "
+            f"looks too good. Give {labels.ENOUGH} or more"
+        )
+    return _assemble(path, path.absolute(), classes, False, {"train": train, "val": val}, warnings)
 
 
 def _read(

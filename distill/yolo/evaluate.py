@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from ultralytics.models.yolo.detect import DetectionValidator
@@ -83,34 +85,42 @@ def evaluate(
     """
     if not data.labelled:
         raise DistillError(f"{data.path}: has no labels, so there is no mAP to measure: give a data.yaml as 'data'")
-    place = pick_device(device)
-    network: Any = checkpoint.fused(model).to(place)
-    stride = max(int(network.stride.max()), 32)
-    as_original = head_of(network).original
-    dataset = build_dataset(
-        data, "val", imgsz=-(-imgsz // stride) * stride, batch=batch, stride=stride, by_area=as_original
-    )
-    # On a CPU the network takes the time, and loader processes would only take it away from it.
-    workers = min(8, os.cpu_count() or 1) if place.type == "cuda" else 0
-    loader = DataLoader(
-        dataset, batch, num_workers=workers, collate_fn=dataset.collate_fn, pin_memory=place.type == "cuda"
-    )
     with tempfile.TemporaryDirectory(prefix="distill-val-") as folder, torch.inference_mode():
-        validator = _Validator(loader, network, data, place, Path(folder), as_original)
-        for images in loader:
-            images = validator.preprocess(images)
-            boxes = validator.postprocess(network(images["img"]))
-            validator.update_metrics(_clipped(boxes, images) if as_original else boxes, images)
-            if bar is not None:
-                bar.advance(len(images["img"]))
+        validator = _open(model, data, imgsz, batch, device, Path(folder))
+        for images, boxes in validator.look(bar):
+            validator.update_metrics(boxes, images)
         stats: Any = validator.metrics.stats
         columns = ("tp", "conf", "pred_cls", "target_cls")  # read before get_stats() empties them
-        ap = average_precision(*(np.concatenate(stats[name]) for name in columns)) if as_original else None
+        original = validator.as_original
+        ap = average_precision(*(np.concatenate(stats[name]) for name in columns)) if original else None
         validator.get_stats()
     if ap is not None:
         box: Any = validator.metrics.box
         box.all_ap = ap
     return _metrics(validator)
+
+
+def detect(
+    model: nn.Module,
+    data: DataSet,
+    *,
+    imgsz: int,
+    batch: int = 16,
+    device: str | torch.device = "cpu",
+    bar: Bar | None = None,
+) -> dict[str, NDArray]:
+    """The boxes on the val images that `evaluate` would count, with the same arguments. No labels are needed.
+
+    Returns:
+        Image file -> (n, 6) float32, the highest score first: x, y of the centre, width, height as shares of the image,
+        score, class.
+    """
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="distill-val-") as folder, torch.inference_mode():
+        for images, boxes in _open(model, data, imgsz, batch, device, Path(folder)).look(bar):
+            places = zip(images["im_file"], boxes, _places(images), strict=True)
+            found.update({file: _as_labels(one, place) for file, one, place in places})
+    return found
 
 
 def pick_device(name: str | torch.device) -> torch.device:
@@ -135,6 +145,24 @@ def pick_device(name: str | torch.device) -> torch.device:
     return torch.device(kind, int(index))
 
 
+def _open(
+    model: nn.Module, data: DataSet, imgsz: int, batch: int, device: str | torch.device, folder: Path
+) -> _Validator:
+    place = pick_device(device)
+    network: Any = checkpoint.fused(model).to(place)
+    stride = max(int(network.stride.max()), 32)
+    by_area = head_of(network).original
+    dataset = build_dataset(
+        data, "val", imgsz=-(-imgsz // stride) * stride, batch=batch, stride=stride, by_area=by_area
+    )
+    # On a CPU the network takes the time, and loader processes would only take it away from it.
+    workers = min(8, os.cpu_count() or 1) if place.type == "cuda" else 0
+    loader = DataLoader(
+        dataset, batch, num_workers=workers, collate_fn=dataset.collate_fn, pin_memory=place.type == "cuda"
+    )
+    return _Validator(loader, network, data, place, folder)
+
+
 class _Validator(DetectionValidator):
     """ultralytics' validator as a bag of parts.
 
@@ -147,16 +175,25 @@ class _Validator(DetectionValidator):
     names: Any
     seen: Any
 
-    def __init__(
-        self, loader: DataLoader, network: Any, data: DataSet, device: torch.device, folder: Path, as_original: bool
-    ) -> None:
-        iou = NMS_IOU["val.py" if as_original else "yolo val"]
+    def __init__(self, loader: DataLoader, network: Any, data: DataSet, device: torch.device, folder: Path) -> None:
+        self.network, self.as_original = network, head_of(network).original
+        iou = NMS_IOU["val.py" if self.as_original else "yolo val"]
         options = {"conf": CONFIDENCE, "iou": iou, "plots": False, "save_json": False, "verbose": False}
         super().__init__(loader, folder, {**options, "task": "detect", "mode": "val"})
         self.training = False
         self.data = data.config
         self.device = device
         self.init_metrics(network)
+
+    def look(self, bar: Bar | None) -> Iterator[tuple[dict[str, Any], list[dict[str, Tensor]]]]:
+        """Each batch with what the network finds on each of its images, in pixels of the padded image."""
+        loader: Any = self.dataloader
+        for images in loader:
+            images = self.preprocess(images)
+            boxes = self.postprocess(self.network(images["img"]))
+            yield images, _clipped(boxes, images) if self.as_original else boxes
+            if bar is not None:
+                bar.advance(len(images["img"]))
 
     def postprocess(self, preds: Any) -> list[dict[str, Tensor]]:
         # As in the base class, but without its time limit, which drops the rest of a batch on a slow or busy machine.
@@ -166,14 +203,27 @@ class _Validator(DetectionValidator):
         return [{"bboxes": x[:, :4], "conf": x[:, 4], "cls": x[:, 5], "extra": x[:, 6:]} for x in boxes]
 
 
+def _places(batch: dict[str, Any]) -> Iterator[tuple[float, float, float, float]]:
+    """Where each image of a batch lies in its padding: left, top, width, height in pixels."""
+    for (height, width), (ratio, (left, top)) in zip(batch["ori_shape"], batch["ratio_pad"], strict=True):
+        yield left, top, width * ratio[1], height * ratio[0]
+
+
 def _clipped(found: list[dict[str, Tensor]], batch: dict[str, Any]) -> list[dict[str, Tensor]]:
     """Boxes cut off where their image ends; around it is padding."""
     clipped = []
-    for boxes, (height, width), (ratio, pad) in zip(found, batch["ori_shape"], batch["ratio_pad"], strict=True):
-        (x, y), (h, w) = pad, (height * ratio[0], width * ratio[1])
+    for boxes, (x, y, w, h) in zip(found, _places(batch), strict=True):
         low, high = boxes["bboxes"].new_tensor([[x, y, x, y], [x + w, y + h, x + w, y + h]])
         clipped.append({**boxes, "bboxes": boxes["bboxes"].clamp(low, high)})
     return clipped
+
+
+def _as_labels(found: dict[str, Tensor], place: tuple[float, float, float, float]) -> NDArray:
+    """See `detect`."""
+    (x, y, w, h), corners = place, found["bboxes"].cpu()
+    low, high = ((corners[:, side] - Tensor([x, y])) / Tensor([w, h]) for side in (slice(2), slice(2, 4)))
+    columns = ((low + high) / 2, high - low, found["conf"][:, None].cpu(), found["cls"][:, None].cpu())
+    return torch.cat(columns, 1).numpy()
 
 
 def _metrics(validator: _Validator) -> Metrics:

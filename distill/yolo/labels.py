@@ -22,7 +22,11 @@ from distill.errors import DistillError, first_line
 from distill.yolo.datafile import label_files
 
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (iterable, label, total) -> the same items
+Records = tuple[dict[str, Any], ...]
 
+ENOUGH = 10  # images, of which some can be held back
+
+_SHARE, _MOST = 0.2, 200  # of the images are held back, and no more than so many
 _TOLERANCE = 0.01  # of a side: annotation tools round, and ultralytics accepts as much
 _SMALLEST_PX = 10
 
@@ -72,6 +76,25 @@ def read(images: tuple[Path, ...], names: Mapping[int, str] | None, *, label: st
     if not records:
         raise DistillError(f"none of the {len(images)} images can be used, first {problems[0]}")
     return Labels(records, sum(not file or not file.is_file() for file in files), problems)
+
+
+def hold_back(records: Records) -> tuple[Records, Records]:
+    """Images to learn from and others to measure on; all of them twice where there are not `ENOUGH`.
+
+    Drawn at random, since neighbours are often much alike, but always the same of the same files: a recipe's seed has no
+    say in it, so that runs compare.
+
+    Args:
+        records: sorted by file.
+    """
+    if len(records) < ENOUGH:
+        return records, records
+    drawn = np.random.default_rng(0).permutation(len(records))
+    held = set(drawn[: min(_MOST, round(_SHARE * len(records)))].tolist())
+    split: tuple[list[Any], list[Any]] = [], []
+    for index, record in enumerate(records):
+        split[index in held].append(record)
+    return tuple(split[False]), tuple(split[True])
 
 
 def _read_one(image: Path, file: Path | None, names: Mapping[int, str] | None) -> dict[str, Any] | str | _UnknownClass:

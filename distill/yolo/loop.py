@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -177,7 +178,7 @@ class _Trainer(DetectionTrainer):
         if not self.train_loader.num_workers:  # workers have loaded ahead, and are not stopped for this
             self.train_loader.reset()
             self.train_loader.generator.manual_seed(seed)
-        self.batch_index = 0
+        self.batch_index, self.began = 0, time.monotonic()
         self.bars.close()
         label = f"epoch {self.epoch + 1}/{self.epochs}"
         self.bar = self.bars.enter_context(self.job.console.bar(label, len(self.train_loader)))
@@ -192,6 +193,7 @@ class _Trainer(DetectionTrainer):
     def end_batch(self) -> None:
         self.batch_index += 1
         self.bar.advance(note=_words(self.tloss))
+        self.seconds = time.monotonic() - self.began
 
     def validate(self) -> tuple[dict[str, float], float | None]:
         """mAP of the averaged weights, where there are labels and it is this epoch's turn.
@@ -210,6 +212,7 @@ class _Trainer(DetectionTrainer):
         row |= {name: float(value) for name, value in self.tloss.items()}
         row |= {name: self.metrics.get(name) for name in ("map50_95", "map50")}
         self.job.progress.history.append(row)
+        self.job.progress.seconds.append(self.seconds)
 
     def end_epoch(self) -> None:
         if self.validated:

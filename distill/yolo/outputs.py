@@ -68,9 +68,13 @@ def distillation(
     Args:
         student: the network to train, an ultralytics DetectionModel, as the teacher is.
         teacher: the original, best fused (`checkpoint.fused`).
-        losses: as `distill.losses.build` makes them.
+        losses: as `distill.losses.build` makes them. A Module that has to see the networks themselves has a method
+            `meet(student, teacher)`, and `check(teacher)` for one that it cannot serve; see `stock.py`.
         keep_inputs: of the plan that cut the student; None where it has all of its teacher's channels.
         labels: weight of the detection loss on the labels.
     """
+    for loss in losses:
+        if meet := getattr(loss.call, "meet", None):
+            meet(student, teacher)
     keep = None if keep_inputs is None else neck_keep(student, keep_inputs)
     return DistillationTask(student, teacher, losses, run=run, keep=keep, labelled=label_terms, labels=labels)

@@ -23,6 +23,7 @@ class Progress:
         epoch: finished epochs.
         stopped: no further epoch would be run: the last one is over, or patience was.
         history: per epoch what `Trained.history` says.
+        seconds: per epoch, as `Trained.seconds`.
         best_epoch: counted from 1; 0 before the first epoch is over.
         best_map: mAP50-95 of that epoch; None where there are no labels.
         best_weights: averaged weights of that epoch, on the CPU.
@@ -31,6 +32,7 @@ class Progress:
     epoch: int = 0
     stopped: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
     best_epoch: int = 0
     best_map: float | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict)

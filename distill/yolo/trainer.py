@@ -33,12 +33,15 @@ class Trained:
         best_epoch: the epoch the weights are from: the best on the validation images; the last where there are no
             labels, or where a penalty was to have its effect.
         map50_95: of those weights on the validation images, or None without labels.
+        seconds: that the steps of each epoch took, with loading images and without validation. Apart from the history,
+            which is the same whenever a training is repeated.
     """
 
     model: DetectionModel
     history: list[dict[str, Any]]
     best_epoch: int
     map50_95: float | None
+    seconds: list[float]
 
 
 def train(
@@ -100,7 +103,7 @@ def train(
     result.load_state_dict(progress.best_weights)
     if data.names:
         result.names = dict(data.names)
-    return Trained(result, progress.history, progress.best_epoch, progress.best_map)
+    return Trained(result, progress.history, progress.best_epoch, progress.best_map, progress.seconds)
 
 
 def _settings(

@@ -13,6 +13,7 @@ import pytest
 
 from distill import report
 from distill.errors import DistillError
+from distill.report import agreement
 from distill.report.facts import comparison, duration, findings, judgement, per_class, verdict
 from distill.report.format import percent, signed, speed
 from distill.report.markdown import render_markdown
@@ -179,13 +180,52 @@ def test_comparison_has_a_row_for_each_quantity_and_a_column_for_each_stage(resu
     assert dict(zip(table.columns, table.rows[4]))["teacher"] == "17.0 [15.3–20.4]"
 
 
-def test_agreement_stands_in_for_map(results: dict[str, Any]) -> None:
-    results["data"]["labelled"], results["accepted"] = False, None
-    for name, model in results["models"].items():
-        model.update(map50_95=None, map50=None, per_class=None)
-        model["agreement"] = {"same_boxes": 1.0 if name == "teacher" else 0.9}
-    table = comparison(results)
-    assert table is not None and table.rows[0] == ("same boxes", "1.000", "0.900", "0.900", "0.900", "−0.100")
+@pytest.fixture
+def unlabelled(results: dict[str, Any]) -> dict[str, Any]:
+    """Results of a run on images alone."""
+    results["data"]["labelled"], results["accepted"], results["history"] = False, None, []
+    boxes = {"cat": 41, "dog": 7}
+    results["agreement"] = {"images": 8, "held_back": True, "confidence": 0.25, "teacher_boxes": boxes}
+    for (name, model), share in zip(results["models"].items(), (1.0, 0.1, 0.85, 0.9), strict=True):
+        model.update(map50_95=None, map50=None, per_class=None, agreement50_95=share, agreement50=share)
+        model["agreement_per_class"] = {"cat": share, "dog": share if name == "teacher" else share - 0.02}
+    return results
+
+
+def test_agreement_stands_in_for_map(unlabelled: dict[str, Any], tmp_path: Path) -> None:
+    table = comparison(unlabelled)
+    assert table is not None and table.rows[0] == ("agreement 50-95", "1.000", "0.100", "0.850", "0.900", "−0.100")
+    assert [row[0] for row in table.rows[1:3]] == ["agreement 50", "params (M)"]
+    assert verdict(unlabelled) == (
+        "Half the FLOPs, 1.7× faster, agreement with the teacher 0.900: not judged, there are no labels to measure mAP with"
+    )
+    screen = report.summary_table(unlabelled)
+    assert "Agreement: AP against the teacher's own boxes on 8 held-back images." in screen
+    assert screen.isascii() and all(len(line) <= 80 for line in screen.partition("\n\n")[0].splitlines()[:-1])
+    markdown, html = write(tmp_path, unlabelled)
+    for text in (unescaped(markdown), Page(html).text):
+        assert "sees 48 boxes with a score of 0.25 or more on 8 held-back images, which nothing was calibrated" in text
+        assert "Agreement with the teacher" in text and "mAP50-95" not in text and "None" not in text
+    assert "agreement 50-95 over FLOPs: teacher 1.000 at 1.77" in markdown
+    assert "## Accuracy" not in markdown and (tmp_path / "plots" / "accuracy.png").is_file()
+
+
+def test_agreement_of_each_class_stands_beside_its_boxes_the_lowest_first(unlabelled: dict[str, Any]) -> None:
+    table = agreement.per_class(unlabelled)
+    assert table is not None and table.columns == ("class", "teacher boxes", "agreement 50-95")
+    assert table.rows == (("dog", "7", "0.880"), ("cat", "41", "0.900"))
+    unlabelled["chosen"] = "teacher"
+    assert agreement.per_class(unlabelled) is None
+
+
+def test_agreement_on_images_that_were_learned_from_is_said_to_be(unlabelled: dict[str, Any]) -> None:
+    unlabelled["agreement"]["held_back"] = False
+    assert "the same that were learned from, which makes it look too good" in agreement.note(unlabelled)
+    assert "on 8 images it learned from" in agreement.note(unlabelled, brief=True)
+
+
+def test_where_there_is_map_agreement_is_not_mentioned(results: dict[str, Any]) -> None:
+    assert not agreement.measured(results) and agreement.note(results) == "" and agreement.per_class(results) is None
 
 
 def test_classes_that_lost_most_come_first(results: dict[str, Any]) -> None:

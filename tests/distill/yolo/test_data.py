@@ -17,7 +17,7 @@ from ultralytics.data.dataset import YOLODataset
 from ultralytics.utils import DEFAULT_CFG
 
 from distill.errors import DistillError
-from distill.yolo import data
+from distill.yolo import data, labels
 
 NAMES = ["circle", "square", "star"]
 ROWS = ["0 0.5 0.5 0.2 0.4", "2 0.25 0.75 0.1 0.1", "1 0.6 0.4 0.3 0.3"]
@@ -108,9 +108,32 @@ def test_a_folder_of_images_has_no_labels(root: Path) -> None:
     found = data.load(root / "images", dict(enumerate(NAMES)))
     assert not found.labelled
     assert found.names is None
-    assert found.train == found.val
-    assert len(found.train) == 9
+    assert len(found.train) == len(found.val) == 9 and found.train == found.val  # too few to hold some back
+    assert len(found.warnings) == 1 and "9 images are too few" in found.warnings[0]
     assert len(data.build_dataset(found, "train", imgsz=64, batch=2, augment=True)[0]["bboxes"]) == 0
+
+
+def test_a_fifth_of_a_folder_is_held_back_and_always_the_same(tmp_path: Path) -> None:
+    make_images(tmp_path / "some" / "pictures", 23, rows=None)
+    shutil.copytree(tmp_path / "some", tmp_path / "copy")
+    first, again, copied = (data.load(tmp_path / name / "pictures") for name in ("some", "some", "copy"))
+    assert (len(first.train), len(first.val)) == (18, 5) and not first.warnings
+    assert not set(first.train) & set(first.val)
+    assert list(first.train) == sorted(first.train) and list(first.val) == sorted(first.val)
+    assert (first.train, first.val) == (again.train, again.val)
+    assert [file.name for file in copied.val] == [file.name for file in first.val]
+    assert first.config["val"] == [record["im_file"] for record in first.records["val"]] == list(map(str, first.val))
+
+
+@pytest.mark.parametrize(
+    ("images", "learned", "held"), [(1, 1, 1), (9, 9, 9), (10, 8, 2), (1000, 800, 200), (5000, 4800, 200)]
+)
+def test_how_many_are_held_back(images: int, learned: int, held: int) -> None:
+    records = tuple({"im_file": str(index)} for index in range(images))
+    train, val = labels.hold_back(records)
+    assert (len(train), len(val)) == (learned, held)
+    seen = {record["im_file"] for record in (*train, *val)}
+    assert len(seen) == images
 
 
 @pytest.mark.parametrize("labels_at", ["link", "target"])

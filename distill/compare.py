@@ -1,0 +1,233 @@
+"""The flow of a comparison: what arms share is made once per seed, then each arm is trained from it, run by run.
+
+A run is a run folder like any other, and what is finished is not done again: a comparison that was killed goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from distill import pipeline, steps
+from distill.arms import Arm, Comparison, start_of
+from distill.console import Console
+from distill.errors import DistillError, RunError
+from distill.folder import COMPARISON, LOG, RECIPE, RunFolder
+from distill.recipe import SHAPES, Recipe, to_yaml
+from distill.report import compare as report
+from distill.yolo import data as datasets
+from distill.yolo.evaluate import pick_device
+
+FORMAT = 1
+# Two runs with the same of this have the same stages up to the first of those: from all of them to the teacher alone,
+# which is trained once where a recipe trains it. The first that holds is the best.
+_ALIKE: dict[tuple[str, ...], Callable[[Recipe], Recipe]] = {
+    ("choose",): lambda start: start,
+    ("repair", "choose"): lambda start: replace(start, repair=None),
+    ("prune",): lambda start: replace(start, repair=None, prune=None, seed=0),
+}
+FINISHED = ("results.json", "report.html")  # what a run writes last
+
+
+class RunConsole(Console):
+    """The console of one run of many: its results go into its log, for the comparison has a table of its own."""
+
+    def result(self, text: str) -> None:
+        self.record(text)
+
+
+def run(wanted: Comparison, folder: RunFolder, console: Console, *, quiet: bool = False) -> dict[str, Any]:
+    """Train every arm with every seed, and write the comparison.
+
+    Args:
+        wanted: what is compared.
+        folder: where everything goes; a resumed one goes on after its last finished run, stage or epoch.
+        console: what the user watches.
+        quiet: of the runs, show warnings only.
+
+    Returns:
+        What compare.json holds.
+
+    Raises:
+        DistillError, PruneError: bad input, before anything is written; or a step that cannot be done.
+    """
+    check(wanted, Console(quiet=True))
+    work = _Work(wanted, folder, console, quiet)
+    first, *others = wanted.seeds
+    work.prepare(first)
+    for arm in wanted.arms:
+        for lr in wanted.lrs or (None,):
+            work.train(arm, first, lr)
+        work.choose(arm)
+    for seed in others:
+        work.prepare(seed)
+        for arm in wanted.arms:
+            work.train(arm, seed, work.chosen[arm.name])
+    work.write()
+    report.write(folder.path)
+    console.result("\n" + report.summary(work.content(), folder.path))
+    return work.content()
+
+
+def check(wanted: Comparison, console: Console) -> None:
+    """Open everything that the runs need. Nothing is written.
+
+    Raises:
+        DistillError: what is wrong first, and with which arm.
+        PruneError: a budget that cannot be met.
+    """
+    recipe = wanted.recipe
+    pick_device(recipe.device)
+    teacher = steps.open_teacher(recipe) if recipe.model else None
+    variants = [wanted.variant(arm, recipe.seed, None) for arm in wanted.arms]
+    for arm, variant in zip(wanted.arms, variants, strict=True):
+        try:
+            steps.fitting_losses(variant, teacher, console)
+        except DistillError as error:
+            raise DistillError(f"arm {arm.name}: {error}") from None
+    if teacher is not None:
+        steps.check_budget(recipe, teacher.model)
+    if recipe.data != SHAPES:
+        data = datasets.load(recipe.data, teacher.names if teacher else None, progress=console.track)
+        if not data.labelled:
+            raise DistillError(f"{data.path}: no labels, and arms are compared by mAP: give a data.yaml with labels")
+
+
+class _Work:
+    """What is done of a comparison, and what the next run is to begin with."""
+
+    def __init__(self, wanted: Comparison, folder: RunFolder, console: Console, quiet: bool) -> None:
+        self.wanted, self.folder, self.console, self.quiet = wanted, folder, console, quiet
+        self.bases: list[tuple[Recipe, Path]] = []  # finished ones: up to where training starts
+        self.rows: list[dict[str, Any]] = []
+        self.failed: list[dict[str, Any]] = []
+        self.chosen: dict[str, float | None] = {}
+        self.about: dict[str, Any] = {}
+        self.number = 0
+        self.starts = _starts([wanted.variant(arm, wanted.recipe.seed, None) for arm in wanted.arms])
+        self.total = len(wanted.arms) * (max(1, len(wanted.lrs)) + len(wanted.seeds) - 1)
+        self.total += len(self.starts) * len(wanted.seeds)
+        self.write()
+
+    def prepare(self, seed: int) -> None:
+        """What the arms share with this seed: the networks that their training starts from."""
+        for index, start in enumerate(self.starts, 1):
+            recipe = replace(start, seed=seed)
+            path = self.folder.path / f"base-{index}-seed-{seed}"
+            self.run(recipe, path, f"base {index}, seed {seed}")
+            self.bases.append((recipe, path))
+
+    def train(self, arm: Arm, seed: int, lr: float | None) -> None:
+        """One run of an arm. One that fails while rates are searched for counts as the worst there is."""
+        rate = "auto" if lr is None else f"{lr:g}"
+        recipe = self.wanted.variant(arm, seed, lr)
+        path = self.folder.path / arm.name / f"seed-{seed}-lr-{rate}"
+        try:
+            results = self.run(recipe, path, f"{arm.name}, seed {seed}, lr {rate}")
+        except DistillError as error:
+            if isinstance(error, RunError) or len(self.wanted.lrs) < 2 or seed != self.wanted.seeds[0]:
+                raise
+            self.console.warn(f"{arm.name} with lr {rate}: {error}")
+            self.failed.append({"arm": arm.name, "seed": seed, "lr_tried": lr, "error": str(error)})
+            return
+        _tidy(path)
+        place = str(path.relative_to(self.folder.path))
+        self.rows.append({"arm": arm.name, "seed": seed, "lr_tried": lr, **_figures(results), "folder": place})
+        self.about = self.about or _about(results)
+        self.write()
+
+    def choose(self, arm: Arm) -> None:
+        """The learning rate that other seeds get: the best on the val images with the first."""
+        rows = [row for row in self.rows if row["arm"] == arm.name]
+        if not rows:
+            tried = ", ".join(f"{rate:g}" for rate in self.wanted.lrs)
+            raise DistillError(f"arm {arm.name} failed with every learning rate of {tried}: give smaller --lrs")
+        self.chosen[arm.name] = max(rows, key=lambda row: row["map50_95"])["lr_tried"]
+        self.write()
+
+    def run(self, recipe: Recipe, path: Path, title: str) -> dict[str, Any]:
+        """One run in a folder of its own: begun with stages that an earlier one has finished, gone on with, or read."""
+        self.number += 1
+        self.console.header(f"run {self.number} of {self.total}: {title}")
+        begun = (path / RECIPE).is_file()
+        with closing(RunFolder.create(path, to_yaml(recipe), resume=begun)) as folder:
+            if all((path / name).is_file() for name in FINISHED):
+                self.console.line("done before")
+                return dict(json.loads((path / FINISHED[0]).read_text(encoding="utf-8")))
+            if not folder.stages and (shared := self.shared(recipe)):
+                folder.begin_with(*shared, pipeline.FILES)
+            with closing(RunConsole(quiet=self.quiet)) as console:
+                console.log_to(path / LOG)
+                return pipeline.run(recipe, folder, console)
+
+    def shared(self, recipe: Recipe) -> tuple[Path, tuple[str, ...]] | None:
+        """The run that has most in common with a recipe, and the first stages that they do not share."""
+        start = start_of(recipe)
+        for until, alike in _ALIKE.items():
+            for base, path in self.bases:
+                if alike(base) == alike(start):
+                    return path, until
+        return None
+
+    def content(self) -> dict[str, Any]:
+        """What compare.json holds: every single figure, and what they were made with."""
+        return {
+            "format": FORMAT,
+            "recipe_name": self.wanted.recipe.name,
+            **self.wanted.to_dict(),
+            "about": self.about,
+            "chosen": self.chosen,
+            "runs": self.rows,
+            "failed": self.failed,
+        }
+
+    def write(self) -> None:
+        self.folder.write_json(COMPARISON, self.content())
+
+
+def _starts(variants: list[Recipe]) -> list[Recipe]:
+    """The different recipes up to where training starts; one without repair is a part of the same with it."""
+    starts = list(dict.fromkeys(map(start_of, variants)))
+    repaired = [replace(start, repair=None) for start in starts if start.repair is not None]
+    return [start for start in starts if start not in repaired]
+
+
+def _figures(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What a comparison keeps of a run: of the training itself, whichever network the run has chosen in the end."""
+    models, trained, schedule = results["models"], results["trained"], results["schedule"]
+    start = models.get("repaired") or models["pruned"]
+    per_epoch = schedule["steps"] / schedule["epochs"]
+    return {
+        "lr": schedule["lr"],
+        "start": start["map50_95"],
+        "map50_95": trained["map50_95"],
+        "map50": trained["map50"],
+        "labels": results["recipe"]["distill"]["labels"] > 0,
+        "history": [row.get("map50_95") for row in results["history"]],
+        "seconds_per_step": median(results["epoch_seconds"]) / per_epoch,
+        "schedule": {key: schedule[key] for key in ("epochs", "steps", "batch")},
+    }
+
+
+def _about(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What the runs have in common."""
+    keys = ("model", "data", "imgsz", "device", "versions")
+    models = results["models"]
+    cost = {
+        name: {key: models[name][key] for key in ("map50_95", "gflops", "params")} for name in ("teacher", "pruned")
+    }
+    return {**{key: results[key] for key in keys}, **cost}
+
+
+def _tidy(path: Path) -> None:
+    """Leave of a finished run what is small, and its result."""
+    shutil.rmtree(path / "training", ignore_errors=True)
+    for file in path.glob("*.pt"):
+        if not file.name.startswith("student"):
+            file.unlink()

@@ -1,0 +1,123 @@
+"""A learning rate found by trying: a few steps from where training will start, at each of some rates."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any, cast
+
+import torch
+from ultralytics.cfg import get_cfg
+from ultralytics.data.build import build_dataloader
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils.torch_utils import init_seeds
+
+from distill.errors import DistillError
+from distill.schedule import Schedule
+from distill.task import DistillationTask
+from distill.yolo.data import DataSet, build_dataset
+from distill.yolo.learner import Learner, set_bn_momentum
+
+CANDIDATES = (3e-5, 1e-4, 3e-4, 1e-3)
+STEPS = 50  # for each rate, at most; a tenth of a run that is shorter than 500
+JUDGES = 8  # batches without augmentation, the same for all
+
+Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
+
+
+def find_lr(
+    task: DistillationTask,
+    data: DataSet,
+    schedule: Schedule,
+    *,
+    imgsz: int,
+    device: torch.device,
+    seed: int = 0,
+    candidates: Sequence[float] = CANDIDATES,
+    progress: Progress | None = None,
+) -> dict[float, float]:
+    """The loss that a short training at each rate ends with, on images as they are.
+
+    Every trial starts from the same student and sees the same batches, augmented as in training; its rate falls as a
+    half cosine, as that of the training does. It is judged without augmentation, as the student will be. Rates go up, and the search ends at the first that is worse than the one
+    before: what repair gave is lost beyond it. The best is the one with the least loss.
+
+    Args:
+        task: the student, its teacher and the losses; copied.
+        data: where the images come from.
+        schedule: of the training to come; its `lr` is not read.
+        imgsz: side of the images in pixels.
+        device: where to train.
+        seed: of the draw of images and of their augmentation.
+        candidates: rates in ascending order.
+        progress: called as progress(iterable, label, total).
+
+    Returns:
+        Rate -> loss (a mean per image) in the order tried; a rate that diverged has infinity.
+    """
+    count = max(5, min(STEPS, schedule.steps // 10))
+    init_seeds(seed)
+    lessons = list(islice(_batches(data, schedule, imgsz, augment=True), count))
+    judges = list(islice(_batches(data, schedule, imgsz, augment=False), JUDGES))
+    found: dict[float, float] = {}
+    tried: Iterable[float] = candidates if progress is None else progress(candidates, "learning rate", len(candidates))
+    for lr in tried:
+        found[lr] = _trial(task, lessons, judges, replace(schedule, lr=lr, steps=len(lessons)), imgsz, device)
+        if found[lr] > min(found.values()):
+            break
+    return found
+
+
+def _trial(
+    task: DistillationTask,
+    lessons: list[dict[str, Any]],
+    judges: list[dict[str, Any]],
+    schedule: Schedule,
+    imgsz: int,
+    device: torch.device,
+) -> float:
+    task = copy.deepcopy(task)  # shares the teacher
+    learner = Learner(cast(DetectionModel, task.student), task, None, schedule.freeze_bn).to(device).train()
+    set_bn_momentum(learner.student_model, schedule.bn_momentum)
+    student: Any = learner.student_model
+    student.args = get_cfg(overrides={"imgsz": imgsz})
+    student.requires_grad_(True)
+    parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=schedule.lr, betas=(schedule.momentum, 0.999), weight_decay=0.0)
+    for step, batch in enumerate(lessons):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.lr_at(step / len(lessons))
+        try:
+            loss, _ = learner(_on(batch, device))
+        except DistillError:
+            if step:  # what a loss says of a network that is lost
+                return math.inf
+            raise
+        if not torch.isfinite(loss):
+            return math.inf
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 10.0)  # as ultralytics' trainer does
+        optimizer.step()
+    with torch.no_grad():
+        losses = [learner(_on(batch, device))[0].item() / len(batch["img"]) for batch in judges]
+    return sum(losses) / len(losses)
+
+
+def _batches(data: DataSet, schedule: Schedule, imgsz: int, augment: bool) -> Iterator[dict[str, Any]]:
+    """Batches of training images in a random order, again and again."""
+    names = ("mosaic", "scale", "translate", "fliplr")
+    hyp = get_cfg(overrides={"imgsz": imgsz, **{name: getattr(schedule, name) for name in names}})
+    dataset = build_dataset(data, "train", imgsz=imgsz, batch=schedule.batch, augment=augment, rect=False, hyp=hyp)
+    loader = build_dataloader(dataset, min(schedule.batch, len(dataset)), workers=0, shuffle=True)
+    while True:
+        for batch in loader:
+            yield batch if data.labelled else {"img": batch["img"]}
+
+
+def _on(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    moved = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+    return moved | {"img": moved["img"].float() / 255}

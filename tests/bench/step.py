@@ -1,0 +1,69 @@
+"""What a training step costs: labels alone, our distillation, and ultralytics' own, taking turns in one process.
+
+    python -m tests.bench.step                        # YOLOv5nu at half its FLOPs, 320 px, batches of 8
+    python -m tests.bench.step best.pt 640 8 20       # a checkpoint, imgsz, batch, rounds
+
+Each is timed with the memory laid out as torch makes it and with channels last. Median of the rounds, and the ratio to
+labels alone in the same layout.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import time
+from statistics import median
+
+import torch
+from ultralytics.cfg import get_cfg
+
+import prune
+from distill import losses
+from distill.recipe import DEFAULT_LOSSES
+from distill.yolo import checkpoint, outputs
+from distill.yolo.heads import head_of
+from distill.yolo.learner import Learner
+from distill.yolo.stock import Ultralytics
+from tests.prune.networks import yolo
+
+
+def main(name: str = "yolov5n", imgsz: str = "320", batch: str = "8", rounds: str = "10") -> None:
+    size, count = int(imgsz), int(batch)
+    model = checkpoint.load(name).model if name.endswith(".pt") else yolo(name, classes=3)
+    model.args = get_cfg()
+    graph = prune.trace(model, torch.zeros(1, 3, size, size))
+    plan = prune.make_plan(graph, prune.score(graph, "bn_scale"), flops=0.5, round_to=8)
+    student = prune.apply(model, plan)
+    ours = losses.build(losses.fitting(DEFAULT_LOSSES, head_of(model).gives)[0])
+    kinds = {"labels": [], "distill": ours}
+    if "dist" in head_of(model).gives:
+        kinds["ultralytics"] = [losses.Loss("ultralytics", 1.0, Ultralytics())]
+    learners = {}
+    for layout in (torch.contiguous_format, torch.channels_last):
+        for kind, terms in kinds.items():
+            twin = copy.deepcopy(student).requires_grad_(True)
+            task = outputs.distillation(twin, checkpoint.fused(model), terms, keep_inputs=plan.keep_inputs)
+            learner = Learner(twin, task, None, freeze_bn=True).train()
+            learners[kind, layout] = learner.to(memory_format=layout)
+    boxes = torch.rand(4 * count, 4) * 0.4 + 0.3
+    given = {"img": torch.rand(count, 3, size, size), "batch_idx": torch.arange(count).repeat_interleave(4).float()}
+    given |= {"cls": torch.zeros(4 * count, 1), "bboxes": boxes}
+    times: dict = {key: [] for key in learners}
+    for turn in range(int(rounds) + 1):
+        for key, learner in learners.items():
+            images = given["img"].contiguous(memory_format=key[1])
+            start = time.perf_counter()
+            loss, _ = learner({**given, "img": images})
+            loss.backward()
+            if turn:  # the first is warm-up
+                times[key].append(time.perf_counter() - start)
+            learner.zero_grad()
+    for (kind, layout), taken in times.items():
+        alone = median(times["labels", layout])
+        print(
+            f"{kind:<12}{str(layout).removeprefix('torch.'):<18}{median(taken):>8.3f} s{median(taken) / alone:>7.2f}x"
+        )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,322 @@
+"""A comparison from end to end: what is shared, killed and gone on with, and whether its table says what its runs say."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ultralytics.cfg import get_cfg
+from ultralytics.nn.distill_model import DistillationModel
+from ultralytics.nn.tasks import DetectionModel
+
+from distill import arms, losses, pipeline
+from distill import recipe as recipes
+from distill.cli import main
+from distill.console import Console
+from distill.errors import DistillError
+from distill.recipe_losses import LossSpec
+from distill.report import compare_facts as facts
+from distill.yolo import checkpoint
+from distill.yolo import data as datasets
+from distill.yolo.original_save import save_original
+from distill.yolo.outputs import distillation
+from distill.yolo.trainer import train
+from tests.distill.yolo.originals import network
+from tests.distill.yolo.test_trainer import CFG, LONGER, tiny, write_images
+
+RECIPE = """
+model: {root}/best.pt
+data: {root}/data/data.yaml
+imgsz: 64
+batch: 4
+device: cpu
+prune: {flops: 0.7, images: 4, round_to: 1}
+repair: {images: 4, steps: 0}
+distill: {epochs: 1, losses: {score_bce: 2.0, feature_pkd: 1.0}}
+"""
+STOCK = LossSpec("distill.yolo.stock:Ultralytics", 1.0)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe, its images and its teacher."""
+    root = tmp_path_factory.mktemp("compare")
+    data = write_images(root / "data")
+    options: dict[str, Any] = {"console": Console(quiet=True), "imgsz": 64, "device": "cpu"}
+    taught = train(tiny(), datasets.load(data), LONGER, folder=root / "taught", **options)
+    checkpoint.save(taught.model, root / "best.pt", names={0: "square", 1: "disc"}, imgsz=64)
+    (root / "tiny.yaml").write_text(RECIPE.replace("{root}", str(root)))
+    return root
+
+
+class Watch:
+    """What the pipeline was asked for, by folder; it is killed when a network is chosen for the second time."""
+
+    def __init__(self) -> None:
+        self.runs: list[str] = []
+        self.cut, self.chosen = 0, 0
+        self.begin, self.prune, self.choose = pipeline.run, pipeline._prune, pipeline._choose
+
+    def run(self, recipe: Any, folder: Any, console: Any) -> Any:
+        self.runs.append(folder.path.name if "base" in folder.path.name else "/".join(folder.path.parts[-2:]))
+        return self.begin(recipe, folder, console)
+
+    def cutting(self, *args: Any) -> Any:
+        self.cut += 1
+        return self.prune(*args)
+
+    def choosing(self, *args: Any) -> Any:
+        self.chosen += 1
+        if self.chosen == 2:
+            raise KeyboardInterrupt
+        return self.choose(*args)
+
+
+@pytest.fixture(scope="module")
+def done(here: Path) -> Iterator[tuple[Path, Watch]]:
+    """A comparison that was killed after its first training and went on, and what was done for it."""
+    watch, out = Watch(), here / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "run", watch.run)
+        patch.setattr(pipeline, "_prune", watch.cutting)
+        patch.setattr(pipeline, "_choose", watch.choosing)
+        words = ["--arms", "ultralytics,ours", "--seeds", "2", "--lrs", "1e-3,1e-2", "--out", str(out), "--quiet"]
+        assert main(["compare", str(here / "tiny.yaml"), *words]) == 130
+        killed = out / "ultralytics" / "seed-0-lr-0.001" / "stages.json"
+        before = json.loads(killed.read_text())["stages"]["distill"]
+        watch.runs.append("killed")
+        assert main(["compare", "--resume", str(out), "--quiet"]) == 0
+        assert json.loads(killed.read_text())["stages"]["distill"] == before, "a finished stage is not done again"
+    yield out, watch
+
+
+def content(out: Path) -> dict[str, Any]:
+    return json.loads((out / "compare.json").read_text())
+
+
+def test_what_arms_share_is_done_once_and_nothing_twice(done: tuple[Path, Watch]) -> None:
+    out, watch = done
+    chosen = {arm: f"{lr:g}" for arm, lr in content(out)["chosen"].items()}
+    first = [f"{arm}/seed-0-lr-{lr}" for arm in ("ultralytics", "ours") for lr in ("0.001", "0.01")]
+    second = [f"{arm}/seed-1-lr-{chosen[arm]}" for arm in ("ultralytics", "ours")]
+    assert watch.runs == ["base-1-seed-0", first[0], "killed", *first, "base-1-seed-1", *second]
+    assert watch.cut == 2, "once a seed"
+    records = {name: json.loads((out / name / "stages.json").read_text())["stages"] for name in (*first, *second)}
+    for name, record in records.items():
+        seed = name.partition("/seed-")[2][0]
+        base = json.loads((out / f"base-1-seed-{seed}" / "stages.json").read_text())["stages"]
+        shared = list(base)[: list(base).index("choose")]
+        assert "evaluate repaired" in shared and {key: record[key] for key in shared} == {
+            key: base[key] for key in shared
+        }
+        assert {file.name for file in (out / name).glob("*.pt")} == {"student.pt"}
+        assert not (out / name / "training").exists()
+
+
+def test_the_table_says_what_the_runs_say(done: tuple[Path, Watch]) -> None:
+    out, _ = done
+    found = content(out)
+    assert len(found["runs"]) == 6
+    for row in found["runs"]:
+        results = json.loads((out / row["folder"] / "results.json").read_text())
+        assert row["map50_95"] == results["trained"]["map50_95"] and row["lr"] == results["schedule"]["lr"]
+        assert row["start"] == results["models"]["repaired"]["map50_95"] and row["seed"] == results["seed"]
+        assert row["history"] == [epoch["map50_95"] for epoch in results["history"]]
+        assert row["seconds_per_step"] > 0 and row["lr_tried"] == row["lr"] and row["labels"]
+        assert set(results["history"][0]) >= {"Ultralytics" if row["arm"] == "ultralytics" else "score_bce"}
+    kept = {}
+    for arm in ("ultralytics", "ours"):
+        tried = {row["lr"]: row["map50_95"] for row in found["runs"] if row["arm"] == arm and row["seed"] == 0}
+        assert len(tried) == 2 and found["chosen"][arm] == max(tried, key=lambda lr: tried[lr])
+        runs = [row for row in found["runs"] if row["arm"] == arm and row["lr"] == found["chosen"][arm]]
+        kept[arm] = np.array([row["map50_95"] for row in runs])
+        assert [row["seed"] for row in runs] == [0, 1]
+    stock, ours = facts.standings(found)
+    difference = kept["ultralytics"] - kept["ours"]
+    assert stock.name == "ultralytics" and stock.differences == pytest.approx(list(difference)) and not ours.differences
+    table = facts.table(found)
+    assert table is not None
+    cells = dict(zip(table.columns, table.rows[0], strict=True))
+    assert cells["mAP50-95"] == f"{kept['ultralytics'].mean():.3f} ± {kept['ultralytics'].std(ddof=1):.3f}"
+    assert cells["against ours"].endswith(f" ± {difference.std(ddof=1):.3f}")
+    assert cells[""] == ("within noise" if abs(difference.mean()) <= 2 * difference.std(ddof=1) else "beyond noise")
+    assert (cells["seeds"], cells["labels"]) == ("2", "yes")
+
+
+def test_it_is_written_and_printed(done: tuple[Path, Watch], capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = done
+    for name in ("compare.md", "compare.html", "plots/compare.png", "recipe.yaml", "log.txt"):
+        assert (out / name).is_file(), name
+    row = facts.table(content(out)).rows[0]  # type: ignore[union-attr]
+    assert f"| {row[0]} | {row[1]} | {row[2]} |" in (out / "compare.md").read_text()
+    page = (out / "compare.html").read_text()
+    assert row[2] in page and page.count("<svg") == 2 and "src=" not in page and "<script" not in page
+    (out / "compare.html").unlink()
+    assert main(["report", str(out)]) == 0
+    assert (out / "compare.html").read_text() == page
+    capsys.readouterr()
+    before = {file: file.stat().st_mtime_ns for file in out.glob("*/seed-*/results.json")}
+    assert main(["compare", "--resume", str(out), "--quiet"]) == 0
+    said = capsys.readouterr().out
+    assert said.isascii() and row[2].replace("±", "+-") in said and "of no more than twice its own spread" in said
+    assert {file: file.stat().st_mtime_ns for file in out.glob("*/seed-*/results.json")} == before
+
+
+def test_its_folder_is_not_that_of_a_run_and_its_runs_are(
+    done: tuple[Path, Watch], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _ = done
+    assert main(["run", "--resume", str(out)]) == 2
+    assert capsys.readouterr().err == f"{out} is a comparison: distill compare --resume {out}\n"
+    assert main(["compare", str(here / "tiny.yaml"), "--out", str(out)]) == 2
+    assert capsys.readouterr().err.endswith(f"or go on with it: distill compare --resume {out}\n")
+    one = out / "ours" / "seed-0-lr-0.001"
+    assert main(["compare", "--resume", str(one)]) == 2
+    assert capsys.readouterr().err == f"{one} is a run and no comparison: distill run --resume {one}\n"
+    before = (one / "student.pt").read_bytes()
+    assert main(["run", "--resume", str(one), "--quiet"]) == 0
+    assert (one / "student.pt").read_bytes() == before
+
+
+# --- refusals, each before anything is written -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--arms", "ours,finetun"], "--arms: no arm 'finetun', did you mean 'finetune'?"),
+        (["--arms", "ours,no-score_bec"], "--arms: no arm 'no-score_bec', did you mean 'no-score_bce'?"),
+        (["--arms", "ours,finetune,ours"], "--arms: ours is given twice"),
+        (["--seeds", "0"], "--seeds 0: give at least 1; two or more tell how much of a difference is noise"),
+        (["--lrs", "1e-3,fast"], "--lrs: expected different learning rates above 0, as in 1e-4,3e-4, got '1e-3,fast'"),
+        (["--lrs", "1e-3,1e-3"], "--lrs: expected different learning rates above 0, as in 1e-4,3e-4, got '1e-3,1e-3'"),
+        (["distill.epochs=0"], "distill.epochs is 0, so no arm would be trained: give distill.epochs=10"),
+        (["prune=null"], "prune is null, so there is nothing to recover: give prune.flops=0.5"),
+        (["--arm", "ours=seed=1"], "--arm ours: there is an arm of that name already: choose another"),
+        (
+            ["--arm", "mine=distill.lables=0"],
+            "arm mine: command line: unknown key 'distill.lables', did you mean 'labels'?",
+        ),
+        (["--arm", "mine=distill.epochs=0"], "arm mine: distill.epochs is 0, so it would not be trained"),
+        (["--out", "here"], "here is there already: choose another --out"),
+        (["--resume"], "nothing to go on with: there is no runs/compare-tiny-1 here; --out names another folder"),
+        (
+            ["data={data}/images/train"],
+            "{data}/images/train: no labels, and arms are compared by mAP: give a data.yaml with labels",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    words: list[str],
+    error: str,
+    here: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "mine.txt").touch()
+    filled = [word.format(data=here / "data") for word in words]
+    assert main(["compare", str(here / "tiny.yaml"), *filled, "--quiet"]) == 2
+    assert capsys.readouterr().err == error.format(data=here / "data") + "\n"
+    assert [path.name for path in tmp_path.rglob("*")] == ["here", "mine.txt"]
+
+
+def test_an_anchor_head_is_no_pupil_of_ultralytics(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = network("deep and wide", nc=2, boxes=2)
+    save_original(model, tmp_path / "best.pt", names={0: "square", 1: "disc"}, imgsz=64)
+    words = [str(here / "tiny.yaml"), f"model={tmp_path / 'best.pt'}", "--quiet"]
+    assert main(["compare", *words, "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("arm ultralytics: ultralytics' own distillation cannot train an anchor head: ")
+    assert said.count("\n") == 1 and not (tmp_path / "out").exists()
+    assert main(["check", *words, "distill.losses={distill.yolo.stock:Ultralytics: 1}"]) == 2
+    assert "cannot train an anchor head" in capsys.readouterr().err
+
+
+# --- arms ------------------------------------------------------------------------------------------------------------
+
+
+def test_arms_are_the_recipe_with_a_few_keys_changed(here: Path) -> None:
+    recipe = recipes.load(here / "tiny.yaml", ["distill.labels=0.5"])
+    names = ",".join([*(arm.name for arm in arms.BUILTIN), "no-feature_pkd"])
+    made = arms.plan(recipe, names, ["gentle=distill.lr=1e-5 'distill.losses={box_iou: 1}'"], 1)
+    found = {arm.name: made.variant(arm, 7, None) for arm in made.arms}
+    assert found["ours"] == replace(recipe, name="ours", seed=7, export=(), latency=recipes.Latency(runs=1))
+    assert found["ours-unlabelled"].distill == replace(recipe.distill, labels=0)
+    assert found["no-feature_pkd"].distill.losses == (LossSpec("score_bce", 2.0),)
+    assert found["ultralytics"].distill.losses == (STOCK,) and found["ultralytics"].distill.labels == 1
+    assert found["gentle"].distill.losses == (LossSpec("box_iou"),) and found["gentle"].distill.lr == 1e-5
+    assert {name for name, one in found.items() if not one.distill.losses} == {name for name in found if "fine" in name}
+    unrepaired = {"no-repair", "finetune-pruned", "ultralytics-pruned", "finetune-bn", "ultralytics-bn"}
+    assert {name for name, one in found.items() if one.repair is None} == unrepaired
+    assert found["finetune-bn"].prune.importance == "bn_scale" and found["finetune-pruned"].prune == recipe.prune
+    with pytest.raises(DistillError, match="expected name=key=value"):
+        arms.plan(recipe, None, ["plots=seed=1"])
+    assert arms.plan(recipe, before=json.loads(json.dumps(made.to_dict()))).to_dict() == made.to_dict()
+    assert arms.plan(recipe, seeds=4, before=made.to_dict()).seeds == (0, 1, 2, 3)
+
+
+def test_differences_are_paired_and_noise_is_twice_their_spread() -> None:
+    def rows(arm: str, values: list[float]) -> list[dict[str, Any]]:
+        return [{"arm": arm, "seed": seed, "lr_tried": None, "map50_95": value} for seed, value in enumerate(values)]
+
+    made = {
+        "arms": [{"name": name} for name in ("low", "ours", "near")],
+        "chosen": {"low": None, "ours": None, "near": None},
+        # The seeds differ by far more than the arms: only pairs tell the arms apart.
+        "runs": [*rows("ours", [0.5, 0.6, 0.7]), *rows("low", [0.48, 0.57, 0.68]), *rows("near", [0.52, 0.59, 0.71])],
+    }
+    low, ours, near = facts.standings(made)
+    assert low.differences == pytest.approx([-0.02, -0.03, -0.02]) and low.within_noise is False
+    assert near.differences == pytest.approx([0.02, -0.01, 0.01]) and near.within_noise is True
+    assert ours.differences == [] and ours.within_noise is None
+    assert facts.deviation(ours.values()) == pytest.approx(0.1) and facts.deviation([1.0]) is None
+    one = facts.standings(made | {"runs": [row for row in made["runs"] if row["seed"] == 0]})[0]
+    assert one.differences == pytest.approx([-0.02]) and one.within_noise is None
+
+
+# --- ultralytics' own loss -------------------------------------------------------------------------------------------
+
+
+def test_the_stock_loss_is_ultralytics_own(here: Path) -> None:
+    """Value, parts and gradients are those of `DistillationModel.loss`, for a student narrower than its teacher."""
+    torch.manual_seed(0)
+    narrow = copy.deepcopy(CFG)
+    narrow["head"] = [[-1, 1, "C3", [8]], [-1, 1, "Conv", [16, 3, 2]], CFG["head"][2]]
+    student, teacher = DetectionModel(narrow, verbose=False).eval(), checkpoint.load(here / "best.pt").model
+    student.args = get_cfg(overrides={"imgsz": 64})
+    batch = {
+        "img": torch.rand(3, 3, 64, 64),
+        "batch_idx": torch.tensor([0.0, 2.0]),
+        "cls": torch.tensor([[0.0], [1.0]]),
+        "bboxes": torch.tensor([[0.5, 0.5, 0.3, 0.3], [0.4, 0.6, 0.2, 0.4]]),
+    }
+    state = torch.random.get_rng_state()
+    task = distillation(student, checkpoint.fused(teacher), losses.build([STOCK]))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not any(module._forward_hooks for network in (student, task.teacher) for module in network.modules())
+    twin: Any = DistillationModel(copy.deepcopy(task.teacher), copy.deepcopy(student))
+    twin.projector.load_state_dict(task.learned[0].projector.state_dict())
+    student.train()
+    ours = task(batch)
+    theirs, parts = twin.train().loss(batch)
+    assert (3 * ours["loss"]).item() == pytest.approx(theirs.sum().item(), rel=1e-5)
+    assert ours["Ultralytics"].item() == pytest.approx(parts["dis_loss"].item(), rel=1e-5) and ours["Ultralytics"] > 0
+    (3 * ours["loss"]).backward()
+    theirs.sum().backward()
+    for mine, stock in ((student, twin.student_model), (task.learned[0].projector, twin.projector)):
+        for (name, one), other in zip(mine.named_parameters(), stock.parameters(), strict=True):
+            if other.grad is not None:
+                assert one.grad is not None, name
+                torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,68 @@
+"""The learning rate that a few steps show to be the best; and that trying leaves no trace."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+
+from distill.losses import Loss
+from distill.losses.box import box_iou
+from distill.losses.logit import score_bce
+from distill.schedule import Schedule
+from distill.task import DistillationTask
+from distill.yolo import data as datasets
+from distill.yolo.outputs import distillation
+from distill.yolo.probe import find_lr
+from tests.distill.yolo.test_trainer import tiny, write_images
+
+COURSE = Schedule(epochs=20, batch=4, steps=60, freeze_bn=True)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> datasets.DataSet:
+    return datasets.load(write_images(tmp_path_factory.mktemp("data")))
+
+
+def task(labels: float = 0.0) -> DistillationTask:
+    """A student that is its teacher but for some noise."""
+    teacher = tiny()
+    student = copy.deepcopy(teacher)
+    make = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter += 0.05 * parameter.abs().mean() * torch.randn(parameter.shape, generator=make)
+    losses = [Loss("score_bce", 1.0, score_bce), Loss("box_iou", 1.0, box_iou)]
+    return distillation(student, teacher, losses, labels=labels)
+
+
+def test_a_rate_that_helps_is_found_between_one_that_does_little_and_one_that_destroys(labelled):
+    found = find_lr(task(), labelled, COURSE, imgsz=64, device=CPU, candidates=(1e-7, 1e-3, 1.0, 10.0))
+    assert min(found, key=found.__getitem__) == 1e-3
+    assert list(found) == [1e-7, 1e-3, 1.0]  # nothing above the first that is worse
+
+
+def test_a_rate_that_diverges_is_infinitely_bad(labelled):
+    found = find_lr(task(), labelled, COURSE, imgsz=64, device=CPU, candidates=(1e-4, 1e30))
+    assert math.isfinite(found[1e-4]) and found[1e30] == math.inf
+
+
+@pytest.mark.parametrize("labels", [0.0, 1.0])
+def test_the_same_seed_finds_the_same_and_nothing_changes(labelled: datasets.DataSet, labels: float) -> None:
+    given = task(labels)
+    before = {key: value.clone() for key, value in given.state_dict().items()}
+    args = copy.copy(getattr(given.student, "args", None))
+    options = {"imgsz": 64, "device": CPU, "candidates": (1e-4, 1e-3), "seed": 5}
+    first, second = (find_lr(given, labelled, COURSE, **options) for _ in range(2))
+    assert first == second
+    assert all(torch.equal(value, before[key]) for key, value in given.state_dict().items())
+    assert getattr(given.student, "args", None) == args and given._seen == 0
+
+
+def test_a_folder_of_images_is_enough(labelled: datasets.DataSet) -> None:
+    folder = datasets.load(labelled.path.parent / "images" / "train", names={0: "square", 1: "disc"})
+    found = find_lr(task(1.0), folder, COURSE, imgsz=64, device=CPU, candidates=(1e-3,))
+    assert math.isfinite(found[1e-3])
