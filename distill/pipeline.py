@@ -6,33 +6,24 @@ on as if nothing had happened.
 
 from __future__ import annotations
 
-import csv
-import io
-import warnings
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import prune
-from distill import env, measure, report, schedule, steps
+from distill import env, measure, recovery, report, schedule, steps
 from distill.console import Console
 from distill.errors import DistillError
 from distill.folder import RunFolder
 from distill.recipe import Recipe
 from distill.results import assemble, yardstick
-from distill.session import Session
-from distill.task import DistillationTask
-from distill.yolo import checkpoint, outputs
+from distill.session import PRUNED, REPAIRED, SPARSE, STUDENT, TEACHER, TRAINED, Session
+from distill.yolo import checkpoint
 from distill.yolo.build import build
 from distill.yolo.checkpoint import Detector
 from distill.yolo.export import export_checkpoint
 from distill.yolo.heads import head_of
 from distill.yolo.original_save import save_original
-from distill.yolo.probe import find_lr
-from distill.yolo.sensitivity import sensitivity_of
 
-TEACHER, SPARSE, PRUNED, REPAIRED, TRAINED, STUDENT = (
-    f"{name}.pt" for name in ("teacher", "sparse", "pruned", "repaired", "trained", "student")
-)
 ORIGINAL = "student-yolov5.pt"
 # What each stage leaves in the folder beside its record, for a run that begins with the stages of another.
 FILES = {"teacher": (TEACHER,), "sparsify": (SPARSE,), "prune": (PRUNED, "plan.json"), "repair": (REPAIRED,)}
@@ -67,13 +58,13 @@ def run(recipe: Recipe, folder: RunFolder, console: Console) -> dict[str, Any]:
     session.stage("evaluate pruned", Session.evaluate, PRUNED)
     start = PRUNED
     if recipe.repair is not None:
-        session.stage("repair", _repair, base, plan)
+        session.stage("repair", recovery.repair, base, plan)
         session.stage("evaluate repaired", Session.evaluate, REPAIRED)
         start = REPAIRED
     if recipe.distill.epochs:
         if recipe.distill.lr is None:
-            session.stage("learning rate", _learning_rate, start, plan)
-        session.stage("distill", _distill, start, plan)
+            session.stage("learning rate", recovery.learning_rate, start, plan)
+        session.stage("distill", recovery.distill, start, plan)
         session.stage("evaluate trained", Session.evaluate, TRAINED)
     session.stage("choose", _choose, start)
     session.stage("measure", _measure)
@@ -148,77 +139,6 @@ def _prune(session: Session, base: str) -> dict[str, Any]:
     return {"verify": difference}
 
 
-def _repair(session: Session, base: str, plan: prune.PrunePlan) -> dict[str, Any]:
-    """Mend the student from unlabelled images: layer by layer in closed form, then block by block."""
-    wanted, student = session.recipe.repair, session.load(PRUNED)
-    assert wanted is not None
-    network, original = student.model.to(session.device), session.load(base).model.to(session.device)
-    images, feel = session.images(student, wanted.images), sensitivity_of(original)
-    track, seed, steps_each = session.console.track, session.recipe.seed, wanted.steps
-    blocks: list[prune.BlockRepair] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        layers = prune.repair(network, original, plan, images, sensitivity=feel, seed=seed, progress=track)
-        if steps_each:
-            blocks = prune.reconstruct(
-                network, original, plan, images, sensitivity=feel, steps=steps_each, seed=seed, progress=track
-            )
-    for warning in dict.fromkeys(str(warning.message) for warning in caught):
-        session.console.warn(warning)
-    session.save(student, REPAIRED, plan)
-    return {
-        "images": len(images),
-        "layers": [asdict(layer) for layer in layers],
-        "blocks": [asdict(block) for block in blocks],
-    }
-
-
-def _learning_rate(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, Any]:
-    """The highest rate of the training to come: the one that a few steps from its start show to be the best."""
-    _, task, course = _training(session, start, plan, lr=None)
-    recipe, track = session.recipe, session.console.track
-    losses = find_lr(
-        task, session.data, course, imgsz=recipe.imgsz, device=session.device, seed=recipe.seed, progress=track
-    )
-    best = min(losses, key=losses.__getitem__)
-    session.console.line(", ".join(f"{rate:.0e}: loss {loss:.3f}" for rate, loss in losses.items()) + f" -> {best:.0e}")
-    return {"lr": best, "tried": [[rate, loss] for rate, loss in losses.items()]}
-
-
-def _distill(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, Any]:
-    """Train the student towards the teacher, beside the labels where there are labels."""
-    lr = session.recipe.distill.lr or session.done("learning rate")["lr"]
-    student, task, course = _training(session, start, plan, lr)
-    trained = session.train(student.model, course, "distill", task=task)
-    session.save(replace(student, model=trained.model), TRAINED, plan)
-    session.folder.write_text("metrics.csv", _csv(trained.history))
-    return {
-        "schedule": asdict(course),
-        "best_epoch": trained.best_epoch,
-        "history": trained.history,
-        "epoch_seconds": trained.seconds,
-    }
-
-
-def _training(
-    session: Session, start: str, plan: prune.PrunePlan, lr: float | None
-) -> tuple[Detector, DistillationTask, schedule.Schedule]:
-    """What is trained, what teaches it, and how long."""
-    wanted, student = session.recipe.distill, session.load(start)
-    task = outputs.distillation(
-        student.model,
-        checkpoint.fused(session.load(TEACHER).model),
-        session.losses,
-        keep_inputs=plan.keep_inputs,
-        labels=wanted.labels if session.data.labelled else 0.0,
-    )
-    batch = wanted.batch or session.recipe.batch
-    course = schedule.recovery(
-        len(session.data.train), batch, wanted.epochs, lr=lr, keep_batch=wanted.batch is not None
-    )
-    return student, task, course
-
-
 def _choose(session: Session, start: str) -> dict[str, Any]:
     """The student is the trained network, unless it ended below where it started."""
     chosen = TRAINED if session.recipe.distill.epochs else start
@@ -269,11 +189,3 @@ def _report(session: Session, plan: prune.PrunePlan) -> dict[str, Any]:
     report.write(folder.path)
     session.console.result("\n" + report.summary_table(results, folder.path))
     return results
-
-
-def _csv(history: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in history for key in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    return text.getvalue()

@@ -26,6 +26,10 @@ from distill.yolo.evaluate import pick_device
 from distill.yolo.export import check_exports
 from distill.yolo.trainer import Trained, train
 
+# The networks of a run folder.
+TEACHER, SPARSE, PRUNED, REPAIRED, TRAINED, STUDENT = (
+    f"{name}.pt" for name in ("teacher", "sparse", "pruned", "repaired", "trained", "student")
+)
 NO_LABELS = {"map50_95": None, "map50": None, "per_class": None}
 
 
