@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import warnings
 from dataclasses import asdict, replace
 from typing import Any
@@ -52,7 +53,7 @@ def learning_rate(session: Session, start: str, plan: prune.PrunePlan) -> dict[s
     )
     best = min(losses, key=losses.__getitem__)
     session.console.line(", ".join(f"{rate:.0e}: loss {loss:.3f}" for rate, loss in losses.items()) + f" -> {best:.0e}")
-    return {"lr": best, "tried": [[rate, loss] for rate, loss in losses.items()]}
+    return {"lr": best, "tried": [[rate, loss if math.isfinite(loss) else None] for rate, loss in losses.items()]}
 
 
 def distill(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, Any]:

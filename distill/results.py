@@ -65,7 +65,10 @@ def assemble(
             "verify": stages["prune"]["verify"],
             "groups": [asdict(width) for width in plan.groups],
         },
-        "repair": {key: stages["repair"][key] for key in ("images", "layers")} if "repair" in stages else None,
+        "repair": {key: stages["repair"][key] for key in ("images", "layers", "blocks")}
+        if "repair" in stages
+        else None,
+        "learning_rates": stages.get("learning rate", {}).get("tried"),
         "exports": stages["export"]["exports"],
         "warnings": [warning for stage in stages.values() for warning in stage["warnings"]],
         "seconds": {name: stage["seconds"] for name, stage in stages.items()},

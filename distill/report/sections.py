@@ -18,7 +18,7 @@ from distill.report.format import value_text
 LEGEND = {
     "teacher": "the network that was given",
     "pruned": "its channels cut, and nothing else",
-    "repaired": "mended in closed form, without a training step",
+    "repaired": "mended without labels and without an epoch",
     "student": "trained against the teacher",
 }
 MANY = 12  # classes that are shown at once
@@ -46,7 +46,7 @@ def compose(results: Results, run_dir: Path, figures: Collection[str] = ()) -> D
         section(quality, [figure("accuracy"), figure("training"), *_classes(results)]),
         section("What was cut", [_cut(plan), figure("channels", wide=True), _layers(facts.channels(results))]),
         section("What repair mended", [_mended(results), figure("repair", wide=True), _layers(facts.repairs(results))]),
-        section("Training", [_terms(schedule), figure("losses")]),
+        section("Training", [_terms(schedule), _rates(results), figure("losses")]),
         section("Exports", [facts.exports(results), _quiet(PARITY)]),
         section("Do it again", _reproduction(results, run_dir)),
         section("Where it ran", [_terms(_environment(results)), _fold("Time", facts.timings(results))]),
@@ -151,14 +151,20 @@ def _mended(results: Results) -> Text | None:
     layers = facts.repaired_layers(results)
     if not layers:
         return None
-    before, after = (median(layer[key] for layer in layers) for key in ("error_before", "error_after"))
-    changed = sum(bool(layer.get("changed", True)) for layer in layers)
-    images = results["repair"].get("images")
-    return Text(
-        f"{changed} of {len(layers)} layers were mended in closed form"
-        f"{f' on {images} images, without labels' if images else ''}: "
-        f"the median error of a layer fell from {before:.2f} to {after:.2f}."
-    )
+    images, text = results["repair"].get("images"), ""
+    on = f" on {images} images, without labels" if images else ""
+    for what, how, rows in (
+        ("layers", f"mended in closed form{on}", layers),
+        ("blocks", "then trained, each by itself, towards the teacher's", results["repair"].get("blocks") or ()),
+    ):
+        if rows:
+            before, after = (median(row[key] for row in rows) for key in ("error_before", "error_after"))
+            changed = sum(bool(row.get("changed", True)) for row in rows)
+            text += (
+                f"{changed} of {len(rows)} {what} were {how}: the median error of a {what[:-1]} fell from {before:.2f} to "
+                f"{after:.2f}. "
+            )
+    return Text(text.strip())
 
 
 def _classes(results: Results) -> list[Block | None]:
@@ -184,6 +190,14 @@ def _environment(results: Results) -> dict[str, Any]:
 def _terms(values: Mapping[str, Any]) -> Terms | None:
     pairs = tuple((str(key).replace("_", " "), value_text(value)) for key, value in values.items() if value is not None)
     return Terms(pairs) if pairs else None
+
+
+def _rates(results: Results) -> Text | None:
+    tried = results.get("learning_rates")
+    if not tried:
+        return None
+    losses = ", ".join(f"{rate:.0e}: {'diverged' if loss is None else f'{loss:.3f}'}" for rate, loss in tried)
+    return Text(f"The learning rate is the best of a few steps at each of these, by the loss they end with: {losses}.")
 
 
 def _quiet(text: str) -> Text | None:

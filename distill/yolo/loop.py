@@ -119,6 +119,7 @@ class _Trainer(DetectionTrainer):
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         batch = super().preprocess_batch(batch)
+        batch["img"] = batch["img"].contiguous(memory_format=torch.channels_last)
         return batch if self.job.data.labelled else {"img": batch["img"]}
 
     # The network's state.

@@ -81,6 +81,7 @@ def _trial(
 ) -> float:
     task = copy.deepcopy(task)  # shares the teacher
     learner = Learner(cast(DetectionModel, task.student), task, None, schedule.freeze_bn).to(device).train()
+    learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in training
     set_bn_momentum(learner.student_model, schedule.bn_momentum)
     student: Any = learner.student_model
     student.args = get_cfg(overrides={"imgsz": imgsz})
@@ -120,4 +121,4 @@ def _batches(data: DataSet, schedule: Schedule, imgsz: int, augment: bool) -> It
 
 def _on(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     moved = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
-    return moved | {"img": moved["img"].float() / 255}
+    return moved | {"img": (moved["img"].float() / 255).contiguous(memory_format=torch.channels_last)}

@@ -20,6 +20,7 @@ from ultralytics.cfg import get_cfg
 import prune
 from distill import losses
 from distill.recipe import DEFAULT_LOSSES
+from distill.task import CHECKED_BATCHES
 from distill.yolo import checkpoint, outputs
 from distill.yolo.heads import head_of
 from distill.yolo.learner import Learner
@@ -49,13 +50,13 @@ def main(name: str = "yolov5n", imgsz: str = "320", batch: str = "8", rounds: st
     given = {"img": torch.rand(count, 3, size, size), "batch_idx": torch.arange(count).repeat_interleave(4).float()}
     given |= {"cls": torch.zeros(4 * count, 1), "bboxes": boxes}
     times: dict = {key: [] for key in learners}
-    for turn in range(int(rounds) + 1):
+    for turn in range(int(rounds) + CHECKED_BATCHES + 1):
         for key, learner in learners.items():
             images = given["img"].contiguous(memory_format=key[1])
             start = time.perf_counter()
             loss, _ = learner({**given, "img": images})
             loss.backward()
-            if turn:  # the first is warm-up
+            if turn > CHECKED_BATCHES:  # in the first ones each loss is watched
                 times[key].append(time.perf_counter() - start)
             learner.zero_grad()
     for (kind, layout), taken in times.items():
