@@ -6,6 +6,43 @@ import math
 from dataclasses import dataclass
 
 SMALL = 1000  # optimizer steps below which a run is short: every step counts
+FADES = ("none", "linear", "cosine")
+
+
+@dataclass(frozen=True)
+class Span:
+    """When in a training a loss counts, and with how much of its weight.
+
+    It rises in a line from 0 over the share `warmup`, and is over at the share `until`: at once, or as `fade` lets it fall
+    from the end of the warm-up on.
+    """
+
+    warmup: float = 0.0  # shares of the training; below `until`
+    until: float = 1.0
+    fade: str = "none"  # one of FADES
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it goes on to the end of the training."""
+        return self.until >= 1
+
+    def over(self, progress: float) -> bool:
+        """Whether nothing of the loss is left when a part `progress`, 0 to 1, of the training is done."""
+        return not self.lasts and progress >= self.until
+
+    def at(self, progress: float) -> float:
+        """The factor of the weight, 0 to 1, when a part `progress` of the training is done."""
+        if self.over(progress):
+            return 0.0
+        if progress < self.warmup:
+            return progress / self.warmup
+        falling = min(1.0, (progress - self.warmup) / (self.until - self.warmup))
+        if self.fade == "linear":
+            return 1 - falling
+        return (1 + math.cos(math.pi * falling)) / 2 if self.fade == "cosine" else 1.0
+
+
+ALWAYS = Span()
 
 
 @dataclass(frozen=True)
@@ -96,9 +133,11 @@ def recovery(
         warmup_steps=min(100, steps // 20),
         bn_momentum=None if short else 0.01,
         freeze_bn=short,
-        # Four images in one is not what calibration saw; a short run has no time to get used to it.
+        # A short run stays near what calibration saw: it has no time to get used to other images.
         mosaic=0.0 if short else 0.5,
         close_mosaic=0 if short else max(1, epochs // 5),
+        scale=0.1 if short else 0.5,
+        translate=0.05 if short else 0.1,
         ema_tau=_memory(steps),
     )
 
