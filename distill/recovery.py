@@ -34,6 +34,7 @@ def repair(session: Session, base: str, plan: prune.PrunePlan) -> dict[str, Any]
             blocks = prune.reconstruct(
                 network, original, plan, images, sensitivity=feel, steps=steps_each, seed=seed, progress=track
             )
+    prune.recentre(network, images)
     for warning in dict.fromkeys(str(warning.message) for warning in caught):
         session.console.warn(warning)
     session.save(student, REPAIRED, plan)

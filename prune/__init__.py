@@ -13,6 +13,7 @@ from prune import sparsity
 from prune.errors import PruneError
 from prune.graph import ChannelGraph
 from prune.plan import PrunePlan, check_budget, keep_all, make_plan
+from prune.recentre import recentre
 from prune.reconstruct import BlockRepair, reconstruct
 from prune.repair import LayerRepair, repair
 from prune.score import IMPORTANCES, score
@@ -31,6 +32,7 @@ __all__ = [
     "check_budget",
     "keep_all",
     "make_plan",
+    "recentre",
     "reconstruct",
     "repair",
     "score",

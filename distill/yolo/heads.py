@@ -22,7 +22,7 @@ class Head:
         label_terms: (model, its outputs, batch) -> the head's own loss on labels by name, means per image.
         sensitivity: (head, what the network returned in train mode) -> the scalar that `prune` back-propagates.
         entry: path in the head of the convolution that reads level {level}.
-        gives: what it has of what a loss may ask for: "dist", "objectness".
+        gives: what it has of what a loss may ask for: "dist", "objectness", "softmax".
         original: whether it is of the original YOLOv5, which measures mAP a little differently than ultralytics (see
             `distill.yolo.evaluate`) and has a checkpoint format of its own.
     """

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import sys
 
 import pytest
@@ -128,3 +129,27 @@ def test_images_that_memory_has_no_room_for_are_left_out_and_named(monkeypatch: 
     assert all(
         torch.equal(a, b) for a, b in zip(student.state_dict().values(), twin.state_dict().values(), strict=True)
     )
+
+
+@pytest.mark.parametrize("name", [*SMALL, "yolov5n"])
+def test_recentred_statistics_leave_the_outputs_and_are_those_of_the_images(name: str) -> None:
+    torch.manual_seed(0)
+    model = randomize(SMALL[name]()) if name in SMALL else yolo(name, width=0.0625)
+    side = 16 if name in SMALL else 64
+    images = torch.rand(32, 3, side, side)
+    student, plan = cut(model, images)
+    prune.repair(student, model, plan, images)
+
+    def in_train_mode() -> float:
+        """How far the network is from itself in eval mode where BatchNorm uses the batch's own statistics."""
+        twin = copy.deepcopy(student)
+        with torch.no_grad():
+            pairs = zip(tensors(twin.train()(images)), tensors(raw_copy(student)(images)), strict=True)
+            return sum((a - b).square().mean().item() for a, b in pairs)
+
+    before, repaired, modes = in_train_mode(), copy.deepcopy(student), [m.training for m in student.modules()]
+    prune.recentre(student, images)
+    assert distance(student, repaired, images) < 1e-6
+    assert in_train_mode() < 1e-3 * before
+    assert [m.training for m in student.modules()] == modes
+    assert not any(module._forward_pre_hooks for module in student.modules())
