@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,8 @@ def recentre(student: nn.Module, images: Tensor | Iterable[Tensor]) -> None:
     sums: dict[nn.Module, Tensor] = {}
 
     def see(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].double() - norm.running_mean.double()[:, None, None]  # type: ignore[operator, union-attr]
+        mean: Any = norm.running_mean
+        x = inputs[0].double() - mean.double()[:, None, None]
         count = torch.full_like(x[0, :, 0, 0], x.numel() / x.shape[1])
         found = torch.stack([count, x.sum((0, 2, 3)), x.square().sum((0, 2, 3))])
         sums[norm] = sums[norm] + found if norm in sums else found
