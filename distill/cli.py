@@ -153,6 +153,12 @@ def _compare(parser: argparse.ArgumentParser) -> None:
 
 def _ls(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("recipes", "keys", "losses", "importances", "arms"))
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        nargs="*",
+        help="with losses, only these, your own too: my_losses.py:my_kd, package.module:name, score_bce",
+    )
 
 
 def _cp(parser: argparse.ArgumentParser) -> None:
@@ -218,7 +224,7 @@ COMMANDS = {
     "ls": Command(
         commands.list_things,
         "List the shipped recipes, the keys of a recipe, losses, importances, or arms of a comparison.",
-        "distill ls keys",
+        "distill ls keys\ndistill ls losses my_losses.py:my_kd",
         _ls,
     ),
     "cp": Command(

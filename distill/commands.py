@@ -121,6 +121,8 @@ def check(args: argparse.Namespace) -> int:
 def list_things(args: argparse.Namespace) -> int:
     from distill import recipe as recipes
 
+    if args.name and args.what != "losses":
+        raise DistillError(f"distill ls {args.what} lists all there are and takes no name, got '{args.name[0]}'")
     if args.what == "keys":
         _print_table([("key", "type", "default", "help"), *recipes.keys()])
     elif args.what == "recipes":
@@ -134,7 +136,8 @@ def list_things(args: argparse.Namespace) -> int:
     else:
         from distill import losses
 
-        rows = [(row.name, _named(row.options), row.help) for row in losses.describe()]
+        found = losses.describe(args.name or losses.BUILTIN)
+        rows = [(row.name, ", ".join(filter(None, (*row.needs, _named(row.options)))), row.help) for row in found]
         _print_table([("loss", "options", "help"), *rows])
     return 0
 

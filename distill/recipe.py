@@ -103,8 +103,9 @@ class Distill:
     epochs: int = key(_EPOCHS, "Epochs of training after repair; 0 stops there.", 50)
     losses: tuple[LossSpec, ...] = key(
         Losses(_loss_names, DEFAULT_LOSSES),
-        "Losses against the teacher: name to weight, or to {weight: ..., option: ...}; weight 0 leaves one out. One "
-        "that the model's head has no use for is left out by itself.",
+        "Losses against the teacher: name to weight, or to {weight: ..., option: ...}; weight 0 leaves one out. Beside "
+        "the weight, in shares of the training: warmup, in which it rises from 0; until, where it ends; fade: none, linear "
+        "or cosine, how it falls until then. One that the model's head has no use for is left out by itself.",
         DEFAULT_LOSSES,
     )
     labels: float = key(Number(low=0), "Weight of the labels' own loss; 0 learns from the teacher alone.", 1.0)
@@ -259,6 +260,10 @@ def _check(recipe: Recipe, item: Item) -> list[str]:
     if distill.epochs and not distill.losses and not distill.labels:
         problems.append(
             f"{at('distill')}: distill has no losses and labels: 0, so nothing to train on: epochs=0 says so"
+        )
+    if distill.epochs and distill.losses and not distill.labels and not any(loss.span.lasts for loss in distill.losses):
+        problems.append(
+            f"{at('distill')}: distill has labels: 0 and every loss ends before the training does: leave out until of one"
         )
     if not re.fullmatch(r"\w[\w.-]*", recipe.name):
         problems.append(f"{at('name')}: name: expected letters, digits, '-', '_' and '.', got {recipe.name!r}")

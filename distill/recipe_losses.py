@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distill.recipe_fields import Context, Kind, Number, nearest
+from distill.recipe_fields import Choice, Context, Kind, Number, nearest
 from distill.recipe_yaml import Item, wrap
+from distill.schedule import ALWAYS, FADES, Span
 
 # my_losses.py:my_kd or package.module:my_kd
 _CUSTOM = re.compile(r"(?P<place>[^:]+|[A-Za-z]:[^:]+):(?P<function>[A-Za-z_]\w*)$")
 _WEIGHT = Number(low=0)
+_SPAN: dict[str, Kind] = {"warmup": Number(low=0, high=1), "until": Number(low=0, high=1), "fade": Choice(FADES)}
+RESERVED = ("weight", *_SPAN)  # what stands beside a loss's options and is none of them
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,13 @@ class LossSpec:
         name: a built-in name, `/absolute/file.py:function` or `package.module:function`.
         weight: its factor in the sum, above 0: a loss of weight 0 is left out when a recipe is read.
         options: the function's other keyword arguments.
+        span: when in the training it counts.
     """
 
     name: str
     weight: float = 1.0
     options: dict[str, Any] = field(default_factory=dict, hash=False)
+    span: Span = ALWAYS
 
     @property
     def label(self) -> str:
@@ -57,7 +62,7 @@ class Losses(Kind):
         return losses
 
     def write(self, value: Any) -> Any:
-        return {loss.name: {"weight": loss.weight} | loss.options if loss.options else loss.weight for loss in value}
+        return {loss.name: _write_one(loss) for loss in value}
 
     def assign(self, old: Item | None, rest: str, make: Callable[[Kind], Item]) -> Item:
         if not rest:
@@ -88,9 +93,10 @@ class Losses(Kind):
         options = dict(item.value) if isinstance(item.value, dict) else {"weight": item}
         weight = options.pop("weight", None)
         number = 1.0 if weight is None else _WEIGHT.read(weight, f"{here}.weight" if options else here, context)
-        if full is None or number is None:
+        span = _read_span(options, here, context)
+        if full is None or number is None or span is None:
             return None
-        return LossSpec(full, number, {option: child.plain() for option, child in options.items()})
+        return LossSpec(full, number, {option: child.plain() for option, child in options.items()}, span)
 
     def _find(self, name: str, item: Item, here: str, context: Context) -> str | None:
         """The name as LossSpec keeps it, or None after a complaint."""
@@ -111,3 +117,23 @@ class Losses(Kind):
         hint = nearest(name, names) or f": built in are {', '.join(names)}; your own is file.py:function"
         context.complain(item, f"unknown loss '{name}'{hint}", at_key=True)
         return None
+
+
+def _read_span(options: dict[str, Item], here: str, context: Context) -> Span | None:
+    """Take what a span is made of out of the options; None after a complaint."""
+    given = {name: options.pop(name) for name in _SPAN if name in options}
+    values = {name: _SPAN[name].read(item, f"{here}.{name}", context) for name, item in given.items()}
+    if None in values.values():
+        return None
+    span = Span(**values)
+    if span.warmup >= span.until:
+        item = given["until"] if "until" in given else given["warmup"]
+        text = f"{here}: until {span.until:g} leaves nothing after warmup {span.warmup:g}: weight: 0 leaves a loss out"
+        context.complain(item, text)
+        return None
+    return span
+
+
+def _write_one(loss: LossSpec) -> Any:
+    span = {name: getattr(loss.span, name) for name in _SPAN if getattr(loss.span, name) != getattr(ALWAYS, name)}
+    return {"weight": loss.weight} | span | loss.options if span or loss.options else loss.weight

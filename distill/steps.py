@@ -48,8 +48,9 @@ def fitting_losses(recipe: Recipe, teacher: Detector | None, console: Console) -
     specs, left_out = losses.fitting(recipe.distill.losses, gives)
     for line in left_out:
         console.line(line)
-    if not specs and not recipe.distill.labels:
-        raise DistillError("distill.losses: none of them fits this head, and labels is 0: nothing to train on")
+    if not any(spec.span.lasts for spec in specs) and not recipe.distill.labels:
+        which = "none that lasts to the end" if specs else "none of them"
+        raise DistillError(f"distill.losses: {which} fits this head, and labels is 0: nothing to train on")
     made = losses.build(specs)
     for loss in made:
         if teacher is not None and (check := getattr(loss.call, "check", None)):

@@ -29,7 +29,8 @@ class DistillationTask(nn.Module):
     a method `prepare(channels)` makes its layers there, for the student's channels per pyramid level.
 
     In its first three batches each loss is watched: one that is not a finite scalar, stays zero, or reaches the
-    student with no gradient ends the run with its name, instead of being a silent column of the report.
+    student with no gradient ends the run with its name, instead of being a silent column of the report. That is asked of
+    its value without its weight, so of one that is still warming up too; one that is over is not called any more.
 
     Args:
         student: the network to train.
@@ -53,8 +54,8 @@ class DistillationTask(nn.Module):
         labels: float = 1.0,
     ) -> None:
         super().__init__()
-        if not losses and not (labelled and labels):
-            raise DistillError("nothing to train on: distill.losses is empty and distill.labels is 0")
+        if not (labelled and labels):
+            _refuse_idle(losses, "distill.labels is 0")
         self.student = student
         self.losses = list(losses)
         self.learned = nn.ModuleList(loss.call for loss in losses if isinstance(loss.call, nn.Module))
@@ -83,27 +84,31 @@ class DistillationTask(nn.Module):
     def forward(self, batch: Mapping[str, Any], progress: float = 0.0) -> dict[str, Tensor]:
         """Every term times its weight, by name, and their sum as `loss`: a mean per image, whatever the batch size.
 
+        A loss that is over is still there, as 0: the terms are the same from the first batch to the last.
+
         Args:
             batch: `img`, (B, 3, H, W) in [0, 1], and where there are labels the loader's keys for them.
             progress: how much of the training is over, 0 to 1.
         """
         images = batch["img"]
+        active = [loss for loss in self.losses if not loss.span.over(progress)]
         student = self.run(self.student, images)
         with torch.no_grad():  # not inference_mode: what a loss makes of its tensors must allow a backward pass
-            teacher = self.run(self.teacher, images) if self.losses else student  # whom nobody asks
+            teacher = self.run(self.teacher, images) if active else student  # whom nobody asks
         targets = {key: value for key, value in batch.items() if key != "img"} if "cls" in batch else None
         terms: dict[str, Tensor] = {}
         if self.labelled and self.labels and targets is not None:
             terms = {name: self.labels * term for name, term in self.labelled(self.student, student, batch).items()}
+        else:
+            _refuse_idle(self.losses, "the data has no labels")
         # Divergences between near-equal outputs vanish in half precision.
         with torch.autocast(images.device.type, enabled=False):
             ctx = LossContext(images, student, teacher, targets, progress, self.keep)
-            values = {loss.name: _evaluate(loss, ctx) for loss in self.losses}
+            values = {loss.name: _evaluate(loss, ctx) for loss in active}
         if torch.is_grad_enabled() and self._seen < CHECKED_BATCHES:
             self._watch(values, student)
-        terms |= {loss.name: loss.weight * values[loss.name] for loss in self.losses}
-        if not terms:
-            raise DistillError("nothing to train on: the data has no labels and distill.losses is empty")
+        none = torch.zeros((), device=images.device)
+        terms |= {loss.name: loss.weight_at(progress) * values.get(loss.name, none) for loss in self.losses}
         return terms | {"loss": torch.stack([term.float() for term in terms.values()]).sum()}
 
     def _channels(self) -> list[int]:
@@ -129,8 +134,9 @@ class DistillationTask(nn.Module):
                 raise DistillError(f"loss '{name}' has no gradient to the student: it detaches it, or does not use it")
             if any(gradient is not None and gradient.any() for gradient in gradients):
                 self._silent.discard(name)
-        if self._seen == CHECKED_BATCHES and self._silent:
-            silent = min(self._silent)
+        judged = self._silent & values.keys()  # a resumed run may begin where some losses are over
+        if self._seen == CHECKED_BATCHES and judged:
+            silent = min(judged)
             state = "is zero" if values[silent] == 0 else "gives the student a gradient of zero"
             raise DistillError(f"loss '{silent}' {state} in each of the first {CHECKED_BATCHES} batches")
 
@@ -143,6 +149,16 @@ class DistillationTask(nn.Module):
         twin = memo[id(self)] = type(self).__new__(type(self))
         twin.__dict__ = copy.deepcopy(self.__dict__, memo)
         return twin
+
+
+def _refuse_idle(losses: Sequence[Loss], why: str) -> None:
+    """Raise where, for want of labels, nothing teaches the student, or nothing does at the end."""
+    if not losses:
+        raise DistillError(f"nothing to train on: {why} and distill.losses is empty")
+    if not any(loss.span.lasts for loss in losses):
+        raise DistillError(
+            f"nothing to train on at the end: {why} and every loss of distill.losses ends before (until)"
+        )
 
 
 def _evaluate(loss: Loss, ctx: LossContext) -> Tensor:

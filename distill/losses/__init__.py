@@ -19,12 +19,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distill.errors import DistillError
-
-if TYPE_CHECKING:
-    from distill.recipe_losses import LossSpec
+from distill.recipe_losses import RESERVED, LossSpec
+from distill.schedule import ALWAYS, Span
 
 BUILTIN: Mapping[str, str] = {
     "score_bce": "distill.losses.logit:score_bce",
@@ -61,20 +60,26 @@ _LACKS = {
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss as a run uses it: `weight * call(ctx)` joins the sum under `name`."""
+    """A loss as a run uses it: `weight_at(progress) * call(ctx)` joins the sum under `name`."""
 
     name: str
     weight: float
     call: Callable[[Any], Any]
+    span: Span = ALWAYS
+
+    def weight_at(self, progress: float) -> float:
+        """Its factor in the sum when a part `progress`, 0 to 1, of the training is over."""
+        return self.weight * self.span.at(progress)
 
 
 @dataclass(frozen=True)
 class LossRow:
-    """What `distill ls losses` shows of one loss."""
+    """What `distill ls losses` shows of one loss: `needs` names the options that have no default."""
 
     name: str
     help: str
     options: Mapping[str, Any]
+    needs: tuple[str, ...] = ()
 
 
 def fitting(specs: Iterable[LossSpec], gives: Collection[str]) -> tuple[list[LossSpec], list[str]]:
@@ -97,17 +102,17 @@ def build(specs: Iterable[LossSpec]) -> list[Loss]:
     """Make the losses of a recipe.
 
     Args:
-        specs: `Recipe.distill.losses`: names, weights and options.
+        specs: `Recipe.distill.losses`: names, weights, options and spans.
 
     Raises:
-        DistillError: a name that is not there, or an option that the loss does not take.
+        DistillError: a name that is not there, or an option that the loss does not take or cannot be given.
     """
     losses = []
     for spec in specs:
         loss = resolve(spec.name)
         _check_options(spec.name, loss, spec.options)
         make: Callable[..., Any] = loss if inspect.isclass(loss) else partial(partial, loss)
-        losses.append(Loss(spec.label, spec.weight, make(**spec.options)))
+        losses.append(Loss(spec.label, spec.weight, make(**spec.options), spec.span))
     return losses
 
 
@@ -140,13 +145,18 @@ def resolve(name: str, folder: Path | str = ".") -> Callable[..., Any]:
 
 
 def describe(names: Iterable[str] = BUILTIN, folder: Path | str = ".") -> list[LossRow]:
-    """Name, first line of the docstring and options with their defaults, of shipped and user losses alike."""
+    """Name, first line of the docstring and options with their defaults, of shipped and user losses alike.
+
+    Raises:
+        DistillError: a name that is not there.
+    """
     rows = []
     for name in names:
         loss = resolve(name, folder)
-        summary = (inspect.getdoc(loss) or "").partition("\n")[0]
-        options = {key: value.default for key, value in _options(loss).items() if value.default is not value.empty}
-        rows.append(LossRow(name, summary, options))
+        summary = inspect.cleandoc(loss.__doc__ or "").partition("\n")[0]  # getdoc would quote torch's Module
+        known = {key: value for key, value in _options(loss).items() if value.kind is not value.VAR_KEYWORD}
+        options = {key: value.default for key, value in known.items() if value.default is not value.empty}
+        rows.append(LossRow(name, summary, options, tuple(key for key in known if key not in options)))
     return rows
 
 
@@ -159,6 +169,11 @@ def _options(loss: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 def _check_options(name: str, loss: Callable[..., Any], options: Mapping[str, Any]) -> None:
     known = _options(loss)
+    for option in RESERVED:
+        if option in known:
+            raise DistillError(
+                f"loss '{name}' cannot have an option '{option}': a recipe means its own by it; rename the function's"
+            )
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         return
     for option in options:

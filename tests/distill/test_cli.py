@@ -183,6 +183,18 @@ def test_ls(says: Any) -> None:
     assert says("ls", "key")[0] == 2
 
 
+def test_ls_of_some_losses_has_the_users_own(says: Any) -> None:
+    Path("mine.py").write_text('def kd(ctx, width, temperature=2.0):\n    """Squares.\n\n    More."""\n')
+    status, text, _ = says("ls", "losses", "mine.py:kd", "dfl_kl")
+    assert status == 0 and [line.split("  ")[0] for line in text.splitlines()] == ["loss", "mine.py:kd", "dfl_kl"]
+    assert text.splitlines()[1].split() == ["mine.py:kd", "width,", "temperature=2.0", "Squares."]
+    assert says("ls", "losses", "mine.py:kdd")[::2] == (
+        2,
+        "loss 'mine.py:kdd': nothing named 'kdd' in mine.py, did you mean 'kd'?\n",
+    )
+    assert says("ls", "keys", "seed") == (2, "", "distill ls keys lists all there are and takes no name, got 'seed'\n")
+
+
 def test_cp_never_overwrites(says: Any) -> None:
     assert says("cp", "demo") == (0, "demo.yaml: edit it, then: distill run demo.yaml\n", "")
     Path("demo.yaml").write_text("mine")

@@ -12,7 +12,8 @@ import torch
 from distill import losses
 from distill.errors import DistillError
 from distill.losses.box import box_iou
-from distill.recipe_losses import LossSpec
+from distill.recipe_losses import RESERVED, LossSpec
+from distill.schedule import ALWAYS, Span
 from tests.distill.contexts import context, leaves, outputs
 
 
@@ -64,6 +65,10 @@ class Learned(torch.nn.Module):
     def forward(self, ctx):
         return self.layer(ctx.student.scores).square().mean()
 
+class Bare(torch.nn.Module):
+    def __init__(self, **others):
+        super().__init__()
+
 number = 3
 '''
     (tmp_path / "mine.py").write_text(text)
@@ -72,19 +77,22 @@ number = 3
 
 
 def test_a_users_function_and_module_are_built_with_their_options(file: Path):
-    function = LossSpec(f"{file}:my_kd", 0.5, {"temperature": 2.0})
+    function = LossSpec(f"{file}:my_kd", 0.5, {"temperature": 2.0}, Span(until=0.5))
     module = LossSpec(f"{file}:Learned", 1.0, {"width": 3})
     first, second = losses.build([function, module])
     ctx = context(outputs(leaves(0)), outputs(leaves(1)))
     pairs = ctx.features()
     expected = 2 * sum((s - t).square().mean() for s, t in pairs)
     assert (first.name, first.weight, first.call(ctx).item()) == ("my_kd", 0.5, pytest.approx(expected.item()))
+    assert (first.span, second.span) == (Span(until=0.5), ALWAYS)
     assert second.name == "Learned" and isinstance(second.call, torch.nn.Module) and second.call(ctx).requires_grad
 
 
 def test_user_losses_are_found_beside_the_recipe_and_in_packages(file: Path):
-    row = losses.describe(["mine.py:my_kd"], file.parent)[0]
-    assert (row.help, dict(row.options)) == ("Squares.", {"temperature": 1.0})
+    row, module, bare = losses.describe([f"mine.py:{name}" for name in ("my_kd", "Learned", "Bare")], file.parent)
+    assert (row.help, dict(row.options), row.needs) == ("Squares.", {"temperature": 1.0}, ())
+    assert (module.help, dict(module.options), module.needs) == ("Learns.", {}, ("width",))
+    assert (bare.help, dict(bare.options), bare.needs) == ("", {}, ()), "no docstring of torch's, and no **others"
     assert losses.resolve("distill.losses.box:box_iou") is box_iou
 
 
@@ -121,7 +129,16 @@ def test_an_option_that_a_loss_does_not_take_is_named(name, option, message):
 
 
 def test_no_loss_has_an_option_that_a_recipe_cannot_give():
-    assert all("weight" not in row.options for row in losses.describe()), "a recipe reads it as the loss's own weight"
+    own = {"weight", "warmup", "until", "fade"}
+    assert set(RESERVED) == own, "CONTRIBUTING.md names them"
+    assert all(own.isdisjoint((*row.options, *row.needs)) for row in losses.describe()), "a recipe reads it as its own"
+
+
+@pytest.mark.parametrize("option", RESERVED)
+def test_a_users_loss_with_such_an_option_is_refused(tmp_path: Path, option: str):
+    (tmp_path / "mine.py").write_text(f"def kd(ctx, {option}=1, **others): pass\n")
+    with pytest.raises(DistillError, match=f"mine.py:kd' cannot have an option '{option}': .* rename"):
+        losses.build([LossSpec(f"{tmp_path}/mine.py:kd")])
 
 
 def test_an_option_that_a_loss_cannot_do_without_is_named(file: Path):

@@ -15,6 +15,7 @@ from distill import losses, recipe
 from distill.errors import DistillError
 from distill.recipe import keys, load, to_yaml
 from distill.recipe_losses import LossSpec
+from distill.schedule import Span
 
 ROOT = Path(__file__).resolve().parents[2]
 GIVEN = ["model=best.pt", "data=data.yaml"]
@@ -100,6 +101,31 @@ def test_all_errors_are_reported_at_once_with_their_places() -> None:
         ("distill: {losses: {score_bec: 1}}\n", "r.yaml:4:20: unknown loss 'score_bec', did you mean 'score_bce'?"),
         ("distill: {losses: {score_bce: -1}}\n", "distill.losses.score_bce: expected a number >= 0, got -1"),
         ("distill: {losses: [score_bce]}\n", "distill.losses: expected a mapping of loss names to weights, got a list"),
+        (
+            "distill: {losses: {kl: {until: 2}}}\n",
+            "r.yaml:4:32: distill.losses.kl.until: expected a number in [0, 1], got 2",
+        ),
+        (
+            "distill: {losses: {kl: {warmup: a}}}\n",
+            "r.yaml:4:33: distill.losses.kl.warmup: expected a number in [0, 1]",
+        ),
+        ("distill: {losses: {kl: {fade: cosin}}}\n", "got 'cosin', did you mean 'cosine'?"),
+        (
+            "distill: {losses: {kl: {warmup: 0.5, until: 0.5}}}\n",
+            "r.yaml:4:45: distill.losses.kl: until 0.5 leaves nothing after warmup 0.5: weight: 0 leaves a loss out",
+        ),
+        (
+            "distill: {losses: {kl: {warmup: 1}}}\n",
+            "r.yaml:4:33: distill.losses.kl: until 1 leaves nothing after warmup 1",
+        ),
+        (
+            "distill: {losses: {kl: {until: 0}}}\n",
+            "r.yaml:4:32: distill.losses.kl: until 0 leaves nothing after warmup 0",
+        ),
+        (
+            "distill: {labels: 0, losses: {kl: {until: 0.5}}}\n",
+            "r.yaml:4:1: distill has labels: 0 and every loss ends before the training does",
+        ),
         ("distill: {losses: {no.py:kd: 1}}\n", "r.yaml:4:20: distill.losses.no.py:kd: no file "),
     ],
 )
@@ -158,6 +184,17 @@ def test_one_loss_can_be_changed_alone() -> None:
     assert kept == tuple(loss for loss in recipe.DEFAULT_LOSSES if loss.name != "dfl_kl")
     read = load("r.yaml", ["distill.losses.dfl_kl.temperature=3", "distill.losses.box_iou=0.5"]).distill.losses
     assert LossSpec("dfl_kl", 2.0, {"temperature": 3}) in read and LossSpec("box_iou", 0.5) in read
+
+
+def test_a_loss_may_have_a_time_of_its_own() -> None:
+    text = "distill: {losses: {kl: {warmup: 0.1, until: 0.8, fade: cosine, temperature: 2}, nkd: {weight: 3, fade: none}}}\n"
+    first, second = load(write(BASE + text)).distill.losses
+    assert first == LossSpec("kl", 1.0, {"temperature": 2}, Span(0.1, 0.8, "cosine"))
+    assert second == LossSpec("nkd", 3.0) and second.span is not None
+    (other,) = load("r.yaml", ["distill.losses.nkd=0", "distill.losses.kl.until=0.5"]).distill.losses
+    assert other == LossSpec("kl", 1.0, {"temperature": 2}, Span(0.1, 0.5, "cosine"))
+    text = to_yaml(load("r.yaml"))
+    assert "kl: {weight: 1.0, warmup: 0.1, until: 0.8, fade: cosine, temperature: 2}" in text and "nkd: 3.0" in text
 
 
 def test_a_path_on_the_command_line_is_taken_as_it_is(here: Path) -> None:
@@ -222,6 +259,7 @@ def test_files_of_losses_are_found_beside_the_recipe_then_here(here: Path) -> No
             "model": "a: #b",
             "distill.lr": 1e-05,
             "distill.losses.dfl_kl": {"weight": 1, "x": ["1e-3", 1e-3]},
+            "distill.losses.box_iou": {"until": 0.3, "fade": "linear"},
         },
         {"teacher.train": {"model": "~", "epochs": 3}, "model": None, "data": "shapes", "export": [], "name": "12"},
     ],

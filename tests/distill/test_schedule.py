@@ -8,7 +8,7 @@ import math
 import pytest
 
 from distill import schedule
-from distill.schedule import Schedule
+from distill.schedule import ALWAYS, FADES, Schedule, Span
 
 
 def test_a_short_recovery_takes_small_batches_and_a_short_warm_up():
@@ -57,3 +57,27 @@ def test_every_schedule_describes_itself_in_one_line():
     assert not any("\n" in line for line in lines)
     assert lines[0].startswith("10 epochs, 260 steps of 8 images; AdamW, lr 1.0e-04 to 1.0e-06")
     assert "no mosaic" in lines[0] and "mosaic 1, none in the last 12 epochs" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("span", "factors"),
+    [
+        (ALWAYS, [1, 1, 1, 1, 1]),
+        (Span(warmup=0.5), [0, 0.5, 1, 1, 1]),
+        (Span(until=0.75), [1, 1, 1, 0, 0]),
+        (Span(0.5, 0.75), [0, 0.5, 1, 0, 0]),
+        (Span(fade="linear"), [1, 0.75, 0.5, 0.25, 0]),
+        (Span(fade="cosine"), [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2, 0]),
+        (Span(0.25, 0.75, "cosine"), [0, 1, 0.5, 0, 0]),
+    ],
+)
+def test_a_span_says_how_much_of_a_weight_counts(span: Span, factors: list[float]):
+    assert [span.at(quarter / 4) for quarter in range(5)] == pytest.approx(factors)
+
+
+@pytest.mark.parametrize("fade", FADES)
+def test_only_what_has_ended_is_over(fade: str):
+    span = Span(0.2, 0.6, fade)
+    assert [span.over(tenth / 10) for tenth in range(11)] == [tenth >= 6 for tenth in range(11)]
+    assert span.at(0.599) > 0 and not span.lasts
+    assert ALWAYS.lasts and not any(Span(0.2, 1, fade).over(tenth / 10) for tenth in range(11))

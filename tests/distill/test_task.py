@@ -13,6 +13,7 @@ from distill.errors import DistillError
 from distill.losses import Loss
 from distill.losses.feature import feature_pkd
 from distill.losses.logit import score_bce
+from distill.schedule import Span
 from distill.task import DistillationTask
 
 
@@ -162,8 +163,58 @@ def test_a_loss_may_be_zero_now_and_then(nets, batch):
     assert [task(batch)["loss"].item() > 0 for _ in range(5)] == [False, False, True, False, False]
 
 
+class Counted:
+    def __init__(self, factor: float = 1.0) -> None:
+        self.calls, self.factor = 0, factor
+
+    def __call__(self, ctx: LossContext) -> Tensor:
+        self.calls += 1
+        return self.factor * squares(ctx)
+
+
+def test_a_loss_counts_as_much_as_its_span_says_and_is_not_called_when_that_is_over(nets, batch):
+    early, late = Counted(), Counted()
+    spans = Span(until=0.5, fade="linear"), Span(warmup=0.5)
+    task = task_of(nets, Loss("early", 2.0, early, spans[0]), Loss("late", 3.0, late, spans[1]))
+    seen = [task(batch, progress / 8) for progress in range(9)]
+    assert all(list(terms) == ["early", "late", "loss"] for terms in seen)
+    value = seen[0]["early"].item() / 2
+    factors = [[terms[name].item() / value for terms in seen] for name in ("early", "late")]
+    assert factors[0] == pytest.approx([2, 1.5, 1, 0.5, 0, 0, 0, 0, 0])
+    assert factors[1] == pytest.approx([0, 0.75, 1.5, 2.25, 3, 3, 3, 3, 3])
+    assert [terms["loss"].item() for terms in seen] == pytest.approx(
+        [value * sum(pair) for pair in zip(*factors, strict=True)]
+    )
+    assert (early.calls, late.calls) == (4, 9)
+
+
+def test_the_teacher_rests_when_all_losses_are_over(nets, batch):
+    labelled = {"labelled": lambda student, outputs, given: {"label": outputs.class_logits.square().mean()}}
+    task = task_of(nets, Loss("a", 1.0, squares, Span(until=0.5)), **labelled)
+    seen = []
+    task.teacher.stem.register_forward_hook(lambda *_: seen.append(1))
+    terms = [task(batch, progress) for progress in (0.4, 0.5)]
+    assert seen == [1] and terms[1]["a"] == 0 and terms[1]["loss"] == terms[1]["label"]
+    terms[1]["loss"].backward()
+
+
+def test_a_loss_is_watched_while_it_warms_up_and_not_where_it_is_over(nets, batch):
+    with pytest.raises(DistillError, match="'bad' is zero in each of the first 3 batches"):
+        task = task_of(nets, Loss("good", 1.0, squares), Loss("bad", 1.0, Counted(0), Span(warmup=0.9)))
+        for _ in range(3):
+            task(batch)
+    resumed = task_of(nets, Loss("good", 1.0, squares), Loss("past", 1.0, Counted(), Span(until=0.5)))
+    for _ in range(4):
+        resumed(batch, 0.7)
+
+
 def test_a_task_without_anything_to_learn_from_is_refused(nets, batch):
     with pytest.raises(DistillError, match="nothing to train on"):
         task_of(nets, labelled=lambda *_: {}, labels=0)
     with pytest.raises(DistillError, match="the data has no labels"):
         task_of(nets, labelled=lambda *_: {"label": torch.ones(())})({"img": batch["img"]})
+    ends = Loss("a", 1.0, squares, Span(until=0.5))
+    with pytest.raises(DistillError, match=r"nothing to train on at the end: distill\.labels is 0"):
+        task_of(nets, ends)
+    with pytest.raises(DistillError, match="nothing to train on at the end: the data has no labels"):
+        task_of(nets, ends, labelled=lambda *_: {"label": torch.ones(())})({"img": batch["img"]})

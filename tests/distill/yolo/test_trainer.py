@@ -24,7 +24,7 @@ from distill.errors import DistillError
 from distill.losses import Loss
 from distill.losses.box import box_iou
 from distill.losses.logit import score_bce
-from distill.schedule import Schedule
+from distill.schedule import Schedule, Span
 from distill.yolo import data as datasets
 from distill.yolo.outputs import distillation, run
 from distill.yolo.trainer import Trained, train
@@ -89,6 +89,22 @@ def one_thread():
 def go(model: DetectionModel, data: datasets.DataSet, folder: Path, schedule: Schedule = SHORT, **options) -> Trained:
     quiet = Console(quiet=True)
     return train(model, data, schedule, **{"folder": folder, "console": quiet, "imgsz": 64, "device": "cpu"} | options)
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Interrupting(Console):
+    """Ends a training where its last epoch begins."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+
+    def bar(self, label: str, total: int | None = None):
+        if label == "epoch 3/3":
+            raise Interrupted
+        return super().bar(label, total)
 
 
 def weights(result: Trained) -> torch.Tensor:
@@ -170,6 +186,18 @@ def test_labels_and_teacher_together_are_all_in_the_history(labelled, tmp_path):
     task = distillation(student, tiny(1), [Loss("bce", 2.0, score_bce)], labels=0.5)
     row = go(student, labelled, tmp_path / "run", replace(SHORT, epochs=1, steps=3), task=task).history[0]
     assert row.keys() == {"epoch", "lr", "box_loss", "cls_loss", "dfl_loss", "bce", "map50_95", "map50"}
+
+
+def test_a_loss_that_ends_keeps_its_column_and_a_resumed_run_does_not_miss_it(labelled, tmp_path):
+    student = tiny()
+    losses = [Loss("bce", 2.0, score_bce, Span(until=0.5, fade="cosine")), Loss("iou", 1.0, box_iou, Span(warmup=0.5))]
+    whole = go(student, labelled, tmp_path / "whole", task=distillation(student, tiny(1), losses))
+    assert [row["bce"] != 0 for row in whole.history] == [True, True, False]
+    assert all(row.keys() == whole.history[0].keys() >= {"bce", "iou"} for row in whole.history)
+    with pytest.raises(Interrupted):
+        go(student, labelled, tmp_path / "run", task=distillation(student, tiny(1), losses), console=Interrupting())
+    resumed = go(student, labelled, tmp_path / "run", task=distillation(student, tiny(1), losses), resume=True)
+    assert resumed.history == whole.history and torch.equal(weights(resumed), weights(whole))
 
 
 def test_a_penalty_is_told_how_far_training_is_and_pulls(labelled, tmp_path):
