@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import traceback
@@ -60,6 +61,7 @@ def compare(args: argparse.Namespace) -> int:
 
 def _place(args: argparse.Namespace, prefix: str = "") -> tuple[Recipe, Path]:
     """The recipe of a run or a comparison, and its folder: that of an earlier one, the one that is named, or the next."""
+    _one_process()
     from distill import recipe as recipes
     from distill.folder import last_path, next_path, recipe_of
 
@@ -69,6 +71,12 @@ def _place(args: argparse.Namespace, prefix: str = "") -> tuple[Recipe, Path]:
     recipe = recipes.load(recipe_of(earlier) if earlier else args.recipe, args.override)
     choose = last_path if args.resume else next_path
     return recipe, earlier or (Path(args.out) if args.out else choose(f"{prefix}{recipe.name}"))
+
+
+def _one_process() -> None:
+    """Refuse to be started several times over: each process would take the other's run folder for another run's."""
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        raise DistillError("distill runs in one process: start it without torchrun (WORLD_SIZE is above 1)")
 
 
 def _watch(work: Callable[[], object], folder: RunFolder, console: Console, command: str = "run") -> int:

@@ -16,7 +16,7 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.torch_utils import init_seeds
 
 from distill.errors import DistillError
-from distill.schedule import Schedule
+from distill.schedule import ALWAYS, Schedule
 from distill.task import DistillationTask
 from distill.yolo.data import DataSet, build_dataset
 from distill.yolo.learner import Learner, set_bn_momentum
@@ -80,6 +80,7 @@ def _trial(
     device: torch.device,
 ) -> float:
     task = copy.deepcopy(task)  # shares the teacher
+    task.losses = [replace(loss, span=ALWAYS) for loss in task.losses]  # one that warms up would weigh nothing here
     learner = Learner(cast(DetectionModel, task.student), task, None, schedule.freeze_bn).to(device).train()
     learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in training
     set_bn_momentum(learner.student_model, schedule.bn_momentum)

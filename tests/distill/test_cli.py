@@ -238,3 +238,13 @@ def test_a_closed_pipe_is_no_error() -> None:
 def test_python_m_distill_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "distill", "--version"], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout.startswith("distill ")
+
+
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_several_processes_are_refused_before_they_take_each_others_folder(
+    command: str, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([command, "yolov5-half", *GIVEN]) == 2
+    assert capsys.readouterr().err.startswith("distill runs in one process: start it without torchrun")
+    assert not pipeline.calls and not list(Path().iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from distill.losses import Loss
 from distill.losses.box import box_iou
 from distill.losses.logit import score_bce
-from distill.schedule import Schedule
+from distill.schedule import Schedule, Span
 from distill.task import DistillationTask
 from distill.yolo import data as datasets
 from distill.yolo.outputs import distillation
@@ -48,6 +49,13 @@ def test_a_rate_that_helps_is_found_between_one_that_does_little_and_one_that_de
 def test_a_rate_that_diverges_is_infinitely_bad(labelled):
     found = find_lr(task(), labelled, COURSE, imgsz=64, device=CPU, candidates=(1e-4, 1e30))
     assert math.isfinite(found[1e-4]) and found[1e30] == math.inf
+
+
+def test_losses_that_warm_up_are_judged_at_their_full_weight(labelled):
+    slow = task()
+    slow.losses = [dataclasses.replace(loss, span=Span(warmup=0.1)) for loss in slow.losses]
+    found = [find_lr(each, labelled, COURSE, imgsz=64, device=CPU, candidates=(1e-3,)) for each in (slow, task())]
+    assert found[0] == found[1] and found[0][1e-3] > 0
 
 
 @pytest.mark.parametrize("labels", [0.0, 1.0])
