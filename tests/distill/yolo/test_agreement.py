@@ -97,9 +97,9 @@ def test_the_teacher_agrees_with_itself(seen: tuple[Any, Reference]) -> None:
 
 def test_the_further_a_network_is_from_the_teacher_the_less_it_agrees(seen: tuple[Any, Reference]) -> None:
     teacher, reference = seen
-    found = [measure(noisy(teacher, noise), reference) for noise in (0.0, 0.1, 0.4, 2.0)]
+    found = [measure(noisy(teacher, noise), reference) for noise in (0.0, 0.1, 0.4)]
     overall = [one.agreement50_95 or 0.0 for one in found]
-    assert overall == sorted(overall, reverse=True) and overall[1] < 0.999 and overall[-1] < 0.7 * overall[1]
+    assert overall[0] > overall[1] + 0.1 and overall[1] > overall[2] + 0.1
     for one in found[1:]:
         assert one.agreement50 is not None and one.agreement50 > (one.agreement50_95 or 0.0) - 1e-9
         assert one.agreement50_95 == pytest.approx(np.mean(list(one.agreement_per_class.values())))
