@@ -194,9 +194,10 @@ def export(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> int:
     from distill import report as reports
+    from distill.folder import COMPARISON
     from distill.report import compare as comparisons
 
-    if (Path(args.folder) / "compare.json").is_file():
+    if (Path(args.folder) / COMPARISON).is_file():
         comparisons.write(Path(args.folder))
         print(Path(args.folder) / "compare.html")
         return 0

@@ -81,6 +81,11 @@ class Schedule:
         falling = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         return self.lr * (self.lrf + (1 - self.lrf) * (1 + math.cos(math.pi * min(1.0, falling))) / 2)
 
+    @property
+    def augmentation(self) -> dict[str, float]:
+        """How images are changed in training, by ultralytics' names."""
+        return {name: getattr(self, name) for name in ("mosaic", "scale", "translate", "fliplr")}
+
     def describe(self) -> str:
         """One line for the screen and the report."""
         batch = f"{self.batch}" if self.accumulate == 1 else f"{self.batch}x{self.accumulate}"

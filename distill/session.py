@@ -105,7 +105,7 @@ class Session:
     def reference(self) -> Reference:
         """What the teacher sees on the held-back images."""
         recipe = self.recipe
-        return steps.look_at(self.load("teacher.pt"), self.data, recipe.imgsz, recipe.batch, self.device, self.console)
+        return steps.look_at(self.load(TEACHER), self.data, recipe.imgsz, recipe.batch, self.device, self.console)
 
     def train(self, model: Any, course: schedule.Schedule, name: str, **options: Any) -> Trained:
         """Train in ultralytics' loop; everything it writes goes into the run folder."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
 from prune.errors import PruneError
 from prune.interpret import Program, compute, operator_name
+from prune.raw import raw_copy
+from prune.statistics import as_batches
 
 MEMORY = 4 * 2**30  # bytes that the activations of both networks may take: more images than fit are left out
 
@@ -48,7 +52,20 @@ class Pair:
             held[node] = program.placeholder(node, batch) if node.op == "placeholder" else compute(node, held)
 
 
-def fitting(teacher: Program, batches: list[Tensor]) -> list[Tensor]:
+def beginning(model: nn.Module, images: Tensor | Iterable[Tensor], size: int) -> tuple[Program, list[Tensor]]:
+    """What a walk begins with: the traced teacher, a raw copy of `model`, and the batches that memory has room for.
+
+    Raises:
+        PruneError: no images.
+    """
+    teacher = raw_copy(model)
+    device = next(teacher.parameters()).device
+    batches = [batch.to(device, torch.float32) for batch in as_batches(images, size)]
+    program = Program(teacher, batches[0])
+    return program, _fitting(program, batches)
+
+
+def _fitting(teacher: Program, batches: list[Tensor]) -> list[Tensor]:
     """The batches that memory has room for, of the first one's shape: the traced graphs have that shape in them."""
     whole = [b for b in batches if b.shape == batches[0].shape]
     each = 2 * teacher.peak_bytes() + whole[0].numel() * whole[0].element_size()  # the student is no larger

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,6 +28,18 @@ def set_raw(model: nn.Module) -> nn.Module:
         if is_detection_head(module):
             module.training = True  # this flag alone: its children stay in eval mode
     return model
+
+
+@contextmanager
+def emitting_raw(model: nn.Module) -> Iterator[None]:
+    """`set_raw` for a while: afterwards every module is in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
+    set_raw(model)
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def raw_copy(model: nn.Module) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prune.raw import set_raw
+from prune.raw import emitting_raw
 from prune.statistics import as_batches
 
 FLOOR = 1e-3  # of the old variance: a channel that hardly varies here may vary elsewhere
@@ -38,12 +38,10 @@ def recentre(student: nn.Module, images: Tensor | Iterable[Tensor]) -> None:
         found = torch.stack([count, x.sum((0, 2, 3)), x.square().sum((0, 2, 3))])
         sums[norm] = sums[norm] + found if norm in sums else found
 
-    modes = {module: module.training for module in student.modules()}
     hooks = [norm.register_forward_pre_hook(see) for norm in norms]
     device = next(student.parameters()).device
     try:
-        with torch.no_grad():
-            set_raw(student)
+        with emitting_raw(student), torch.no_grad():
             for batch in as_batches(images):
                 student(batch.to(device, torch.float32))
             for norm in norms:
@@ -52,8 +50,6 @@ def recentre(student: nn.Module, images: Tensor | Iterable[Tensor]) -> None:
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in modes.items():
-            module.training = training
 
 
 def _move(norm: nn.BatchNorm2d, count: Tensor, first: Tensor, second: Tensor) -> None:

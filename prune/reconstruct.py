@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from prune.importance import Progress, Sensitivity
-from prune.interpret import Program, compute, in_place
-from prune.pair import Pair, fitting
+from prune.interpret import compute, in_place
+from prune.pair import Pair, beginning
 from prune.patches import capped
 from prune.plan import PrunePlan
-from prune.raw import raw_copy, refill, set_raw
+from prune.raw import emitting_raw, refill
 from prune.segments import Segment, Target, segments
-from prune.statistics import as_batches, gaussian
+from prune.statistics import gaussian, seeded
 
 BATCH = 8  # images to a step, where a tensor of images is given; 16 were no better for twice the time
 SETTLED = 0.01  # of the outputs' variance: a block with a smaller error has nothing to win
@@ -76,28 +76,22 @@ def reconstruct(
     Raises:
         PruneError: No images, or the plan is for another model.
     """
-    teacher = raw_copy(model)
-    batches = [b.to(next(teacher.parameters()).device, torch.float32) for b in as_batches(images, BATCH)]
-    program = Program(teacher, batches[0])
-    batches = fitting(program, batches)
+    program, batches = beginning(model, images, BATCH)
     parts = segments(program, plan)
-    weights = _weights(program, teacher, parts, batches, sensitivity or gaussian, seed)
-    modes = {module: module.training for module in student.modules()}
+    weights = _weights(program, parts, batches, sensitivity or gaussian, seed)
     taught = {parameter: parameter.requires_grad for parameter in student.parameters()}
-    set_raw(student).requires_grad_(True)
+    student.requires_grad_(True)
     try:
-        with torch.no_grad():
+        with emitting_raw(student), torch.no_grad():
             walk = _Walk(Pair(student, program, batches), weights, steps, lr, torch.Generator().manual_seed(seed))
             done = walk.through(parts)
             return list(done if progress is None else progress(done, "blocks", len(parts)))
     finally:
-        for module, training in modes.items():
-            module.training = training
         for parameter, flag in taught.items():
             parameter.requires_grad_(flag)
 
 
-def _weights(program, teacher, parts, batches, sensitivity, seed) -> dict[Target, list[Tensor]]:
+def _weights(program, parts, batches, sensitivity, seed) -> dict[Target, list[Tensor]]:
     """Per target and batch, what the outputs feel of its elements: a weight for each position times one for each channel."""
     targets = {program.nodes[t.node]: t for part in parts for t in part.targets}
     positions: dict[Target, list[Tensor]] = {t: [] for t in targets.values()}
@@ -113,10 +107,8 @@ def _weights(program, teacher, parts, batches, sensitivity, seed) -> dict[Target
             value.register_hook(lambda gradient: feel(targets[node], gradient))
         return value
 
-    shape = teacher(batches[0][:1])
-    devices = [batches[0].device] if batches[0].device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.enable_grad():
-        torch.manual_seed(seed)
+    shape = program.model(batches[0][:1])
+    with seeded(batches[0].device, seed), torch.enable_grad():
         for batch in batches:
             outputs = program.run(batch.clone().requires_grad_(True), watch)
             sensitivity(refill(shape, iter(outputs))).backward()
@@ -155,8 +147,9 @@ class _Walk:
         count = len(self.pair.batches)
         held_out = [count - 1] if count > 2 else list(range(count))
         learning = list(range(count - 1)) if count > 2 else held_out
-        scale = self._variance(targets)
-        before = self._error(part, targets, held_out) / scale if targets else 0.0
+        wanted = self._wanted(targets)
+        scale = self._variance(wanted)
+        before = self._error(part, wanted, held_out) / scale if targets else 0.0
         if not (targets and parameters and self.steps) or before < SETTLED:
             return BlockRepair(part.name, before, before, False)
         kept = [parameter.clone() for parameter in parameters]
@@ -167,12 +160,12 @@ class _Walk:
                 group["lr"] = self.lr * (1 + math.cos(math.pi * step / self.steps)) / 2
             order = order or [learning[i] for i in torch.randperm(len(learning), generator=self.draw)]
             with torch.enable_grad():
-                loss = self._loss(part, targets, order.pop()) / scale
+                loss = self._loss(part, wanted, order.pop()) / scale
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
             optimizer.step()
-        after = self._error(part, targets, held_out) / scale
+        after = self._error(part, wanted, held_out) / scale
         for parameter, old in zip(parameters, kept, strict=True):
             parameter.grad = None
             if not after < before:  # written so that NaN fails
@@ -184,10 +177,15 @@ class _Walk:
         values = (self.pair.values[1][0][node] for node in read if node.op == "placeholder")
         return [value for value in values if isinstance(value, nn.Parameter)]
 
-    def _error(self, part: Segment, targets: list[Target], batches: Iterable[int]) -> float:
-        return sum(self._loss(part, targets, b).item() for b in batches) / len(list(batches))
+    def _wanted(self, targets: list[Target]) -> dict[Target, list[Tensor]]:
+        """Per target and batch, the teacher's value of the channels that the student has."""
+        nodes = {target: self.pair.nodes[target.node][0] for target in targets}
+        return {target: [target.kept(held[node]) for held in self.pair.values[0]] for target, node in nodes.items()}
 
-    def _loss(self, part: Segment, targets: list[Target], batch: int) -> Tensor:
+    def _error(self, part: Segment, wanted: dict[Target, list[Tensor]], batches: list[int]) -> float:
+        return sum(self._loss(part, wanted, batch).item() for batch in batches) / len(batches)
+
+    def _loss(self, part: Segment, wanted: dict[Target, list[Tensor]], batch: int) -> Tensor:
         """Weighted squared difference from the teacher, a mean per element, of a batch that runs through the block."""
         held = self.pair.values[1][batch]
         values: dict[Node, Any] = {}
@@ -198,21 +196,19 @@ class _Walk:
                 inputs[node.args[0]] = held[node.args[0]].clone()  # which the next step needs as it is
             values[node] = compute(node, inputs)
         total = torch.zeros((), device=self.pair.batches[batch].device)
-        for target in targets:
-            wanted = target.kept(self.pair.values[0][batch][self.pair.nodes[target.node][0]])
-            difference = values[self.pair.nodes[target.node][1]] - wanted
+        for target, of_teacher in wanted.items():
+            difference = values[self.pair.nodes[target.node][1]] - of_teacher[batch]
             total = total + (difference.square() * self.weights[target][batch]).mean()
         return total
 
-    def _variance(self, targets: list[Target]) -> float:
+    def _variance(self, wanted: dict[Target, list[Tensor]]) -> float:
         """What `_loss` would be, in the mean over batches, of the best constant outputs."""
         total = 0.0
-        for target in targets:
-            wanted = [target.kept(held[self.pair.nodes[target.node][0]]) for held in self.pair.values[0]]
-            over = [d for d in range(wanted[0].dim()) if d != target.dim % wanted[0].dim()]
-            pairs = list(zip(wanted, self.weights[target], strict=True))
+        for target, values in wanted.items():
+            over = [d for d in range(values[0].dim()) if d != target.dim % values[0].dim()]
+            pairs = list(zip(values, self.weights[target], strict=True))
             sums: list[Any] = [sum((w * y**power).sum(over) for y, w in pairs) for power in range(3)]
             weight, first, second = sums
             spread = second - first**2 / weight.clamp(min=1e-30)
-            total += spread.sum().item() / sum(y.numel() for y in wanted)
+            total += spread.sum().item() / sum(y.numel() for y in values)
         return max(total, 1e-30)

@@ -13,12 +13,12 @@ from torch.fx import Node
 
 from prune.importance import Progress, Sensitivity
 from prune.interpret import Program
-from prune.pair import Pair, fitting
+from prune.pair import Pair, beginning
 from prune.patches import input_rows, output_rows, position_weights, sample_positions
 from prune.plan import PrunePlan
-from prune.raw import raw_copy, set_raw
+from prune.raw import emitting_raw
 from prune.regression import Regression
-from prune.statistics import as_batches, gaussian, gradients
+from prune.statistics import BATCH, gaussian, gradients
 
 POSITIONS = 8192  # sampled per batch and layer
 HELD_OUT = 6  # every sixth image judges a layer before its solution is accepted
@@ -72,21 +72,12 @@ def repair(
     Raises:
         PruneError: No images, or the plan is for another model.
     """
-    teacher = raw_copy(model)
-    batches = [b.to(next(teacher.parameters()).device, torch.float32) for b in as_batches(images)]
-    program = Program(teacher, batches[0])
-    batches = fitting(program, batches)
+    program, batches = beginning(model, images, BATCH)
     layers = [name for name in plan.keep_inputs if name in plan.keep]
     weights = _position_weights(model, layers, batches, sensitivity or gaussian, seed, progress)
-    modes = {module: module.training for module in student.modules()}
-    set_raw(student)
-    try:
-        with torch.no_grad():
-            walk = _Walk(student, program, plan, batches, weights, seed)
-            return list(walk.layers() if progress is None else progress(walk.layers(), "repair", len(layers)))
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with emitting_raw(student), torch.no_grad():
+        walk = _Walk(student, program, plan, batches, weights, seed)
+        return list(walk.layers() if progress is None else progress(walk.layers(), "repair", len(layers)))
 
 
 def _position_weights(model, layers, batches, sensitivity, seed, progress) -> dict[tuple[int, str], Tensor]:

@@ -52,9 +52,8 @@ class Segment:
 def segments(program: Program, plan: PrunePlan) -> list[Segment]:
     """The model cut into its top-level blocks, in execution order. One without weights is joined to the next."""
     blocks = _blocks(program.model)
-    first = next(
-        i for i, node in enumerate(program.nodes) if node.op == "call_function"
-    )  # weights and inputs precede it
+    # Weights and inputs come before it.
+    first = next(i for i, node in enumerate(program.nodes) if node.op == "call_function")
     names, starts = [""], [first]
     for i, node in enumerate(program.nodes[first:], first):
         name = _owner(node, blocks)

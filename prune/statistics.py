@@ -7,7 +7,8 @@ metric. `gaussian` serves any model; a detection head has better ones, which the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,6 +36,14 @@ def as_batches(images: Tensor | Iterable[Tensor], size: int = BATCH) -> list[Ten
     if not batches or not all(isinstance(b, Tensor) and len(b) for b in batches):
         raise PruneError("no images: give a (N, C, H, W) tensor or an iterable of such batches")
     return batches
+
+
+@contextmanager
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Random numbers from `seed`; afterwards the caller's random state is as it was."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def gradients(
@@ -66,9 +75,7 @@ def gradients(
 
     for name in layers:
         modules[name].register_forward_hook(hook(name))
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.enable_grad():
-        torch.manual_seed(seed)
+    with seeded(device, seed), torch.enable_grad():
         for current, batch in enumerate(batches if progress is None else progress(batches, label, len(batches))):
             x = batch.to(device, torch.float32).requires_grad_(True)  # the only leaf: gradients of activations alone
             sensitivity(model(x)).backward()

@@ -13,8 +13,7 @@ from distill.errors import DistillError
 from distill.report import compare_facts as facts
 from distill.report import plain, text_table, write_files
 from distill.report.compare_facts import Content
-from distill.report.document import Block, Code, Document, Figure, Fold, Terms, Text, section
-from distill.report.facts import Table
+from distill.report.document import Block, Code, Document, Figure, Terms, Text, fold, section
 from distill.report.format import digits, value_text
 
 WIDTH = 100  # columns of the last screen, about those of its table
@@ -70,7 +69,7 @@ def compose(content: Content, folder: Path, figures: Collection[str]) -> Documen
         section("Arms", [facts.table(content), *(Text(note, quiet=True) for note in facts.notes(content)), *drawn]),
         section("Learning rates", [facts.search(content)]),
         section("What each arm is", [_terms(_arms(content))]),
-        section("Every run", [_fold("All runs", facts.every_run(content))]),
+        section("Every run", [fold("All runs", facts.every_run(content))]),
         section("Go on with it", _more(folder)),
         section("Where it ran", [_terms(_environment(content))]),
     )
@@ -137,7 +136,3 @@ def _environment(content: Content) -> dict[str, Any]:
 def _terms(values: Mapping[str, Any]) -> Terms | None:
     pairs = tuple((name, value_text(value)) for name, value in values.items() if value is not None)
     return Terms(pairs) if pairs else None
-
-
-def _fold(title: str, table: Table | None) -> Fold | None:
-    return Fold(title, table) if table is not None else None

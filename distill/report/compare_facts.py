@@ -104,7 +104,7 @@ def notes(content: Content) -> list[str]:
         f"lr: the best of {', '.join(map(rate_text, lrs))} on the val images with seed {seeds[0]}, chosen in this "
         "way for all arms alike."
         if len(lrs) > 1
-        else "lr: there was no search; it is what was given, or what the schedule takes."
+        else "lr: there was no search; it is what was given, or what a few steps at several rates showed to be best for each run by itself."
     )
     return [
         "start: the network before training. mAP50-95: the best epoch of training, also where that is below the start. "

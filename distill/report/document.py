@@ -80,6 +80,11 @@ class Document:
     sections: tuple[Section, ...]
 
 
+def fold(title: str, table: Table | None) -> Fold | None:
+    """A closed table, where there is one."""
+    return Fold(title, table) if table is not None else None
+
+
 def section(title: str, blocks: Iterable[Block | None]) -> Section | None:
     """A section of the blocks that there are; None where only explanations would be left."""
     kept = tuple(block for block in blocks if block is not None)

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from distill.report import agreement, facts
-from distill.report.document import Block, Code, Document, Figure, Fold, Terms, Text, section
+from distill.report.document import Block, Code, Document, Figure, Fold, Terms, Text, fold, section
 from distill.report.facts import Results, Table
 from distill.report.format import value_text
 
@@ -49,7 +49,7 @@ def compose(results: Results, run_dir: Path, figures: Collection[str] = ()) -> D
         section("Training", [_terms(schedule), _rates(results), figure("losses")]),
         section("Exports", [facts.exports(results), _quiet(PARITY)]),
         section("Do it again", _reproduction(results, run_dir)),
-        section("Where it ran", [_terms(_environment(results)), _fold("Time", facts.timings(results))]),
+        section("Where it ran", [_terms(_environment(results)), fold("Time", facts.timings(results))]),
     )
     return Document(
         name=str(results.get("recipe_name") or "run"),
@@ -204,9 +204,5 @@ def _quiet(text: str) -> Text | None:
     return Text(text, quiet=True) if text else None
 
 
-def _fold(title: str, table: Table | None) -> Fold | None:
-    return Fold(title, table) if table is not None else None
-
-
 def _layers(table: Table | None) -> Fold | None:
-    return _fold("Every layer", table)
+    return fold("Every layer", table)

@@ -104,9 +104,8 @@ def measure(
 
 def _labelled(record: dict[str, Any], found: np.ndarray) -> dict[str, Any]:
     """An image's record with the confident ones of the boxes found on it."""
-    sure = found[
-        (found[:, 4] >= CONFIDENCE) & (found[:, 2:4] > 0).all(1)
-    ]  # a box in the padding has no area in the image
+    in_image = (found[:, 2:4] > 0).all(1)  # a box in the padding has no area there
+    sure = found[(found[:, 4] >= CONFIDENCE) & in_image]
     return {**record, "cls": sure[:, 5:], "bboxes": sure[:, :4], "segments": []}
 
 

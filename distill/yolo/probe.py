@@ -111,8 +111,7 @@ def _trial(
 
 def _batches(data: DataSet, schedule: Schedule, imgsz: int, augment: bool) -> Iterator[dict[str, Any]]:
     """Batches of training images in a random order, again and again."""
-    names = ("mosaic", "scale", "translate", "fliplr")
-    hyp = get_cfg(overrides={"imgsz": imgsz, **{name: getattr(schedule, name) for name in names}})
+    hyp = get_cfg(overrides={"imgsz": imgsz, **schedule.augmentation})
     dataset = build_dataset(data, "train", imgsz=imgsz, batch=schedule.batch, augment=augment, rect=False, hyp=hyp)
     loader = build_dataloader(dataset, min(schedule.batch, len(dataset)), workers=0, shuffle=True)
     while True:

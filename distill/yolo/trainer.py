@@ -139,11 +139,8 @@ def _settings(
         "momentum": schedule.momentum,
         "weight_decay": schedule.weight_decay,
         "warmup_epochs": 0,  # the schedule warms up, step by step
-        "mosaic": schedule.mosaic,
+        **schedule.augmentation,
         "close_mosaic": schedule.close_mosaic,
-        "scale": schedule.scale,
-        "translate": schedule.translate,
-        "fliplr": schedule.fliplr,
         # bfloat16 has float32's range: no scaled losses, and no model downloaded to try half precision with.
         "amp": "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported(False) else False,
         "plots": False,

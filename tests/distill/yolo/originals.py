@@ -211,3 +211,15 @@ def edited(path: Path, change: Callable[[bytes], bytes], target: Path) -> Path:
             data = old.read(name)
             new.writestr(name, change(data) if name.endswith("/data.pkl") else data)
     return target
+
+
+def seeing_one_object() -> Any:
+    """A network that sees one square over the whole of every image and far beyond it, whatever is on it."""
+    model = network()
+    head = model.model[-1]
+    head.anchors.fill_(1000)
+    for convolution in head.m:
+        convolution.weight.data.zero_()
+        convolution.bias.data.view(3, -1)[:] = torch.tensor([0, 0, 0, 0, 9, -9, 9, -9.0])
+    head.m[0].bias.data.view(3, -1)[:, 4] = -20
+    return model

@@ -20,7 +20,7 @@ from distill.results import yardstick
 from distill.yolo import agreement, checkpoint, data
 from distill.yolo.agreement import Agreement, Reference
 from distill.yolo.data import DataSet
-from tests.distill.yolo.originals import NAMES, network, tiny
+from tests.distill.yolo.originals import NAMES, network, seeing_one_object, tiny
 
 SIZES = [(64, 64), (40, 64), (160, 96), (64, 32)]
 
@@ -154,13 +154,7 @@ def test_boxes_on_an_image_without_any_are_false_alarms(seen: tuple[Any, Referen
 
 def test_the_boxes_are_shares_of_the_image_without_its_padding(images: DataSet) -> None:
     """The network sees one object over the whole of every image and far beyond it."""
-    model = network()
-    head = model.model[-1]
-    head.anchors.fill_(1000)
-    for convolution in head.m:
-        convolution.weight.data.zero_()
-        convolution.bias.data.view(3, -1)[:] = torch.tensor([0, 0, 0, 0, 9, -9, 9, -9.0])
-    head.m[0].bias.data.view(3, -1)[:, 4] = -20
+    model = seeing_one_object()
     reference = agreement.look(model, images, imgsz=64)
     boxes = np.concatenate([record["bboxes"] for record in reference.data.records["val"]])
     assert reference.boxes == {"square": 4} and np.allclose(boxes, [0.5, 0.5, 1, 1], atol=1e-6)

@@ -10,12 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from distill.yolo import checkpoint, data, heads
 from distill.yolo.evaluate import evaluate
 from distill.yolo.original_ap import average_precision
-from tests.distill.yolo.originals import network
+from tests.distill.yolo.originals import seeing_one_object
 
 # At recall 1 precision falls to 0, and the trapezoid over the last hundredth with it. So it is at every step down.
 PERFECT = 1 - 0.005
@@ -73,13 +72,7 @@ def test_boxes_end_where_their_image_ends(tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / "images" / f"{index}.png"), np.full((height, width, 3), 90, np.uint8))
         (tmp_path / "labels" / f"{index}.txt").write_text("1 0.5 0.5 1 1\n")
     (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [circle, square, star]\n")
-    model = network()
-    head = model.model[-1]
-    head.anchors.fill_(1000)
-    for convolution in head.m:
-        convolution.weight.data.zero_()
-        convolution.bias.data.view(3, -1)[:] = torch.tensor([0, 0, 0, 0, 9, -9, 9, -9.0])
-    head.m[0].bias.data.view(3, -1)[:, 4] = -20
+    model = seeing_one_object()
     found = evaluate(model, data.load(tmp_path / "data.yaml"), imgsz=64)
     assert found.map50_95 == pytest.approx(PERFECT, abs=1e-6) and found.instances == 3
 
