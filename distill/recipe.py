@@ -90,6 +90,7 @@ class Prune:
     )
     max_ratio: float = key(_SHARE, "Largest share of one layer's channels that may be cut.", 0.95)
     images: int = key(_COUNT, "Training images that the costs are measured on.", 96)
+    rounds: int = key(_COUNT, "Rounds to cut in: what is left is repaired and asked again what to cut next.", 1)
 
 
 @dataclass(frozen=True, kw_only=True)

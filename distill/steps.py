@@ -81,15 +81,16 @@ def make_plan(
     graph = prune.trace(model, torch.zeros(1, 3, recipe.imgsz, recipe.imgsz, device=device))
     if wanted is None:
         return prune.keep_all(graph)
-    scores = prune.score(
+    plan = prune.plan_in_rounds(
         graph,
         wanted.importance,
-        batches=images,
+        images=images,
+        rounds=wanted.rounds,
         sensitivity=sensitivity_of(model),
         seed=recipe.seed,
         progress=console.track,
+        **_budget(wanted),
     )
-    plan = prune.make_plan(graph, scores, **_budget(wanted), progress=console.track)
     model.cpu()
     console.line(describe(plan))
     return plan

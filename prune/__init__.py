@@ -16,6 +16,7 @@ from prune.plan import PrunePlan, check_budget, keep_all, make_plan
 from prune.recentre import recentre
 from prune.reconstruct import BlockRepair, reconstruct
 from prune.repair import LayerRepair, repair
+from prune.rounds import plan_in_rounds
 from prune.score import IMPORTANCES, score
 from prune.surgery import apply
 from prune.trace import trace
@@ -32,6 +33,7 @@ __all__ = [
     "check_budget",
     "keep_all",
     "make_plan",
+    "plan_in_rounds",
     "recentre",
     "reconstruct",
     "repair",

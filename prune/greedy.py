@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 import torch
 
 from prune.graph import ChannelGraph, Layer
-from prune.importance import Importance
+from prune.importance import Costs
 
 WINDOW = 0.01  # a budget is met from below within this fraction of it, where the rounding of widths allows it
 
@@ -19,7 +19,7 @@ class Cutter:
 
     Args:
         graph: What is cut.
-        scores: Its importance, which learns of every removal.
+        scores: What its channels cost; learns of every removal.
         unit: What a budget counts: "flops", "params" or, for channels, "ratio".
         round_to, protect, max_ratio: As in `make_plan`.
 
@@ -31,13 +31,14 @@ class Cutter:
     def __init__(
         self,
         graph: ChannelGraph,
-        scores: Importance,
+        scores: Costs,
         unit: str,
         round_to: int,
         protect: Sequence[str],
         max_ratio: float,
     ) -> None:
-        self.graph, self.scores, self.unit, self.round_to = graph, scores, unit, round_to
+        self.scores: Costs = scores
+        self.graph, self.unit, self.round_to = graph, unit, round_to
         self.kept: set[int] = set(graph.group_of)
         self.alive = [torch.ones(len(g.channels), dtype=torch.bool) for g in graph.groups]
         self.width = [len(g.channels) for g in graph.groups]

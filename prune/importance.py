@@ -19,8 +19,8 @@ Sensitivity = Callable[[Any], Tensor]  # raw outputs -> scalar, see prune.statis
 Progress = Callable[[Iterable, str, int], Iterable]
 
 
-class Importance(Protocol):
-    """What `make_plan` needs of an importance."""
+class Costs(Protocol):
+    """What channels cost while some of them go."""
 
     def cost(self, group: int) -> Tensor:
         """Cost of losing each channel of the group now, shape (channels,); removed ones may hold anything."""
@@ -29,6 +29,10 @@ class Importance(Protocol):
     def remove(self, group: int, channel: int) -> None:
         """Channel number `channel` of the group is gone: update the costs of the rest."""
         ...
+
+
+class Importance(Costs, Protocol):
+    """What `make_plan` needs of an importance."""
 
     def fresh(self) -> Importance:
         """A copy in which nothing has been removed yet."""

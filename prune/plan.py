@@ -99,7 +99,7 @@ def make_plan(
     Raises:
         PruneError: The budget is out of range, or cannot be met within `protect`, `max_ratio` and `round_to`.
     """
-    cut, budget = _cutter(graph, scores.fresh(), flops, params, ratio, round_to, protect, max_ratio)
+    cut, budget = cutter(graph, scores.fresh(), flops, params, ratio, round_to, protect, max_ratio)
     percents = cut.until(budget)
     for _ in percents if progress is None else progress(percents, "plan", 100):
         pass
@@ -118,7 +118,7 @@ def check_budget(
 ) -> None:
     """Raise what `make_plan` would raise for these arguments, without an importance: before hours of other work."""
     costs = {group.index: torch.zeros(len(group.channels)) for group in graph.groups}
-    _cutter(graph, StaticImportance(costs), flops, params, ratio, round_to, protect, max_ratio)
+    cutter(graph, StaticImportance(costs), flops, params, ratio, round_to, protect, max_ratio)
 
 
 def keep_all(graph: ChannelGraph) -> PrunePlan:
@@ -150,15 +150,15 @@ def plan_from_channels(graph: ChannelGraph, kept: Iterable[int]) -> PrunePlan:
     )
 
 
-def _cutter(
+def cutter(
     graph: ChannelGraph,
     scores: Importance,
-    flops: float | None,
-    params: float | None,
-    ratio: float | None,
-    round_to: int,
-    protect: Sequence[str],
-    max_ratio: float,
+    flops: float | None = None,
+    params: float | None = None,
+    ratio: float | None = None,
+    round_to: int = 8,
+    protect: Sequence[str] = (),
+    max_ratio: float = 0.95,
 ) -> tuple[Cutter, float]:
     """The greedy loop, ready to go, and what it may leave; every argument checked."""
     given = {k: v for k, v in (("flops", flops), ("params", params), ("ratio", ratio)) if v is not None}

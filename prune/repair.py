@@ -99,7 +99,7 @@ class _Walk:
     def __init__(self, student, teacher: Program, plan, batches, weights, seed) -> None:
         self.plan, self.weights, self.seed, self.device = plan, weights, seed, batches[0].device
         self.pair = Pair(student, teacher, batches)
-        self.modules = dict(student.named_modules())
+        self.modules, self.teachers = dict(student.named_modules()), dict(teacher.model.named_modules())
 
     def layers(self) -> Iterator[LayerRepair]:
         names = [self.pair.student.layer(node) for _, node in self.pair.nodes]
@@ -118,6 +118,7 @@ class _Walk:
         constant = bn is not None or module.bias is not None
         fit, judge = Regression(module, constant), Regression(module, constant)
         keep = list(self.plan.keep[name])
+        factor, offset = self._before_norm(s, keep) if bn is not None else (1.0, 0.0)
         for index, (ours, theirs) in enumerate(zip(values[1], values[0], strict=True)):
             x, target = ours[s.args[0]], theirs[t]
             shape = target.shape
@@ -126,7 +127,7 @@ class _Walk:
             held_out = (image % HELD_OUT == HELD_OUT - 1).to(self.device)
             positions = positions.to(self.device)
             rows = input_rows(x, shape, module, positions)
-            wanted = output_rows(target, module, positions)[:, keep]
+            wanted = output_rows(target, module, positions)[:, keep] * factor + offset
             weights = self.weights[index, name].to(self.device)
             if index == 0 and constant:
                 fit.origin = judge.origin = rows.mean(0)
@@ -150,9 +151,31 @@ class _Walk:
     def _batch_norm(self, node: Node) -> Any:
         """The BatchNorm that alone reads this layer, whose mean can take a constant."""
         users = list(node.users)
-        name = self.pair.student.layer(users[0]) if len(users) == 1 else None
-        module = self.modules.get(name or "")
+        module = self.modules.get(self.pair.student.layer(users[0]) or "") if len(users) == 1 else None
         return module if isinstance(module, nn.modules.batchnorm._BatchNorm) else None
+
+    def _before_norm(self, node: Node, keep: list[int]) -> tuple[Any, Any]:
+        """(factor, offset): what the teacher's layer gives, as the student must to have the same after its BatchNorm.
+
+        The two are alike after surgery. A student that was repaired or trained before has a BatchNorm of its own.
+        """
+        name = self.pair.student.layer(next(iter(node.users))) or ""
+        (scale, shift), (old_scale, old_shift) = _affine(self.modules[name]), _affine(self.teachers[name])
+        old_scale, old_shift = old_scale[keep], old_shift[keep]
+        if torch.equal(scale, old_scale) and torch.equal(shift, old_shift):
+            return 1.0, 0.0
+        used = scale != 0  # what a scale of zero hides can be anything
+        safe = torch.where(used, scale, 1.0)
+        factor, offset = torch.where(used, old_scale / safe, 1.0), torch.where(used, (old_shift - shift) / safe, 0.0)
+        return factor.float(), offset.float()
+
+
+def _affine(norm: Any) -> tuple[Tensor, Tensor]:
+    """A BatchNorm in eval mode, as a scale and a shift per channel, in float64."""
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.double()
 
 
 def _channel_dim(module: nn.Module) -> int:

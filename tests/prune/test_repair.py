@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -153,3 +154,17 @@ def test_recentred_statistics_leave_the_outputs_and_are_those_of_the_images(name
     assert in_train_mode() < 1e-3 * before
     assert [m.training for m in student.modules()] == modes
     assert not any(module._forward_pre_hooks for module in student.modules())
+
+
+@pytest.mark.parametrize("between", [None, prune.recentre])
+def test_a_student_that_was_repaired_before_is_repaired_again_no_worse(between: Any) -> None:
+    """The constants of the first time stand in its BatchNorms; the second must not count them again."""
+    model = randomize(SMALL["residual"]())
+    images, unseen = torch.rand(48, 3, 16, 16), torch.rand(16, 3, 16, 16)
+    student, plan = cut(model, images)
+    prune.repair(student, model, plan, images)
+    once = distance(student, model, unseen)
+    if between:
+        between(student, images)
+    prune.repair(student, model, plan, images)
+    assert distance(student, model, unseen) < 1.05 * once
