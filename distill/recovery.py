@@ -46,15 +46,16 @@ def repair(session: Session, base: str, plan: prune.PrunePlan) -> dict[str, Any]
 
 
 def learning_rate(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, Any]:
-    """The highest rate of the training to come: the one that a few steps from its start show to be the best."""
+    """The highest rate of the training to come: as high as a short trial can bear."""
     _, task, course = _training(session, start, plan, lr=None)
     recipe, track = session.recipe, session.console.track
-    losses = find_lr(
+    found = find_lr(
         task, session.data, course, imgsz=recipe.imgsz, device=session.device, seed=recipe.seed, progress=track
     )
-    best = min(losses, key=losses.__getitem__)
-    session.console.line(", ".join(f"{rate:.0e}: loss {loss:.3f}" for rate, loss in losses.items()) + f" -> {best:.0e}")
-    return {"lr": best, "tried": [[rate, loss if math.isfinite(loss) else None] for rate, loss in losses.items()]}
+    tried = ", ".join(f"{rate:.0e}: {loss:.3f}" for rate, loss in found.tried.items())
+    session.console.line(f"loss {found.start:.3f}; after a trial at {tried} -> {found.lr:.0e}")
+    finite = [[rate, loss if math.isfinite(loss) else None] for rate, loss in found.tried.items()]
+    return {"lr": found.lr, "start": found.start, "tried": finite}
 
 
 def distill(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, Any]:

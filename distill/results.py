@@ -68,7 +68,9 @@ def assemble(
         "repair": {key: stages["repair"][key] for key in ("images", "layers", "blocks")}
         if "repair" in stages
         else None,
-        "learning_rates": stages.get("learning rate", {}).get("tried"),
+        "learning_rate": {key: stages["learning rate"][key] for key in ("lr", "start", "tried")}
+        if "learning rate" in stages
+        else None,
         "exports": stages["export"]["exports"],
         "warnings": [warning for stage in stages.values() for warning in stage["warnings"]],
         "seconds": {name: stage["seconds"] for name, stage in stages.items()},

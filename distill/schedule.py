@@ -64,7 +64,6 @@ class Schedule:
     momentum: float = 0.9  # of SGD, or AdamW's first beta
     weight_decay: float = 5e-4
     bn_momentum: float | None = None  # how fast BatchNorm statistics move; None leaves the network's own
-    freeze_bn: bool = False  # BatchNorm keeps to its statistics, and does not normalise by those of the batch
     mosaic: float = 0.0  # probability that an image is made of four
     close_mosaic: int = 0  # epochs at the end without mosaic
     scale: float = 0.5  # images are scaled by 1 ± this
@@ -96,7 +95,6 @@ class Schedule:
             f"{self.epochs} epochs, {self.steps} steps of {batch} images",
             f"{self.optimizer}, lr {self.lr:.1e} to {self.lr * self.lrf:.1e} by cosine",
             f"{self.warmup_steps} steps of warm-up" if self.warmup_steps else "no warm-up",
-            "BatchNorm statistics frozen" if self.freeze_bn else "",
             "" if self.bn_momentum is None else f"BatchNorm momentum {self.bn_momentum:g}",
             mosaic,
         ]
@@ -114,15 +112,14 @@ def recovery(
     """Training a repaired student towards its teacher: a correction, not a new start.
 
     Gradients are not accumulated, and a run of fewer than 1000 steps takes smaller batches, down to 8, to have more
-    of them. The learning rate has no default that suits every network: more than one can bear destroys what repair gave, and
-    that differs tenfold between networks. `distill.yolo.probe` finds it. BatchNorm statistics are the teacher's, which
-    repair made the student fit: a short run keeps to them, in a longer one they move slowly.
+    of them. The learning rate has no default that suits every network and length: `distill.yolo.probe` finds it. BatchNorm
+    statistics are those of the repaired student, and move slowly.
 
     Args:
         images: training images.
         batch: images to a step, at most.
         epochs: passes over the images.
-        lr: highest learning rate; 1e-4, with which little is lost, where it is not known yet.
+        lr: highest learning rate; 1e-3 where it is not known yet.
         keep_batch: take `batch` as it stands.
     """
     while not keep_batch and batch > 8 and epochs * _batches(images, batch) < SMALL:
@@ -133,11 +130,10 @@ def recovery(
         epochs=epochs,
         batch=batch,
         steps=steps,
-        lr=lr if lr is not None else 1e-4,
+        lr=lr if lr is not None else 1e-3,
         lrf=0.01,
         warmup_steps=min(100, steps // 20),
-        bn_momentum=None if short else 0.01,
-        freeze_bn=short,
+        bn_momentum=0.03 if short else 0.01,
         # A short run stays near what calibration saw: it has no time to get used to other images.
         mosaic=0.0 if short else 0.5,
         close_mosaic=0 if short else max(1, epochs // 5),

@@ -193,11 +193,14 @@ def _terms(values: Mapping[str, Any]) -> Terms | None:
 
 
 def _rates(results: Results) -> Text | None:
-    tried = results.get("learning_rates")
-    if not tried:
+    found = results.get("learning_rate")
+    if not found:
         return None
-    losses = ", ".join(f"{rate:.0e}: {'diverged' if loss is None else f'{loss:.3f}'}" for rate, loss in tried)
-    return Text(f"The learning rate is the best of a few steps at each of these, by the loss they end with: {losses}.")
+    losses = [f"{rate:.0e}: {'diverged' if loss is None else f'{loss:.3f}'}" for rate, loss in found["tried"]]
+    return Text(
+        f"The learning rate is the highest at which a tenth of the steps, 100 at most, ends no worse than it began: from a "
+        f"loss of {found['start']:.3f} to {', '.join(losses)}."
+    )
 
 
 def _quiet(text: str) -> Text | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, cast
 
@@ -21,11 +21,26 @@ from distill.task import DistillationTask
 from distill.yolo.data import DataSet, build_dataset
 from distill.yolo.learner import Learner, set_bn_momentum
 
-CANDIDATES = (3e-5, 1e-4, 3e-4, 1e-3)
-STEPS = 50  # for each rate, at most; a tenth of a run that is shorter than 500
+CANDIDATES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
+STEPS = 100  # of a trial, at most; a tenth of a run that is shorter than a thousand
 JUDGES = 8  # batches without augmentation, the same for all
 
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class Search:
+    """A learning rate and what spoke for it.
+
+    Attributes:
+        lr: the one to train with.
+        start: the loss before training, a mean per image.
+        tried: rate -> loss after a trial, in the order tried; a rate that diverged has infinity.
+    """
+
+    lr: float
+    start: float
+    tried: Mapping[float, float]
 
 
 def find_lr(
@@ -38,12 +53,13 @@ def find_lr(
     seed: int = 0,
     candidates: Sequence[float] = CANDIDATES,
     progress: Progress | None = None,
-) -> dict[float, float]:
-    """The loss that a short training at each rate ends with, on images as they are.
+) -> Search:
+    """The highest rate at which a tenth of the training ends no worse than it began.
 
-    Every trial starts from the same student and sees the same batches, augmented as in training; its rate falls as a
-    half cosine, as that of the training does. It is judged without augmentation, as the student will be. Rates go up, and the search ends at the first that is worse than the one
-    before: what repair gave is lost beyond it. The best is the one with the least loss.
+    High rates first lose what repair gave, and then end far above what low ones reach: which one is best after a few
+    steps says little. What a tenth of the steps gets back, though, is no loss to the rest. Every trial is a training
+    in small: from the same student, on the same batches, augmented as in training, with a rate that falls as a half cosine.
+    It is judged on images without augmentation, as the student will be.
 
     Args:
         task: the student, its teacher and the losses; copied.
@@ -52,23 +68,21 @@ def find_lr(
         imgsz: side of the images in pixels.
         device: where to train.
         seed: of the draw of images and of their augmentation.
-        candidates: rates in ascending order.
+        candidates: rates in descending order; the last one is taken where none gets back.
         progress: called as progress(iterable, label, total).
-
-    Returns:
-        Rate -> loss (a mean per image) in the order tried; a rate that diverged has infinity.
     """
     count = max(5, min(STEPS, schedule.steps // 10))
     init_seeds(seed)
     lessons = list(islice(_batches(data, schedule, imgsz, augment=True), count))
     judges = list(islice(_batches(data, schedule, imgsz, augment=False), JUDGES))
-    found: dict[float, float] = {}
-    tried: Iterable[float] = candidates if progress is None else progress(candidates, "learning rate", len(candidates))
-    for lr in tried:
-        found[lr] = _trial(task, lessons, judges, replace(schedule, lr=lr, steps=len(lessons)), imgsz, device)
-        if found[lr] > min(found.values()):
+    start = _trial(task, [], judges, schedule, imgsz, device)
+    tried: dict[float, float] = {}
+    rates: Iterable[float] = candidates if progress is None else progress(candidates, "learning rate", len(candidates))
+    for lr in rates:
+        tried[lr] = _trial(task, lessons, judges, replace(schedule, lr=lr, steps=count), imgsz, device)
+        if tried[lr] <= start:
             break
-    return found
+    return Search(lr, start, tried)
 
 
 def _trial(
@@ -81,7 +95,7 @@ def _trial(
 ) -> float:
     task = copy.deepcopy(task)  # shares the teacher
     task.losses = [replace(loss, span=ALWAYS) for loss in task.losses]  # one that warms up would weigh nothing here
-    learner = Learner(cast(DetectionModel, task.student), task, None, schedule.freeze_bn).to(device).train()
+    learner = Learner(cast(DetectionModel, task.student), task, None).to(device).train()
     learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in training
     set_bn_momentum(learner.student_model, schedule.bn_momentum)
     student: Any = learner.student_model

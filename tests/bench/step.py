@@ -44,7 +44,7 @@ def main(name: str = "yolov5n", imgsz: str = "320", batch: str = "8", rounds: st
         for kind, terms in kinds.items():
             twin = copy.deepcopy(student).requires_grad_(True)
             task = outputs.distillation(twin, checkpoint.fused(model), terms, keep_inputs=plan.keep_inputs)
-            learner = Learner(twin, task, None, freeze_bn=True).train()
+            learner = Learner(twin, task, None).train()
             learners[kind, layout] = learner.to(memory_format=layout)
     boxes = torch.rand(4 * count, 4) * 0.4 + 0.3
     given = {"img": torch.rand(count, 3, size, size), "batch_idx": torch.arange(count).repeat_interleave(4).float()}
