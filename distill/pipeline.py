@@ -62,8 +62,7 @@ def run(recipe: Recipe, folder: RunFolder, console: Console) -> dict[str, Any]:
         session.stage("evaluate repaired", Session.evaluate, REPAIRED)
         start = REPAIRED
     if recipe.distill.epochs:
-        if recipe.distill.lr is None:
-            session.stage("learning rate", recovery.learning_rate, start, plan)
+        session.stage("rehearse", recovery.rehearse, start, plan)
         session.stage("distill", recovery.distill, start, plan)
         session.stage("evaluate trained", Session.evaluate, TRAINED)
     session.stage("choose", _choose, start)

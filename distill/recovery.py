@@ -1,4 +1,4 @@
-"""How a cut network comes back: repair without an epoch, then a learning rate, then training from its teacher."""
+"""How a cut network comes back: repair without an epoch, then a rehearsal, then training from its teacher."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distill.session import PRUNED, REPAIRED, TEACHER, TRAINED, Session
 from distill.task import DistillationTask
 from distill.yolo import checkpoint, outputs
 from distill.yolo.checkpoint import Detector
-from distill.yolo.probe import find_lr
+from distill.yolo.probe import bears_batch_statistics, find_lr
 from distill.yolo.sensitivity import sensitivity_of
 
 
@@ -45,23 +45,25 @@ def repair(session: Session, base: str, plan: prune.PrunePlan) -> dict[str, Any]
     }
 
 
-def learning_rate(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, Any]:
-    """The highest rate of the training to come: as high as a short trial can bear."""
-    _, task, course = _training(session, start, plan, lr=None)
-    recipe, track = session.recipe, session.console.track
-    found = find_lr(
-        task, session.data, course, imgsz=recipe.imgsz, device=session.device, seed=recipe.seed, progress=track
-    )
+def rehearse(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, Any]:
+    """What the training to come can bear: batch statistics or not, and unless the recipe says it, how high a rate."""
+    recipe, console = session.recipe, session.console
+    where: dict[str, Any] = {"imgsz": recipe.imgsz, "device": session.device, "seed": recipe.seed}
+    _, task, course = _training(session, start, plan)
+    freeze_bn = not bears_batch_statistics(task, session.data, course, **where)
+    if recipe.distill.lr is not None:
+        return {"freeze_bn": freeze_bn, "lr": recipe.distill.lr, "search": None}
+    found = find_lr(task, session.data, replace(course, freeze_bn=freeze_bn), **where, progress=console.track)
     tried = ", ".join(f"{rate:.0e}: {loss:.3f}" for rate, loss in found.tried.items())
-    session.console.line(f"loss {found.start:.3f}; after a trial at {tried} -> {found.lr:.0e}")
+    console.line(f"loss {found.start:.3f}; after a trial at {tried} -> {found.lr:.0e}")
     finite = [[rate, loss if math.isfinite(loss) else None] for rate, loss in found.tried.items()]
-    return {"lr": found.lr, "start": found.start, "tried": finite}
+    return {"freeze_bn": freeze_bn, "lr": found.lr, "search": {"start": found.start, "tried": finite}}
 
 
 def distill(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, Any]:
     """Train the student towards the teacher, beside the labels where there are labels."""
-    lr = session.recipe.distill.lr or session.done("learning rate")["lr"]
-    student, task, course = _training(session, start, plan, lr)
+    rehearsed = session.done("rehearse")
+    student, task, course = _training(session, start, plan, rehearsed["lr"], rehearsed["freeze_bn"])
     trained = session.train(student.model, course, "distill", task=task)
     session.save(replace(student, model=trained.model), TRAINED, plan)
     session.folder.write_text("metrics.csv", _csv(trained.history))
@@ -74,7 +76,7 @@ def distill(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, An
 
 
 def _training(
-    session: Session, start: str, plan: prune.PrunePlan, lr: float | None
+    session: Session, start: str, plan: prune.PrunePlan, lr: float | None = None, freeze_bn: bool = False
 ) -> tuple[Detector, DistillationTask, schedule.Schedule]:
     """What is trained, what teaches it, and how long."""
     wanted, student = session.recipe.distill, session.load(start)
@@ -85,10 +87,9 @@ def _training(
         keep_inputs=plan.keep_inputs,
         labels=wanted.labels if session.data.labelled else 0.0,
     )
-    batch = wanted.batch or session.recipe.batch
-    course = schedule.recovery(
-        len(session.data.train), batch, wanted.epochs, lr=lr, keep_batch=wanted.batch is not None
-    )
+    batch, keep = wanted.batch or session.recipe.batch, wanted.batch is not None
+    images = len(session.data.train)
+    course = schedule.recovery(images, batch, wanted.epochs, lr=lr, freeze_bn=freeze_bn, keep_batch=keep)
     return student, task, course
 
 

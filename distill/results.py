@@ -68,8 +68,8 @@ def assemble(
         "repair": {key: stages["repair"][key] for key in ("images", "layers", "blocks")}
         if "repair" in stages
         else None,
-        "learning_rate": {key: stages["learning rate"][key] for key in ("lr", "start", "tried")}
-        if "learning rate" in stages
+        "rehearsal": {key: stages["rehearse"][key] for key in ("freeze_bn", "lr", "search")}
+        if "rehearse" in stages
         else None,
         "exports": stages["export"]["exports"],
         "warnings": [warning for stage in stages.values() for warning in stage["warnings"]],

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 SMALL = 1000  # optimizer steps below which a run is short: every step counts
+TINY = 250  # and below which more of them are worth more than images to each
 FADES = ("none", "linear", "cosine")
 
 
@@ -64,6 +65,7 @@ class Schedule:
     momentum: float = 0.9  # of SGD, or AdamW's first beta
     weight_decay: float = 5e-4
     bn_momentum: float | None = None  # how fast BatchNorm statistics move; None leaves the network's own
+    freeze_bn: bool = False  # BatchNorm keeps to its statistics, and does not normalise by those of the batch
     mosaic: float = 0.0  # probability that an image is made of four
     close_mosaic: int = 0  # epochs at the end without mosaic
     scale: float = 0.5  # images are scaled by 1 ± this
@@ -91,11 +93,12 @@ class Schedule:
         mosaic = f"mosaic {self.mosaic:g}" if self.mosaic else "no mosaic"
         if self.mosaic and self.close_mosaic:
             mosaic += f", none in the last {self.close_mosaic} epochs"
+        bn = "" if self.bn_momentum is None else f"BatchNorm momentum {self.bn_momentum:g}"
         parts = [
             f"{self.epochs} epochs, {self.steps} steps of {batch} images",
             f"{self.optimizer}, lr {self.lr:.1e} to {self.lr * self.lrf:.1e} by cosine",
             f"{self.warmup_steps} steps of warm-up" if self.warmup_steps else "no warm-up",
-            "" if self.bn_momentum is None else f"BatchNorm momentum {self.bn_momentum:g}",
+            "BatchNorm statistics frozen" if self.freeze_bn else bn,
             mosaic,
         ]
         return "; ".join(filter(None, parts))
@@ -107,23 +110,26 @@ def recovery(
     epochs: int,
     *,
     lr: float | None = None,
+    freeze_bn: bool = False,
     keep_batch: bool = False,
 ) -> Schedule:
     """Training a repaired student towards its teacher: a correction, not a new start.
 
-    Gradients are not accumulated, and a run of fewer than 1000 steps takes smaller batches, down to 8, to have more
-    of them. The learning rate has no default that suits every network and length: `distill.yolo.probe` finds it. BatchNorm
-    statistics are those of the repaired student, and move slowly.
+    Gradients are not accumulated, and a run of fewer than 1000 steps takes smaller batches, down to 8, to have more of
+    them; one of fewer than 250, down to 4. The learning rate has no default that suits every network and length, and
+    batch statistics do not suit every data set: `distill.yolo.probe` finds out.
 
     Args:
         images: training images.
         batch: images to a step, at most.
         epochs: passes over the images.
         lr: highest learning rate; 1e-3 where it is not known yet.
+        freeze_bn: BatchNorm keeps to its statistics. Otherwise they are those of the repaired student, and move slowly.
         keep_batch: take `batch` as it stands.
     """
-    while not keep_batch and batch > 8 and epochs * _batches(images, batch) < SMALL:
-        batch = max(8, batch // 2)
+    for least, few in ((8, SMALL), (4, TINY)):
+        while not keep_batch and batch > least and epochs * _batches(images, batch) < few:
+            batch = max(least, batch // 2)
     steps = epochs * _batches(images, batch)
     short = steps < 2 * SMALL
     return Schedule(
@@ -134,6 +140,7 @@ def recovery(
         lrf=0.01,
         warmup_steps=min(100, steps // 20),
         bn_momentum=0.03 if short else 0.01,
+        freeze_bn=freeze_bn,
         # A short run stays near what calibration saw: it has no time to get used to other images.
         mosaic=0.0 if short else 0.5,
         close_mosaic=0 if short else max(1, epochs // 5),

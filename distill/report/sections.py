@@ -193,7 +193,7 @@ def _terms(values: Mapping[str, Any]) -> Terms | None:
 
 
 def _rates(results: Results) -> Text | None:
-    found = results.get("learning_rate")
+    found = (results.get("rehearsal") or {}).get("search")
     if not found:
         return None
     losses = [f"{rate:.0e}: {'diverged' if loss is None else f'{loss:.3f}'}" for rate, loss in found["tried"]]

@@ -26,6 +26,7 @@ class Learner(nn.Module):
         student: the network. ultralytics looks inside a wrapper for `student_model`.
         task: trains it towards its teacher; None: the labels alone teach.
         penalty: (network, progress 0 to 1) -> scalar that joins the terms.
+        freeze_bn: BatchNorm normalises by its running statistics, in training too, and leaves them as they are.
     """
 
     def __init__(
@@ -33,8 +34,10 @@ class Learner(nn.Module):
         student: DetectionModel,
         task: DistillationTask | None,
         penalty: Penalty | None,
+        freeze_bn: bool = False,
     ) -> None:
         super().__init__()
+        self.freeze_bn = freeze_bn
         self.student_model = student
         self.task = task
         self.penalty = penalty
@@ -51,6 +54,14 @@ class Learner(nn.Module):
             terms["penalty"] = self.penalty(self.student_model, self.progress)
             loss = loss + terms["penalty"]
         return loss * len(batch["img"]), {name: term.detach() for name, term in terms.items()}
+
+    def train(self, mode: bool = True) -> Learner:
+        super().train(mode)
+        if self.freeze_bn:
+            for module in self.student_model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
 
     @property
     def learned(self) -> nn.ModuleList:

@@ -1,4 +1,4 @@
-"""A learning rate found by trying: a few steps from where training will start, at each of some rates."""
+"""What a training can bear, found by trying from where it will start: batch statistics, and how high a rate."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from distill.yolo.learner import Learner, set_bn_momentum
 CANDIDATES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
 STEPS = 100  # of a trial, at most; a tenth of a run that is shorter than a thousand
 JUDGES = 8  # batches without augmentation, the same for all
+LOST = 4.0  # times the loss of the start: a trial that comes there is not played to its end
+NOISY = 2.0  # times the loss with running statistics: with those of the batch the student is another network
 
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
@@ -41,6 +43,25 @@ class Search:
     lr: float
     start: float
     tried: Mapping[float, float]
+
+
+def bears_batch_statistics(
+    task: DistillationTask, data: DataSet, schedule: Schedule, *, imgsz: int, device: torch.device, seed: int = 0
+) -> bool:
+    """Whether BatchNorm may normalise by the statistics of each batch, as it commonly does in training.
+
+    It trains better that way, at higher rates. But where images differ much, a small batch of them makes another network
+    of the student: no better than an untrained one, and trained for something that it will not be in use.
+
+    Args: as for `find_lr`.
+    """
+    init_seeds(seed)
+    judges = list(islice(_batches(data, schedule, imgsz, augment=False), JUDGES))
+    of_batch, running = (
+        _judge(_learner(task, replace(schedule, freeze_bn=frozen), imgsz, device), judges, device)
+        for frozen in (False, True)
+    )
+    return of_batch <= NOISY * running  # written so that NaN says no
 
 
 def find_lr(
@@ -75,32 +96,35 @@ def find_lr(
     init_seeds(seed)
     lessons = list(islice(_batches(data, schedule, imgsz, augment=True), count))
     judges = list(islice(_batches(data, schedule, imgsz, augment=False), JUDGES))
-    start = _trial(task, [], judges, schedule, imgsz, device)
+    start = _judge(_learner(task, schedule, imgsz, device), judges, device)
     tried: dict[float, float] = {}
     rates: Iterable[float] = candidates if progress is None else progress(candidates, "learning rate", len(candidates))
     for lr in rates:
-        tried[lr] = _trial(task, lessons, judges, replace(schedule, lr=lr, steps=count), imgsz, device)
+        learner = _learner(task, schedule, imgsz, device)
+        trained = _train(learner, lessons, replace(schedule, lr=lr, steps=count), LOST * start, device)
+        tried[lr] = _judge(learner, judges, device) if trained else math.inf
         if tried[lr] <= start:
             break
     return Search(lr, start, tried)
 
 
-def _trial(
-    task: DistillationTask,
-    lessons: list[dict[str, Any]],
-    judges: list[dict[str, Any]],
-    schedule: Schedule,
-    imgsz: int,
-    device: torch.device,
-) -> float:
+def _learner(task: DistillationTask, schedule: Schedule, imgsz: int, device: torch.device) -> Learner:
+    """A copy to train, as the training to come will make one."""
     task = copy.deepcopy(task)  # shares the teacher
     task.losses = [replace(loss, span=ALWAYS) for loss in task.losses]  # one that warms up would weigh nothing here
-    learner = Learner(cast(DetectionModel, task.student), task, None).to(device).train()
+    learner = Learner(cast(DetectionModel, task.student), task, None, schedule.freeze_bn).to(device).train()
     learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in training
     set_bn_momentum(learner.student_model, schedule.bn_momentum)
     student: Any = learner.student_model
     student.args = get_cfg(overrides={"imgsz": imgsz})
     student.requires_grad_(True)
+    return learner
+
+
+def _train(
+    learner: Learner, lessons: list[dict[str, Any]], schedule: Schedule, limit: float, device: torch.device
+) -> bool:
+    """A few steps; False where the loss is lost on the way."""
     parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=schedule.lr, betas=(schedule.momentum, 0.999), weight_decay=0.0)
     for step, batch in enumerate(lessons):
@@ -110,14 +134,19 @@ def _trial(
             loss, _ = learner(_on(batch, device))
         except DistillError:
             if step:  # what a loss says of a network that is lost
-                return math.inf
+                return False
             raise
-        if not torch.isfinite(loss):
-            return math.inf
+        if not loss.item() <= limit * len(batch["img"]):
+            return False
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 10.0)  # as ultralytics' trainer does
         optimizer.step()
+    return True
+
+
+def _judge(learner: Learner, judges: list[dict[str, Any]], device: torch.device) -> float:
+    """The loss as a mean per image."""
     with torch.no_grad():
         losses = [learner(_on(batch, device))[0].item() / len(batch["img"]) for batch in judges]
     return sum(losses) / len(losses)

@@ -92,10 +92,10 @@ def train(
     files = ProgressFiles(folder / "weights")
     progress, states = (files.read() if resume else None) or (Progress(), None)
     if not progress.stopped:
-        learner = Learner(copy.deepcopy(model), None, penalty)
+        learner = Learner(copy.deepcopy(model), None, penalty, schedule.freeze_bn)
         if task is not None:
             task = copy.deepcopy(task)  # shares the teacher
-            learner = Learner(cast(DetectionModel, task.student), task, penalty)
+            learner = Learner(cast(DetectionModel, task.student), task, penalty, schedule.freeze_bn)
         # Convolutions are a fifth to a third faster so; `python -m tests.bench.step` measures it.
         learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         set_bn_momentum(learner.student_model, schedule.bn_momentum)

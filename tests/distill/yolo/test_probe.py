@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 
+import prune
 from distill.losses import Loss
 from distill.losses.box import box_iou
 from distill.losses.logit import score_bce
@@ -16,7 +17,7 @@ from distill.schedule import Schedule, Span
 from distill.task import DistillationTask
 from distill.yolo import data as datasets
 from distill.yolo.outputs import distillation
-from distill.yolo.probe import find_lr
+from distill.yolo.probe import bears_batch_statistics, find_lr
 from tests.distill.yolo.test_trainer import tiny, write_images
 
 COURSE = Schedule(epochs=20, batch=4, steps=60)
@@ -74,3 +75,16 @@ def test_a_folder_of_images_is_enough(labelled: datasets.DataSet) -> None:
     folder = datasets.load(labelled.path.parent / "images" / "train", names={0: "square", 1: "disc"})
     found = find_lr(task(1.0), folder, COURSE, imgsz=64, device=CPU, candidates=(1e-3,))
     assert math.isfinite(found.tried[1e-3])
+
+
+def test_batch_statistics_are_used_where_they_leave_the_student_as_it_is(labelled: datasets.DataSet) -> None:
+    given, where = task(), {"imgsz": 64, "device": CPU}
+    prune.recentre(given.student, datasets.images(labelled.train, 12, 64, seed=0))
+    large = dataclasses.replace(COURSE, batch=12)
+    assert bears_batch_statistics(given, labelled, large, **where)
+    with torch.no_grad():  # statistics that no batch has: with those of the batch it is another network
+        for norm in given.student.modules():
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                norm.running_mean += 3 * norm.running_var.sqrt()
+                norm.bias += 3 * norm.weight
+    assert not bears_batch_statistics(given, labelled, large, **where)

@@ -153,6 +153,16 @@ def test_the_result_is_the_given_network_with_other_weights(labelled, tmp_path):
     assert not any("distill" in type(value).__module__ for value in vars(result).values())
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_statistics_stay_as_they_are_and_weights_do_not(labelled, tmp_path, frozen):
+    model = tiny()
+    result = go(model, labelled, tmp_path / "run", replace(SHORT, epochs=1, steps=3, freeze_bn=frozen)).model
+    before, after = model.state_dict(), result.state_dict()
+    statistics = [name for name in before if "running" in name]
+    assert all(torch.equal(before[name], after[name]) for name in statistics) == frozen
+    assert not all(torch.equal(before[name], after[name]) for name in before if name.endswith("conv.weight"))
+
+
 def test_distilling_without_labels_brings_the_student_nearer_and_measures_no_map(trained, unlabelled, tmp_path):
     teacher, student = trained.model, copy.deepcopy(trained.model)
     with torch.no_grad():
