@@ -110,7 +110,7 @@ class Distill:
         DEFAULT_LOSSES,
     )
     labels: float = key(Number(low=0), "Weight of the labels' own loss; 0 learns from the teacher alone.", 1.0)
-    lr: float | None = key(Auto(_POSITIVE), "Highest learning rate; auto chooses it from the optimizer steps.", None)
+    lr: float | None = key(Auto(_POSITIVE), "Highest learning rate; auto finds one by short trials.", None)
     batch: int | None = key(Auto(_COUNT), "Images in a batch; auto chooses it from the optimizer steps.", None)
 
 
