@@ -50,8 +50,8 @@ def bears_batch_statistics(
 ) -> bool:
     """Whether BatchNorm may normalise by the statistics of each batch, as it commonly does in training.
 
-    It trains better that way, at higher rates. But where images differ much, a small batch of them makes another network
-    of the student: no better than an untrained one, and trained for something that it will not be in use.
+    It bears higher rates that way, and ends higher. But with some networks and data the statistics of a batch make another
+    network of the student: what is trained then is not what will be used.
 
     Args: as for `find_lr`.
     """
@@ -80,7 +80,7 @@ def find_lr(
     High rates first lose what repair gave, and then end far above what low ones reach: which one is best after a few
     steps says little. What a tenth of the steps gets back, though, is no loss to the rest. Every trial is a training
     in small: from the same student, on the same batches, augmented as in training, with a rate that falls as a half cosine.
-    It is judged on images without augmentation, as the student will be.
+    It is judged on images without augmentation.
 
     Args:
         task: the student, its teacher and the losses; copied.
