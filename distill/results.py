@@ -65,16 +65,17 @@ def assemble(
             "verify": stages["prune"]["verify"],
             "groups": [asdict(width) for width in plan.groups],
         },
-        "repair": {key: stages["repair"][key] for key in ("images", "layers", "blocks")}
-        if "repair" in stages
-        else None,
-        "rehearsal": {key: stages["rehearse"][key] for key in ("freeze_bn", "lr", "search")}
-        if "rehearse" in stages
-        else None,
+        "repair": _part(stages.get("repair"), "images", "layers", "blocks"),
+        "rehearsal": _part(stages.get("rehearse"), "freeze_bn", "lr", "search"),
         "exports": stages["export"]["exports"],
         "warnings": [warning for stage in stages.values() for warning in stage["warnings"]],
         "seconds": {name: stage["seconds"] for name, stage in stages.items()},
     }
+
+
+def _part(stage: Mapping[str, Any] | None, *keys: str) -> dict[str, Any] | None:
+    """Some of what a stage left; None where it did not run."""
+    return None if stage is None else {key: stage[key] for key in keys}
 
 
 def _agreement(data: Any, evaluated: Mapping[str, Any]) -> dict[str, Any]:

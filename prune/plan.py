@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
@@ -13,6 +13,9 @@ from prune.errors import PruneError
 from prune.graph import ChannelGraph
 from prune.greedy import Cutter
 from prune.importance import Importance, Progress, StaticImportance
+
+if TYPE_CHECKING:
+    from typing import Unpack  # Python 3.11; no version imports it when it runs
 
 
 @dataclass(frozen=True)
@@ -68,17 +71,28 @@ class PrunePlan:
             raise PruneError(f"not a prune plan: {error}") from error
 
 
+class Budget(TypedDict, total=False):
+    """What may be left, and what a cut must keep to. The defaults are those of `cutter`.
+
+    Attributes:
+        flops: FLOPs to keep, as a fraction of the model's, in (0, 1).
+        params: Parameters to keep, as a fraction, in (0, 1).
+        ratio: Pruning ratio: the fraction of the prunable channels to cut, in (0, 1). Exactly one of the three.
+        round_to: Widths are multiples of this; 1 for none. Default 8.
+        protect: Patterns (`model.0*`) of layers whose output channels all stay. Default none.
+        max_ratio: No group loses more than this fraction of its channels. Default 0.95.
+    """
+
+    flops: float | None
+    params: float | None
+    ratio: float | None
+    round_to: int
+    protect: Sequence[str]
+    max_ratio: float
+
+
 def make_plan(
-    graph: ChannelGraph,
-    scores: Importance,
-    *,
-    flops: float | None = None,
-    params: float | None = None,
-    ratio: float | None = None,
-    round_to: int = 8,
-    protect: Sequence[str] = (),
-    max_ratio: float = 0.95,
-    progress: Progress | None = None,
+    graph: ChannelGraph, scores: Importance, *, progress: Progress | None = None, **budget: Unpack[Budget]
 ) -> PrunePlan:
     """Cut the channels that cost least per FLOP (or parameter, or channel) saved, until the budget is met.
 
@@ -88,37 +102,20 @@ def make_plan(
     Args:
         graph: From `prune.trace`.
         scores: From `prune.score`; left as it was.
-        flops: FLOPs to keep, as a fraction of the model's, in (0, 1).
-        params: Parameters to keep, as a fraction, in (0, 1).
-        ratio: Pruning ratio: the fraction of the prunable channels to cut, in (0, 1). Exactly one of the three.
-        round_to: Widths are multiples of this; 1 for none.
-        protect: Patterns (`model.0*`) of layers whose output channels all stay.
-        max_ratio: No group loses more than this fraction of its channels.
         progress: Called as progress(iterable, label, total), with a hundred items.
+        budget: See `Budget`: one of `flops`, `params` and `ratio`, and what the cut must keep to.
 
     Raises:
         PruneError: The budget is out of range, or cannot be met within `protect`, `max_ratio` and `round_to`.
     """
-    cut, budget = cutter(graph, scores.fresh(), flops, params, ratio, round_to, protect, max_ratio)
-    percents = cut.until(budget)
-    for _ in percents if progress is None else progress(percents, "plan", 100):
-        pass
-    return plan_from_channels(graph, cut.kept)
+    cut, goal = cutter(graph, scores.fresh(), **budget)
+    return cut_until(cut, goal, progress)
 
 
-def check_budget(
-    graph: ChannelGraph,
-    *,
-    flops: float | None = None,
-    params: float | None = None,
-    ratio: float | None = None,
-    round_to: int = 8,
-    protect: Sequence[str] = (),
-    max_ratio: float = 0.95,
-) -> None:
+def check_budget(graph: ChannelGraph, **budget: Unpack[Budget]) -> None:
     """Raise what `make_plan` would raise for these arguments, without an importance: before hours of other work."""
     costs = {group.index: torch.zeros(len(group.channels)) for group in graph.groups}
-    cutter(graph, StaticImportance(costs), flops, params, ratio, round_to, protect, max_ratio)
+    cutter(graph, StaticImportance(costs), **budget)
 
 
 def keep_all(graph: ChannelGraph) -> PrunePlan:
@@ -148,6 +145,14 @@ def plan_from_channels(graph: ChannelGraph, kept: Iterable[int]) -> PrunePlan:
         params_before=total,
         params_after=total - graph.params() + graph.params(kept),
     )
+
+
+def cut_until(cut: Cutter, goal: float, progress: Progress | None) -> PrunePlan:
+    """Go on cutting until no more than `goal` is left; the plan of what is kept then."""
+    percents = cut.until(goal)
+    for _ in percents if progress is None else progress(percents, "plan", 100):
+        pass
+    return plan_from_channels(cut.graph, cut.kept)
 
 
 def cutter(

@@ -114,11 +114,12 @@ class _Walk:
 
     def _solve(self, name: str, t: Node, s: Node, values) -> LayerRepair:
         module = self.modules[name]
-        bn = self._batch_norm(s)
+        norm = self._batch_norm(s)
+        bn: Any = self.modules[norm] if norm is not None else None
         constant = bn is not None or module.bias is not None
         fit, judge = Regression(module, constant), Regression(module, constant)
         keep = list(self.plan.keep[name])
-        factor, offset = self._before_norm(s, keep) if bn is not None else (1.0, 0.0)
+        factor, offset = self._before_norm(norm, keep) if norm is not None else (1.0, 0.0)
         for index, (ours, theirs) in enumerate(zip(values[1], values[0], strict=True)):
             x, target = ours[s.args[0]], theirs[t]
             shape = target.shape
@@ -148,18 +149,17 @@ class _Walk:
                 module.bias += shift.to(module.bias.dtype)
         return LayerRepair(name, before, after if changed else before, changed)
 
-    def _batch_norm(self, node: Node) -> Any:
-        """The BatchNorm that alone reads this layer, whose mean can take a constant."""
+    def _batch_norm(self, node: Node) -> str | None:
+        """Path of the BatchNorm that alone reads this layer, whose mean can take a constant."""
         users = list(node.users)
-        module = self.modules.get(self.pair.student.layer(users[0]) or "") if len(users) == 1 else None
-        return module if isinstance(module, nn.modules.batchnorm._BatchNorm) else None
+        name = self.pair.student.layer(users[0]) if len(users) == 1 else None
+        return name if isinstance(self.modules.get(name or ""), nn.modules.batchnorm._BatchNorm) else None
 
-    def _before_norm(self, node: Node, keep: list[int]) -> tuple[Any, Any]:
+    def _before_norm(self, name: str, keep: list[int]) -> tuple[Any, Any]:
         """(factor, offset): what the teacher's layer gives, as the student must to have the same after its BatchNorm.
 
         The two are alike after surgery. A student that was repaired or trained before has a BatchNorm of its own.
         """
-        name = self.pair.student.layer(next(iter(node.users))) or ""
         (scale, shift), (old_scale, old_shift) = _affine(self.modules[name]), _affine(self.teachers[name])
         old_scale, old_shift = old_scale[keep], old_shift[keep]
         if torch.equal(scale, old_scale) and torch.equal(shift, old_shift):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from prune.graph import ChannelGraph
-from prune.importance import Importance, Progress, Sensitivity, StaticImportance
-from prune.plan import PrunePlan, cutter, plan_from_channels
+from prune.importance import Importance, Progress, Sensitivity
+from prune.plan import Budget, PrunePlan, check_budget, cut_until, cutter
 from prune.repair import repair
 from prune.score import FROM_OUTPUTS, score
 from prune.surgery import apply
 from prune.trace import trace
+
+if TYPE_CHECKING:
+    from typing import Unpack  # Python 3.11; no version imports it when it runs
 
 
 def plan_in_rounds(
@@ -26,7 +29,7 @@ def plan_in_rounds(
     sensitivity: Sensitivity | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-    **budget: Any,
+    **budget: Unpack[Budget],
 ) -> PrunePlan:
     """What `make_plan` makes of `score`, but a part of the way at a time, with `repair` in between.
 
@@ -42,7 +45,7 @@ def plan_in_rounds(
         sensitivity: Raw outputs -> scalar, see `prune.statistics`.
         seed: Of the first round; each has its own.
         progress: Called as progress(iterable, label, total).
-        budget: What `make_plan` takes: `flops`, `params` or `ratio`; `round_to`, `protect`, `max_ratio`.
+        budget: As for `make_plan`; of the full model.
 
     Returns:
         The plan for the full model.
@@ -50,17 +53,14 @@ def plan_in_rounds(
     Raises:
         PruneError: As `score` and `make_plan` do.
     """
-    costs = {group.index: torch.zeros(len(group.channels)) for group in graph.groups}
-    cut, goal = cutter(graph, StaticImportance(costs), **budget)  # which says at once where the budget cannot be met
+    check_budget(graph, **budget)  # before the work
     count = rounds if name in FROM_OUTPUTS else 1
     batches = images if images is None or isinstance(images, Tensor) else list(images)
     options: dict[str, Any] = {"sensitivity": sensitivity, "progress": progress}
-    cut.scores = score(graph, name, batches=batches, seed=seed, **options).fresh()
+    cut, goal = cutter(graph, score(graph, name, batches=batches, seed=seed, **options).fresh(), **budget)
     for done in range(1, count + 1):
-        percents = cut.until(cut.total * (goal / cut.total) ** (done / count) if done < count else goal)
-        for _ in percents if progress is None else progress(percents, "plan", 100):
-            pass
-        plan = plan_from_channels(graph, cut.kept)
+        left = cut.total * (goal / cut.total) ** (done / count) if done < count else goal
+        plan = cut_until(cut, left, progress)
         if done < count:
             student = apply(graph.model, plan)
             assert batches is not None  # `score` asked for them
