@@ -46,20 +46,16 @@ class Program:
             return getattr(self.model.get_submodule(owner), name)
         return self._constants.get(node.name, x)
 
-    def peak_bytes(self) -> int:
-        """Most memory that the values of a run take at once, weights left out. Views count as copies."""
-        held: dict[Node, int] = {}
-        peak = 0
-        for node in self.nodes:
-            if node.op == "call_function":
+    def live_bytes(self, count: int) -> int:
+        """Memory of the values that are still needed when `count` nodes are computed, weights left out."""
+        number = {node: i for i, node in enumerate(self.nodes)}
+        total = 0
+        for node in self.nodes[:count]:
+            if node.op == "call_function" and node in self.last_use and number[self.last_use[node]] >= count:
                 value = node.meta.get("val")
                 tensors = [value] if isinstance(value, Tensor) else [v for v in value or () if isinstance(v, Tensor)]
-                held[node] = sum(t.numel() * t.element_size() for t in tensors)
-                peak = max(peak, sum(held.values()))
-            for used in node.all_input_nodes:
-                if self.last_use[used] is node:
-                    held.pop(used, None)
-        return peak
+                total += sum(t.numel() * t.element_size() for t in tensors)
+        return total
 
     def run(self, x: Tensor, visit: Visitor | None = None) -> list[Tensor]:
         """Outputs for `x`, which has the example's shape. `visit(node, value)` returns the value to go on with."""

@@ -1,8 +1,7 @@
-"""A student and its teacher side by side: the same operators, one after another, on all batches at once."""
+"""A student and its teacher side by side: the same operators, with what they give for every batch."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,19 +10,22 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from prune.errors import PruneError
-from prune.interpret import Program, compute, operator_name
+from prune.interpret import Program, compute, in_place, operator_name
 from prune.raw import raw_copy
 from prune.statistics import as_batches
 
-MEMORY = 4 * 2**30  # bytes that the activations of both networks may take: more images than fit are left out
+MEMORY = 4 * 2**30  # bytes that the values held of both networks may take; what is not held is computed again
+
+Values = dict[Node, Any]
+Point = tuple[int, int]  # so many of the teacher's nodes are computed, and so many of the student's
 
 
 class Pair:
-    """Both networks' exported graphs and, for every batch, the values that are still needed.
+    """Both networks' exported graphs, and the values of every batch at one point of them.
 
     Attributes:
         nodes: (teacher's, student's) node by node.
-        values: (teacher's, student's): per batch the values held, by node.
+        batches: The images.
     """
 
     def __init__(self, student: nn.Module, teacher: Program, batches: list[Tensor]) -> None:
@@ -32,28 +34,57 @@ class Pair:
         if names[0] != names[1]:
             raise PruneError("the student computes other operators than the model: it is no pruned copy of it")
         self.nodes = list(zip(teacher.nodes, self.student.nodes, strict=True))
-        self.values: tuple[list[dict[Node, Any]], ...] = ([{} for _ in batches], [{} for _ in batches])
+        self._point: Point = (0, 0)
+        self._held: list[tuple[Values, Values]] = [({}, {}) for _ in batches]
 
-    def compute_teacher(self, index: int) -> None:
-        """The value of node number `index`, of every batch."""
-        self._compute(self.teacher, self.nodes[index][0], self.values[0])
+    def hold(self, point: Point) -> None:
+        """Hold every batch's values at `point` from now on, for what comes after it.
 
-    def compute_student(self, index: int) -> None:
-        """The same; and what no later node needs is let go of, in both networks."""
-        self._compute(self.student, self.nodes[index][1], self.values[1])
-        for program, node, held in zip((self.teacher, self.student), self.nodes[index], self.values, strict=True):
-            for used in node.all_input_nodes:
-                if program.last_use[used] is node:
-                    for batch in held:
-                        del batch[used]
+        Where that takes more than `MEMORY`, those of an earlier point stay, and `at` goes on from there each time: images
+        cost time then, not memory. It is early layers, with large maps, that are not held. A student's layers before
+        a point that is held must not change any more.
+        """
+        programs = (self.teacher, self.student)
+        each = sum(program.live_bytes(count) for program, count in zip(programs, point, strict=True))
+        if each * len(self.batches) <= MEMORY:
+            for index in range(len(self.batches)):
+                self._held[index] = self.at(index, point)
+            self._point = point
 
-    def _compute(self, program: Program, node: Node, values: list[dict[Node, Any]]) -> None:
-        for batch, held in zip(self.batches, values, strict=True):
-            held[node] = program.placeholder(node, batch) if node.op == "placeholder" else compute(node, held)
+    def at(self, index: int, point: Point) -> tuple[Values, Values]:
+        """Batch number `index`: the (teacher's, student's) values at `point` that later nodes need. Not to be changed."""
+        if point == self._point:
+            return self._held[index]
+        found = []
+        for program, held, start, end in zip(
+            (self.teacher, self.student), self._held[index], self._point, point, strict=True
+        ):
+            values = dict(held)
+            own: set[Node] = set()
+            for node in program.nodes[start:end]:
+                if node.op == "placeholder":
+                    values[node] = program.placeholder(node, self.batches[index])
+                    continue
+                advance(node, values, own)
+                for used in node.all_input_nodes:
+                    if program.last_use[used] is node:
+                        del values[used]
+            found.append(values)
+        return found[0], found[1]
+
+
+def advance(node: Node, values: Values, own: set[Node]) -> None:
+    """Compute the next node into `values`. What is not of its `own` is held for others: it is copied before it is changed."""
+    if in_place(node):
+        written: Any = node.args[0]
+        if written not in own:
+            values[written] = values[written].clone()
+    values[node] = compute(node, values)
+    own.add(node)
 
 
 def beginning(model: nn.Module, images: Tensor | Iterable[Tensor], size: int) -> tuple[Program, list[Tensor]]:
-    """What a walk begins with: the traced teacher, a raw copy of `model`, and the batches that memory has room for.
+    """What a walk begins with: the traced teacher, a raw copy of `model`, and the batches of the first one's shape.
 
     Raises:
         PruneError: no images.
@@ -61,19 +92,5 @@ def beginning(model: nn.Module, images: Tensor | Iterable[Tensor], size: int) ->
     teacher = raw_copy(model)
     device = next(teacher.parameters()).device
     batches = [batch.to(device, torch.float32) for batch in as_batches(images, size)]
-    program = Program(teacher, batches[0])
-    return program, _fitting(program, batches)
-
-
-def _fitting(teacher: Program, batches: list[Tensor]) -> list[Tensor]:
-    """The batches that memory has room for, of the first one's shape: the traced graphs have that shape in them."""
-    whole = [b for b in batches if b.shape == batches[0].shape]
-    each = 2 * teacher.peak_bytes() + whole[0].numel() * whole[0].element_size()  # the student is no larger
-    some = whole[: max(1, MEMORY // each)]
-    if len(some) < len(whole):
-        used, given = (len(batches) * len(whole[0]) for batches in (some, whole))
-        warnings.warn(
-            f"repair uses {used} of the {given} images: the activations of more would take over {MEMORY / 2**30:.0f} GB",
-            stacklevel=4,
-        )
-    return some
+    # The traced graphs have that shape in them.
+    return Program(teacher, batches[0]), [batch for batch in batches if batch.shape == batches[0].shape]

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from prune.importance import Progress, Sensitivity
-from prune.interpret import compute, in_place
-from prune.pair import Pair, beginning
+from prune.pair import Pair, advance, beginning
 from prune.patches import capped
 from prune.plan import PrunePlan
 from prune.raw import emitting_raw, refill
@@ -131,15 +130,9 @@ class _Walk:
         self.pair, self.weights, self.steps, self.lr, self.draw = pair, weights, steps, lr, draw
 
     def through(self, parts: list[Segment]) -> Iterator[BlockRepair]:
-        for i in range(parts[0].nodes.start):
-            self.pair.compute_teacher(i)
-            self.pair.compute_student(i)
         for part in parts:
-            for i in part.nodes:
-                self.pair.compute_teacher(i)
+            self.pair.hold(_ends(part))
             yield self._train(part)
-            for i in part.nodes:
-                self.pair.compute_student(i)
 
     def _train(self, part: Segment) -> BlockRepair:
         targets = [target for target in part.targets if target in self.weights]
@@ -147,9 +140,8 @@ class _Walk:
         count = len(self.pair.batches)
         held_out = [count - 1] if count > 2 else list(range(count))
         learning = list(range(count - 1)) if count > 2 else held_out
-        wanted = self._wanted(targets)
-        scale = self._variance(wanted)
-        before = self._error(part, wanted, held_out) / scale if targets else 0.0
+        scale = self._variance(part, targets)
+        before = self._error(part, targets, held_out) / scale if targets else 0.0
         if not (targets and parameters and self.steps) or before < SETTLED:
             return BlockRepair(part.name, before, before, False)
         kept = [parameter.clone() for parameter in parameters]
@@ -160,12 +152,12 @@ class _Walk:
                 group["lr"] = self.lr * (1 + math.cos(math.pi * step / self.steps)) / 2
             order = order or [learning[i] for i in torch.randperm(len(learning), generator=self.draw)]
             with torch.enable_grad():
-                loss = self._loss(part, wanted, order.pop()) / scale
+                loss = self._loss(part, targets, order.pop()) / scale
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
             optimizer.step()
-        after = self._error(part, wanted, held_out) / scale
+        after = self._error(part, targets, held_out) / scale
         for parameter, old in zip(parameters, kept, strict=True):
             parameter.grad = None
             if not after < before:  # written so that NaN fails
@@ -174,41 +166,43 @@ class _Walk:
 
     def _parameters(self, part: Segment) -> list[nn.Parameter]:
         read = {used for i in part.nodes for used in self.pair.nodes[i][1].all_input_nodes}
-        values = (self.pair.values[1][0][node] for node in read if node.op == "placeholder")
+        values = (
+            self.pair.student.placeholder(node, self.pair.batches[0]) for node in read if node.op == "placeholder"
+        )
         return [value for value in values if isinstance(value, nn.Parameter)]
 
-    def _wanted(self, targets: list[Target]) -> dict[Target, list[Tensor]]:
-        """Per target and batch, the teacher's value of the channels that the student has."""
-        nodes = {target: self.pair.nodes[target.node][0] for target in targets}
-        return {target: [target.kept(held[node]) for held in self.pair.values[0]] for target, node in nodes.items()}
+    def _error(self, part: Segment, targets: list[Target], batches: list[int]) -> float:
+        return sum(self._loss(part, targets, batch).item() for batch in batches) / len(batches)
 
-    def _error(self, part: Segment, wanted: dict[Target, list[Tensor]], batches: list[int]) -> float:
-        return sum(self._loss(part, wanted, batch).item() for batch in batches) / len(batches)
-
-    def _loss(self, part: Segment, wanted: dict[Target, list[Tensor]], batch: int) -> Tensor:
+    def _loss(self, part: Segment, targets: list[Target], batch: int) -> Tensor:
         """Weighted squared difference from the teacher, a mean per element, of a batch that runs through the block."""
-        held = self.pair.values[1][batch]
-        values: dict[Node, Any] = {}
+        theirs, held = self.pair.at(batch, _ends(part))
+        values, own = dict(held), set[Node]()
         for i in part.nodes:
-            node = self.pair.nodes[i][1]
-            inputs = {used: values[used] if used in values else held[used] for used in node.all_input_nodes}
-            if in_place(node) and node.args[0] not in values:
-                inputs[node.args[0]] = held[node.args[0]].clone()  # which the next step needs as it is
-            values[node] = compute(node, inputs)
+            advance(self.pair.nodes[i][1], values, own)
         total = torch.zeros((), device=self.pair.batches[batch].device)
-        for target, of_teacher in wanted.items():
-            difference = values[self.pair.nodes[target.node][1]] - of_teacher[batch]
-            total = total + (difference.square() * self.weights[target][batch]).mean()
+        for target in targets:
+            t, s = self.pair.nodes[target.node]
+            total = total + ((values[s] - target.kept(theirs[t])).square() * self.weights[target][batch]).mean()
         return total
 
-    def _variance(self, wanted: dict[Target, list[Tensor]]) -> float:
+    def _variance(self, part: Segment, targets: list[Target]) -> float:
         """What `_loss` would be, in the mean over batches, of the best constant outputs."""
+        sums: dict[Target, Any] = dict.fromkeys(targets, 0.0)
+        count = dict.fromkeys(targets, 0)
+        for batch in range(len(self.pair.batches)):
+            theirs, _ = self.pair.at(batch, _ends(part))
+            for target in targets:
+                y, w = target.kept(theirs[self.pair.nodes[target.node][0]]), self.weights[target][batch]
+                over = [d for d in range(y.dim()) if d != target.dim % y.dim()]
+                sums[target] = sums[target] + torch.stack([(w * y**power).sum(over) for power in range(3)])
+                count[target] += y.numel()
         total = 0.0
-        for target, values in wanted.items():
-            over = [d for d in range(values[0].dim()) if d != target.dim % values[0].dim()]
-            pairs = list(zip(values, self.weights[target], strict=True))
-            sums: list[Any] = [sum((w * y**power).sum(over) for y, w in pairs) for power in range(3)]
-            weight, first, second = sums
-            spread = second - first**2 / weight.clamp(min=1e-30)
-            total += spread.sum().item() / sum(y.numel() for y in values)
+        for target, (weight, first, second) in sums.items():
+            total += (second - first**2 / weight.clamp(min=1e-30)).sum().item() / count[target]
         return max(total, 1e-30)
+
+
+def _ends(part: Segment) -> tuple[int, int]:
+    """Where a block is trained: the teacher has come to its end, the student to its start."""
+    return part.nodes.stop, part.nodes.start

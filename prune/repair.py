@@ -52,7 +52,7 @@ def repair(
 ) -> list[LayerRepair]:
     """Solve the student's layers, in execution order, so that each gives the model's kept outputs. In place; no labels.
 
-    Both networks run side by side, operator by operator, once. At a convolution or linear layer, weighted ridge
+    Both networks run side by side, operator by operator. At a convolution or linear layer, weighted ridge
     regression (towards the weights it has) maps the inputs that the student gets now to what the model computes there;
     the constant goes into the BatchNorm's mean or the bias. BatchNorm statistics are otherwise the model's.
 
@@ -60,8 +60,8 @@ def repair(
         student: From `prune.apply(model, plan)`; changed in place.
         model: The full model: the teacher.
         plan: The plan.
-        images: (N, C, H, W) tensor, or an iterable of batches of one size (a smaller last one is left out). Activations
-            of all of them are held, up to 4 GB: a warning says how many of them were used if that is not all.
+        images: (N, C, H, W) tensor, or an iterable of batches of one size (a smaller last one is left out). Up to 4 GB of
+            their activations are held; what is more is computed again for each layer.
         sensitivity: Raw outputs -> scalar, see `prune.statistics`. Positions the outputs feel weigh more.
         seed: Of the noise and of the sampled positions.
         progress: Called as progress(iterable, label, total).
@@ -104,15 +104,13 @@ class _Walk:
     def layers(self) -> Iterator[LayerRepair]:
         names = [self.pair.student.layer(node) for _, node in self.pair.nodes]
         calls = Counter(names)
-        solvable = [i for i, name in enumerate(names) if name in self.plan.keep_inputs]
-        for i in range(solvable[-1] + 1):  # nothing is to be solved after the last layer
-            self.pair.compute_teacher(i)
-            name = names[i]
+        for i, name in enumerate(names):
             if name is not None and name in self.plan.keep_inputs and calls[name] == 1:
-                yield self._solve(name, *self.pair.nodes[i], self.pair.values)
-            self.pair.compute_student(i)
+                self.pair.hold((i + 1, i))  # the teacher has computed the layer, the student comes to it
+                yield self._solve(name, i)
 
-    def _solve(self, name: str, t: Node, s: Node, values) -> LayerRepair:
+    def _solve(self, name: str, number: int) -> LayerRepair:
+        t, s = self.pair.nodes[number]
         module = self.modules[name]
         norm = self._batch_norm(s)
         bn: Any = self.modules[norm] if norm is not None else None
@@ -120,8 +118,10 @@ class _Walk:
         fit, judge = Regression(module, constant), Regression(module, constant)
         keep = list(self.plan.keep[name])
         factor, offset = self._before_norm(norm, keep) if norm is not None else (1.0, 0.0)
-        for index, (ours, theirs) in enumerate(zip(values[1], values[0], strict=True)):
-            x, target = ours[s.args[0]], theirs[t]
+        inputs: Any = s.args[0]
+        for index in range(len(self.pair.batches)):
+            theirs, ours = self.pair.at(index, (number + 1, number))
+            x, target = ours[inputs], theirs[t]
             shape = target.shape
             positions = sample_positions(shape, module, POSITIONS, self.seed + index)
             image = index * shape[0] + positions // (shape.numel() // shape[0] // target.shape[_channel_dim(module)])

@@ -119,14 +119,23 @@ def test_batches_and_a_tensor_are_the_same_and_no_images_are_refused() -> None:
         prune.repair(randomize(SMALL["residual"]()), model, plan, images)
 
 
-def test_images_that_memory_has_no_room_for_are_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, images = randomize(SMALL["split"]()), torch.rand(48, 3, 16, 16)
+@pytest.mark.parametrize("name", [*SMALL, "yolov8n"])
+def test_without_memory_values_are_computed_again_and_the_result_is_the_same(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = randomize(SMALL[name]()) if name in SMALL else yolo(name, width=0.0625)
+    images = torch.rand(48, 3, 16, 16) if name in SMALL else torch.rand(24, 3, 64, 64)
+    before = images.clone()
     student, plan = cut(model, images)
-    twin = prune.apply(model, plan)
-    prune.repair(twin, model, plan, images[:16])
-    monkeypatch.setattr(sys.modules["prune.pair"], "MEMORY", 1)
-    with pytest.warns(UserWarning, match="^repair uses 16 of the 48 images"):
-        prune.repair(student, model, plan, images)
+    twin = copy.deepcopy(student)
+    records = []
+    for network, memory in ((student, 2**40), (twin, 1)):
+        monkeypatch.setattr(sys.modules["prune.pair"], "MEMORY", memory)
+        layers = prune.repair(network, model, plan, images)
+        records.append((layers, prune.reconstruct(network, model, plan, images, steps=3)))
+    assert records[0] == records[1]
+    assert torch.equal(images, before)
     assert all(
         torch.equal(a, b) for a, b in zip(student.state_dict().values(), twin.state_dict().values(), strict=True)
     )
