@@ -104,7 +104,8 @@ def _sparsify(session: Session) -> dict[str, Any]:
     graph = prune.trace(teacher.model, session.images(teacher, 1))
     course = schedule.sparsify(len(session.data.train), session.recipe.batch, wanted.epochs, lr=wanted.lr)
     penalty = prune.sparsity.Penalty(graph, wanted.strength)
-    trained = session.train(teacher.model, course, "sparsify", penalty=penalty)
+    task = session.task(teacher) if wanted.distill else None
+    trained = session.train(teacher.model, course, "sparsify", task=task, penalty=penalty)
     session.save(replace(teacher, model=trained.model), SPARSE)
     found = prune.sparsity.near_zero(graph, trained.model)
     session.console.line(f"{found['near_zero']} of {found['channels']} scales came near zero")
@@ -114,12 +115,11 @@ def _sparsify(session: Session) -> dict[str, Any]:
 
 
 def _evaluate_sparse(session: Session) -> dict[str, Any]:
-    before, after = session.done("evaluate teacher"), session.evaluate(SPARSE)
-    if after["map50_95"] < before["map50_95"] - session.recipe.accept.map_drop:
-        session.console.warn(
-            f"sparsify took mAP50-95 from {before['map50_95']:.3f} to {after['map50_95']:.3f}: lower sparsify.strength"
-        )
-    return after
+    found = session.evaluate(SPARSE)
+    (name, before), (_, after) = yardstick(session.done("evaluate teacher")), yardstick(found)
+    if before is not None and after is not None and after < before - session.recipe.accept.map_drop:
+        session.console.warn(f"sparsify took {name} from {before:.3f} to {after:.3f}: lower sparsify.strength")
+    return found
 
 
 def _prune(session: Session, base: str) -> dict[str, Any]:

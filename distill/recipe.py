@@ -74,6 +74,9 @@ class Sparsify:
     epochs: int = key(_COUNT, "Epochs with the penalty.", 20)
     strength: float = key(_POSITIVE, "Factor of the L1 penalty on the BatchNorm scales; it decays.", 1e-3)
     lr: float | None = key(Auto(_POSITIVE), "Highest learning rate; auto chooses it.", None)
+    distill: bool = key(
+        Flag(), "Hold the outputs to the teacher's by the losses and labels of distill, or labels alone.", True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +113,11 @@ class Distill:
         DEFAULT_LOSSES,
     )
     labels: float = key(Number(low=0), "Weight of the labels' own loss; 0 learns from the teacher alone.", 1.0)
+    balance: bool = key(
+        Flag(),
+        "Scale each loss by its gradient at the start: weights then say how hard they pull, not a factor.",
+        False,
+    )
     lr: float | None = key(Auto(_POSITIVE), "Highest learning rate; auto finds one by short trials.", None)
     batch: int | None = key(Auto(_COUNT), "Images in a batch; auto chooses it from the optimizer steps.", None)
 

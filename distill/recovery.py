@@ -11,11 +11,10 @@ from typing import Any
 
 import prune
 from distill import schedule
-from distill.session import PRUNED, REPAIRED, TEACHER, TRAINED, Session
+from distill.session import PRUNED, REPAIRED, TRAINED, Session
 from distill.task import DistillationTask
-from distill.yolo import checkpoint, outputs
 from distill.yolo.checkpoint import Detector
-from distill.yolo.probe import bears_batch_statistics, find_lr
+from distill.yolo.probe import balance, bears_batch_statistics, find_lr
 from distill.yolo.sensitivity import sensitivity_of
 
 
@@ -46,24 +45,31 @@ def repair(session: Session, base: str, plan: prune.PrunePlan) -> dict[str, Any]
 
 
 def rehearse(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, Any]:
-    """What the training to come can bear: batch statistics or not, and unless the recipe says it, how high a rate."""
+    """What the training to come can bear: batch statistics or not, how strong each loss is where the recipe asks for that,
+    and unless the recipe says it, how high a rate."""
     recipe, console = session.recipe, session.console
     where: dict[str, Any] = {"imgsz": recipe.imgsz, "device": session.device, "seed": recipe.seed}
     _, task, course = _training(session, start, plan)
     freeze_bn = not bears_batch_statistics(task, session.data, course, **where)
+    known: dict[str, Any] = {"freeze_bn": freeze_bn, "factors": {}}
+    if recipe.distill.balance:
+        known["factors"] = balance(task, session.data, replace(course, freeze_bn=freeze_bn), **where)
+        console.line("losses times " + ", ".join(f"{name} {factor:.3g}" for name, factor in known["factors"].items()))
+        task.scale(known["factors"])
     if recipe.distill.lr is not None:
-        return {"freeze_bn": freeze_bn, "lr": recipe.distill.lr, "search": None}
+        return {**known, "lr": recipe.distill.lr, "search": None}
     found = find_lr(task, session.data, replace(course, freeze_bn=freeze_bn), **where, progress=console.track)
     tried = ", ".join(f"{rate:.0e}: {loss:.3f}" for rate, loss in found.tried.items())
     console.line(f"loss {found.start:.3f}; after a trial at {tried} -> {found.lr:.0e}")
     finite = [[rate, loss if math.isfinite(loss) else None] for rate, loss in found.tried.items()]
-    return {"freeze_bn": freeze_bn, "lr": found.lr, "search": {"start": found.start, "tried": finite}}
+    return {**known, "lr": found.lr, "search": {"start": found.start, "tried": finite}}
 
 
 def distill(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, Any]:
     """Train the student towards the teacher, beside the labels where there are labels."""
     rehearsed = session.done("rehearse")
     student, task, course = _training(session, start, plan, rehearsed["lr"], rehearsed["freeze_bn"])
+    task.scale(rehearsed.get("factors", {}))
     trained = session.train(student.model, course, "distill", task=task)
     session.save(replace(student, model=trained.model), TRAINED, plan)
     session.folder.write_text("metrics.csv", _csv(trained.history))
@@ -80,13 +86,7 @@ def _training(
 ) -> tuple[Detector, DistillationTask, schedule.Schedule]:
     """What is trained, what teaches it, and how long."""
     wanted, student = session.recipe.distill, session.load(start)
-    task = outputs.distillation(
-        student.model,
-        checkpoint.fused(session.load(TEACHER).model),
-        session.losses,
-        keep_inputs=plan.keep_inputs,
-        labels=wanted.labels if session.data.labelled else 0.0,
-    )
+    task = session.task(student, plan.keep_inputs)
     batch, keep = wanted.batch or session.recipe.batch, wanted.batch is not None
     images = len(session.data.train)
     course = schedule.recovery(images, batch, wanted.epochs, lr=lr, freeze_bn=freeze_bn, keep_batch=keep)

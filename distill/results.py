@@ -66,7 +66,7 @@ def assemble(
             "groups": [asdict(width) for width in plan.groups],
         },
         "repair": _part(stages.get("repair"), "images", "layers", "blocks"),
-        "rehearsal": _part(stages.get("rehearse"), "freeze_bn", "lr", "search"),
+        "rehearsal": _part(stages.get("rehearse"), "freeze_bn", "factors", "lr", "search"),
         "exports": stages["export"]["exports"],
         "warnings": [warning for stage in stages.values() for warning in stage["warnings"]],
         "seconds": {name: stage["seconds"] for name, stage in stages.items()},

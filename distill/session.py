@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,8 @@ from distill.console import Console
 from distill.errors import DistillError
 from distill.folder import RunFolder
 from distill.recipe import SHAPES, Recipe
-from distill.yolo import checkpoint
+from distill.task import DistillationTask
+from distill.yolo import checkpoint, outputs
 from distill.yolo import data as datasets
 from distill.yolo.agreement import CONFIDENCE, Reference
 from distill.yolo.checkpoint import Detector
@@ -60,8 +61,10 @@ class Session:
             self.folder.open()
             path = shapes.generate(self.folder.path / "data", **asdict(recipe.shapes), progress=self.console.track)
         data = datasets.load(path, self.given.names if self.given else None, progress=self.console.track)
-        if not data.labelled and (recipe.sparsify or recipe.teacher.train):
-            raise DistillError(f"{data.path}: no labels, and sparsify and teacher.train need them: give a data.yaml")
+        if not data.labelled and recipe.teacher.train:
+            raise DistillError(f"{data.path}: no labels, and teacher.train needs them: give a data.yaml")
+        if not data.labelled and recipe.sparsify and not recipe.sparsify.distill:
+            raise DistillError(f"{data.path}: no labels: give a data.yaml, or sparsify.distill=true")
         return data
 
     def stage(self, name: str, work: Callable[..., Mapping[str, Any]], *inputs: Any) -> dict[str, Any]:
@@ -106,6 +109,21 @@ class Session:
         """What the teacher sees on the held-back images."""
         recipe = self.recipe
         return steps.look_at(self.load(TEACHER), self.data, recipe.imgsz, recipe.batch, self.device, self.console)
+
+    def task(self, student: Detector, keep_inputs: Mapping[str, Sequence[int]] | None = None) -> DistillationTask:
+        """What pulls `student` towards the teacher: the recipe's losses, and the labels where there are any.
+
+        Args:
+            student: a network of this run.
+            keep_inputs: of the plan that cut it; None where it has all of the teacher's channels.
+        """
+        return outputs.distillation(
+            student.model,
+            checkpoint.fused(self.load(TEACHER).model),
+            self.losses,
+            keep_inputs=keep_inputs,
+            labels=self.recipe.distill.labels if self.data.labelled else 0.0,
+        )
 
     def train(self, model: Any, course: schedule.Schedule, name: str, **options: Any) -> Trained:
         """Train in ultralytics' loop; everything it writes goes into the run folder."""

@@ -42,7 +42,7 @@ def fitting_losses(recipe: Recipe, teacher: Detector | None, console: Console) -
     Raises:
         DistillError: a loss that is not there or takes other options, or nothing left to train on.
     """
-    if not recipe.distill.epochs:
+    if not recipe.distill.epochs and not (recipe.sparsify and recipe.sparsify.distill):
         return []
     gives = (head_of(teacher.model) if teacher is not None else DFL).gives  # a teacher that is trained here has DFL
     specs, left_out = losses.fitting(recipe.distill.losses, gives)

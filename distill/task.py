@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -80,6 +81,10 @@ class DistillationTask(nn.Module):
     def keep(self) -> tuple[Tensor, ...] | None:
         """Per level the teacher's channels that the student still has, or None where it has them all."""
         return tuple(getattr(self, f"keep{level}") for level in range(self._levels)) or None
+
+    def scale(self, factors: Mapping[str, float]) -> None:
+        """Multiply the weights of losses, by name; those that are not named stay as they are."""
+        self.losses = [replace(loss, weight=loss.weight * factors.get(loss.name, 1.0)) for loss in self.losses]
 
     def forward(self, batch: Mapping[str, Any], progress: float = 0.0) -> dict[str, Tensor]:
         """Every term times its weight, by name, and their sum as `loss`: a mean per image, whatever the batch size.

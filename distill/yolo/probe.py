@@ -108,6 +108,36 @@ def find_lr(
     return Search(lr, start, tried)
 
 
+def balance(
+    task: DistillationTask, data: DataSet, schedule: Schedule, *, imgsz: int, device: torch.device, seed: int = 0
+) -> dict[str, float]:
+    """A factor for each loss, by name, with which losses of one weight pull equally hard where the training starts.
+
+    The pull is the norm of a loss's gradient to the student's weights, a mean over batches. With labels, a loss of
+    weight 1 pulls as hard as they do. Factors equalize once, from the start; Chen et al., GradNorm, ICML 2018
+    (arXiv:1711.02257), go on doing so.
+
+    Args: as for `find_lr`.
+    """
+    init_seeds(seed)
+    learner = _learner(task, schedule, imgsz, device)
+    assert learner.task is not None
+    weights = [parameter for parameter in learner.student_model.parameters() if parameter.requires_grad]
+    norms: dict[str, float] = dict.fromkeys(["labels", *(loss.name for loss in task.losses)], 0.0)
+    for batch in islice(_batches(data, schedule, imgsz, augment=True), JUDGES):
+        terms = learner.task(_on(batch, device))
+        del terms["loss"]
+        alone = {loss.name: terms.pop(loss.name) / loss.weight for loss in task.losses}
+        if terms:  # what is left is of the labels
+            alone["labels"] = torch.stack(list(terms.values())).sum() / task.labels
+        for name, value in alone.items():
+            gradients = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
+            squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
+            norms[name] += torch.stack(squares).sum().sqrt().item() / JUDGES
+    common = norms.pop("labels") or max(norms.values())
+    return {name: common / max(norm, 1e-12) for name, norm in norms.items()}
+
+
 def _learner(task: DistillationTask, schedule: Schedule, imgsz: int, device: torch.device) -> Learner:
     """A copy to train, as the training to come will make one."""
     task = copy.deepcopy(task)  # shares the teacher

@@ -17,7 +17,7 @@ from distill.schedule import Schedule, Span
 from distill.task import DistillationTask
 from distill.yolo import data as datasets
 from distill.yolo.outputs import distillation
-from distill.yolo.probe import bears_batch_statistics, find_lr
+from distill.yolo.probe import balance, bears_batch_statistics, find_lr
 from tests.distill.yolo.test_trainer import tiny, write_images
 
 COURSE = Schedule(epochs=20, batch=4, steps=60)
@@ -88,3 +88,17 @@ def test_batch_statistics_are_used_where_they_leave_the_student_as_it_is(labelle
                 norm.running_mean += 30 * (norm.running_var + norm.eps).sqrt()
                 norm.bias += 30 * norm.weight
     assert not bears_batch_statistics(given, labelled, large, **where)
+
+
+@pytest.mark.parametrize("labels", [0.0, 2.0])
+def test_balanced_losses_pull_equally_hard_whatever_their_weight(labelled: datasets.DataSet, labels: float) -> None:
+    given = task(labels)
+    given.losses = [dataclasses.replace(given.losses[0], weight=1000.0), given.losses[1]]
+    factors = balance(given, labelled, COURSE, imgsz=64, device=CPU)
+    given.losses = [dataclasses.replace(loss, weight=1.0) for loss in given.losses]
+    given.scale(factors)
+    again = balance(given, labelled, COURSE, imgsz=64, device=CPU)
+    assert [loss.weight for loss in given.losses] == list(factors.values())
+    assert again == pytest.approx(factors)  # of the losses themselves: their weights have no part in it
+    if not labels:
+        assert max(factors.values()) / min(factors.values()) > 1.5 and min(factors.values()) == pytest.approx(1.0)
