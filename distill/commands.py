@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 import traceback
@@ -12,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill import parallel
 from distill.console import Console
 from distill.errors import DistillError, RunError
 
@@ -26,15 +26,19 @@ def run(args: argparse.Namespace) -> int:
     from distill import recipe as recipes
     from distill.folder import COMPARISON, LOG, RunFolder
 
-    recipe, path = _place(args)
-    if (path / COMPARISON).is_file() and args.resume:
-        raise DistillError(f"{path} is a comparison: distill compare --resume {path}")
-    with closing(RunFolder.create(path, recipes.to_yaml(recipe), resume=args.resume)) as folder:
-        from distill import pipeline
+    with parallel.joined():
+        recipe, path = _place(args)
+        if (path / COMPARISON).is_file() and args.resume:
+            raise DistillError(f"{path} is a comparison: distill compare --resume {path}")
+        make = RunFolder.create if parallel.leads() else RunFolder.follow
+        with closing(make(path, recipes.to_yaml(recipe), resume=args.resume)) as folder:
+            from distill import pipeline
 
-        console = Console(quiet=args.quiet)
-        console.log_to(folder.path / LOG)
-        return _watch(lambda: pipeline.run(recipe, folder, console), folder, console)
+            parallel.agree()  # the leader has its folder; it would not do without
+            console = Console(quiet=args.quiet or not parallel.leads())
+            if parallel.leads():
+                console.log_to(folder.path / LOG)
+            return _watch(lambda: pipeline.run(recipe, folder, console), folder, console)
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -42,6 +46,7 @@ def compare(args: argparse.Namespace) -> int:
     from distill import recipe as recipes
     from distill.folder import COMPARISON, LOG, STAGES, RunFolder
 
+    _one_process()
     recipe, path = _place(args, "compare-")
     before = None
     if args.resume and (path / STAGES).is_file():
@@ -61,7 +66,6 @@ def compare(args: argparse.Namespace) -> int:
 
 def _place(args: argparse.Namespace, prefix: str = "") -> tuple[Recipe, Path]:
     """The recipe of a run or a comparison, and its folder: that of an earlier one, the one that is named, or the next."""
-    _one_process()
     from distill import recipe as recipes
     from distill.folder import last_path, next_path, recipe_of
 
@@ -70,13 +74,14 @@ def _place(args: argparse.Namespace, prefix: str = "") -> tuple[Recipe, Path]:
         raise DistillError("--resume with the folder of a run takes no --out: the run goes on where it is")
     recipe = recipes.load(recipe_of(earlier) if earlier else args.recipe, args.override)
     choose = last_path if args.resume else next_path
-    return recipe, earlier or (Path(args.out) if args.out else choose(f"{prefix}{recipe.name}"))
+    path = earlier or (Path(args.out) if args.out else choose(f"{prefix}{recipe.name}"))
+    return recipe, parallel.agree(path)
 
 
 def _one_process() -> None:
     """Refuse to be started several times over: each process would take the other's run folder for another run's."""
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
-        raise DistillError("distill runs in one process: start it without torchrun (WORLD_SIZE is above 1)")
+    if parallel.world() > 1:
+        raise DistillError("distill compare runs in one process: start it without torchrun (WORLD_SIZE is above 1)")
 
 
 def _watch(work: Callable[[], object], folder: RunFolder, console: Console, command: str = "run") -> int:

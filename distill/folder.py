@@ -47,6 +47,7 @@ class RunFolder:
         self._recipe = recipe_yaml
         self._stages: dict[str, Any] = {}
         self._lock: TextIO | None = None
+        self._follows = False
 
     @classmethod
     def create(cls, path: Path, recipe_yaml: str, *, resume: bool = False) -> RunFolder:
@@ -81,6 +82,13 @@ class RunFolder:
         folder._stages = _read_stages(path / STAGES)
         return folder
 
+    @classmethod
+    def follow(cls, path: Path, recipe_yaml: str, *, resume: bool) -> RunFolder:
+        """The folder of a run that another process leads (see `distill.parallel`): what is written here goes nowhere."""
+        folder = cls(path, recipe_yaml, resumed=resume)
+        folder._follows = True
+        return folder
+
     @property
     def started(self) -> bool:
         """Whether there is something to go on with."""
@@ -94,6 +102,10 @@ class RunFolder:
     def done(self, stage: str) -> dict[str, Any] | None:
         """What a stage left when it finished, or None where it has not."""
         return self._stages.get(stage)
+
+    def refresh(self) -> None:
+        """Take what the leader has recorded of stages."""
+        self._stages = _read_stages(self.path / STAGES)
 
     def finish(self, stage: str, payload: dict[str, Any]) -> None:
         """Record that a stage is finished, with what those after it need."""
@@ -130,8 +142,10 @@ class RunFolder:
         Raises:
             RunError: the disk is full or cannot be written; nothing is left of the file.
         """
-        self.open()
         file = self.path / name
+        if self._follows:
+            return file
+        self.open()
         unfinished = file.with_name(f"{_UNFINISHED}{file.name}")  # same suffix: some writers choose the format by it
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +164,7 @@ class RunFolder:
 
     def open(self) -> None:
         """Make the folder and take it. Every write does this; call it where something else is to write in there."""
-        if self._lock is not None:
+        if self._lock is not None or self._follows:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)

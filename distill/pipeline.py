@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import prune
-from distill import env, measure, recovery, report, schedule, steps
+from distill import env, measure, parallel, recovery, report, schedule, steps
 from distill.console import Console
 from distill.errors import DistillError
 from distill.folder import RunFolder
@@ -68,7 +68,7 @@ def run(recipe: Recipe, folder: RunFolder, console: Console) -> dict[str, Any]:
     session.stage("choose", _choose, start)
     session.stage("measure", _measure)
     session.stage("export", _export)
-    return _report(session, plan)
+    return _report(session, plan) if parallel.leads() else {}
 
 
 def _teacher(session: Session) -> dict[str, Any]:

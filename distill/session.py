@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 import prune
-from distill import schedule, shapes, steps
+from distill import parallel, schedule, shapes, steps
 from distill.console import Console
 from distill.errors import DistillError
 from distill.folder import RunFolder
@@ -31,6 +31,7 @@ from distill.yolo.trainer import Trained, train
 TEACHER, SPARSE, PRUNED, REPAIRED, TRAINED, STUDENT = (
     f"{name}.pt" for name in ("teacher", "sparse", "pruned", "repaired", "trained", "student")
 )
+TOGETHER = ("teacher", "sparsify", "distill")  # stages that several processes share; the leader does the others
 NO_LABELS = {"map50_95": None, "map50": None, "per_class": None}
 
 
@@ -59,7 +60,10 @@ class Session:
         recipe, path = self.recipe, Path(self.recipe.data)
         if recipe.data == SHAPES:
             self.folder.open()
-            path = shapes.generate(self.folder.path / "data", **asdict(recipe.shapes), progress=self.console.track)
+            path = self.folder.path / "data" / "data.yaml"
+            if parallel.leads():
+                shapes.generate(path.parent, **asdict(recipe.shapes), progress=self.console.track)
+            parallel.agree()
         data = datasets.load(path, self.given.names if self.given else None, progress=self.console.track)
         if not data.labelled and recipe.teacher.train:
             raise DistillError(f"{data.path}: no labels, and teacher.train needs them: give a data.yaml")
@@ -69,14 +73,19 @@ class Session:
 
     def stage(self, name: str, work: Callable[..., Mapping[str, Any]], *inputs: Any) -> dict[str, Any]:
         """Do `work(session, *inputs)` once and keep what it returns. A resumed run takes what it left."""
-        if self.folder.done(name) is None:
+        if self.folder.done(name) is not None:
+            self.console.line(f"{name}: done before")
+        elif parallel.leads():
             self.console.header(name)
             start, warned = time.monotonic(), len(self.console.warnings)
             payload = dict(work(self, *inputs))
             warnings = self.console.warnings[warned:]
             self.folder.finish(name, {**payload, "seconds": time.monotonic() - start, "warnings": warnings})
-        else:
-            self.console.line(f"{name}: done before")
+        elif name in TOGETHER:
+            work(self, *inputs)
+        if parallel.world() > 1:
+            parallel.agree()
+            self.folder.refresh()
         return self.done(name)
 
     def done(self, name: str) -> dict[str, Any]:
@@ -90,7 +99,8 @@ class Session:
     def save(self, detector: Detector, name: str, plan: prune.PrunePlan | None = None) -> None:
         """Write a network into the run folder, as stock ultralytics reads it."""
         path, kept = self.folder.path / name, plan.to_dict() if plan else None
-        checkpoint.save(detector.model, path, names=detector.names, imgsz=self.recipe.imgsz, plan=kept)
+        if parallel.leads():
+            checkpoint.save(detector.model, path, names=detector.names, imgsz=self.recipe.imgsz, plan=kept)
 
     def images(self, network: Detector, count: int) -> Tensor:
         """Training images as `network` sees them in validation: see `steps.calibration_images`."""

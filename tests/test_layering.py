@@ -31,7 +31,7 @@ LAYERS = (
         "distill.drawing",
     ),
     ("distill.losses", "distill.context", "distill.recipe", "distill.arms"),
-    ("prune",),
+    ("prune", "distill.parallel"),
     ("distill.errors", "distill.console", "distill.schedule"),  # leaves: anybody may use them
 )
 LEAVES = LAYERS[-1]

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import nms
 
+from distill import parallel
 from distill.errors import DistillError
 from distill.yolo import checkpoint
 from distill.yolo.data import DataSet, build_dataset
@@ -126,6 +127,8 @@ def detect(
 def pick_device(name: str | torch.device) -> torch.device:
     """A device as users write it: "" (the first GPU, or the CPU), "cpu", "0", "cuda", "cuda:1" or "mps".
 
+    Under torchrun, "" is another GPU for each process.
+
     `ultralytics.utils.torch_utils.select_device` would also change the number of threads of the whole process.
 
     Raises:
@@ -134,7 +137,7 @@ def pick_device(name: str | torch.device) -> torch.device:
     text = str(name).strip().lower()
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if text in ("", "cuda"):
-        text = "cuda:0" if count or text else "cpu"
+        text = f"cuda:{parallel.local_rank()}" if count or text else "cpu"
     kind, _, index = (f"cuda:{text}" if text.isdigit() else text).partition(":")
     if kind == "cpu" or (kind == "mps" and torch.backends.mps.is_available()):
         return torch.device(kind)

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import LOGGER
-from ultralytics.utils.torch_utils import init_seeds
+from ultralytics.utils.torch_utils import TORCH_2_13, init_seeds
 
+from distill import parallel
 from distill.console import Console
 from distill.errors import DistillError
 from distill.schedule import Schedule
@@ -122,6 +124,19 @@ class _Trainer(DetectionTrainer):
         batch["img"] = batch["img"].contiguous(memory_format=torch.channels_last)
         return batch if self.job.data.labelled else {"img": batch["img"]}
 
+    def _build_train_pipeline(self) -> None:
+        """Under torchrun, the trainer's own way to train in several processes, from here on.
+
+        It would open a process group too, for GPUs alone, and wrap the network with a device that a CPU has not.
+        """
+        if parallel.world() > 1 and self.world_size <= 1:
+            self.world_size = parallel.world()
+            index = None if self.device.type == "cpu" else [self.device.index]
+            # Each process keeps BatchNorm statistics of its own, and the leader's are saved; as in the trainer.
+            apart: Any = {"forward_sync_buffers" if TORCH_2_13 else "broadcast_buffers": False}
+            self.model = DistributedDataParallel(self.model, index, find_unused_parameters=True, **apart)
+        super()._build_train_pipeline()
+
     # The network's state.
 
     def set_model_attributes(self) -> None:
@@ -174,7 +189,7 @@ class _Trainer(DetectionTrainer):
 
     def begin_epoch(self) -> None:
         # Each epoch draws from a seed of its own: a resumed run then sees what it would have seen unbroken.
-        seed = (self.args.seed * 100_003 + self.epoch) % 2**32
+        seed = (self.args.seed * 100_003 + self.epoch + 7919 * parallel.rank()) % 2**32
         init_seeds(seed, deterministic=self.args.deterministic)
         if not self.train_loader.num_workers:  # workers have loaded ahead, and are not stopped for this
             self.train_loader.reset()
@@ -202,7 +217,7 @@ class _Trainer(DetectionTrainer):
         By `evaluate` and not by the loop's own validator, so that it is the number that the report will show.
         """
         due = self.stop or self.epoch + 1 >= self.epochs or (self.epoch + 1) % self.job.schedule.val_every == 0
-        self.validated = self.job.data.labelled and due
+        self.validated = self.job.data.labelled and due and parallel.leads()
         if not self.validated:
             return {}, self.fitness
         found = evaluate(self.ema.ema, self.job.data, imgsz=self.args.imgsz, device=self.device)

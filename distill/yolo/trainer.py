@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from ultralytics.nn.tasks import DetectionModel
 
+from distill import parallel
 from distill.console import Console
 from distill.errors import DistillError
 from distill.schedule import Schedule
@@ -101,6 +102,9 @@ def train(
         set_bn_momentum(learner.student_model, schedule.bn_momentum)
         settings = _settings(schedule, data, folder, imgsz, device, seed, workers, patience)
         run_loop(Job(learner, data, schedule, files, progress, states, console), settings)
+        parallel.agree()
+        if not parallel.leads():
+            progress, _ = files.read() or (progress, None)
     result: Any = copy.deepcopy(model).cpu().float().eval()
     result.load_state_dict(progress.best_weights)
     if data.names:

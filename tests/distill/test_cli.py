@@ -240,11 +240,10 @@ def test_python_m_distill_is_the_command() -> None:
     assert done.returncode == 0 and done.stdout.startswith("distill ")
 
 
-@pytest.mark.parametrize("command", ["run", "compare"])
-def test_several_processes_are_refused_before_they_take_each_others_folder(
-    command: str, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_comparison_in_several_processes_is_refused_before_they_take_each_others_folder(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main([command, "yolov5-half", *GIVEN]) == 2
-    assert capsys.readouterr().err.startswith("distill runs in one process: start it without torchrun")
+    assert main(["compare", "yolov5-half", *GIVEN]) == 2
+    assert capsys.readouterr().err.startswith("distill compare runs in one process: start it without torchrun")
     assert not pipeline.calls and not list(Path().iterdir())
