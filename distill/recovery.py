@@ -14,7 +14,7 @@ from distill import schedule
 from distill.session import PRUNED, REPAIRED, TRAINED, Session
 from distill.task import DistillationTask
 from distill.yolo.checkpoint import Detector
-from distill.yolo.probe import balance, bears_batch_statistics, find_lr
+from distill.yolo.probe import balance, bears_batch_statistics, find_lr, recentre
 from distill.yolo.sensitivity import sensitivity_of
 
 
@@ -48,7 +48,7 @@ def rehearse(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, A
     """What the training to come can bear: batch statistics or not, how strong each loss is where the recipe asks for that,
     and unless the recipe says it, how high a rate."""
     recipe, console = session.recipe, session.console
-    where: dict[str, Any] = {"imgsz": recipe.imgsz, "device": session.device, "seed": recipe.seed}
+    where = _where(session)
     _, task, course = _training(session, start, plan)
     freeze_bn = not bears_batch_statistics(task, session.data, course, **where)
     known: dict[str, Any] = {"freeze_bn": freeze_bn, "factors": {}}
@@ -86,11 +86,16 @@ def _training(
 ) -> tuple[Detector, DistillationTask, schedule.Schedule]:
     """What is trained, what teaches it, and how long."""
     wanted, student = session.recipe.distill, session.load(start)
-    task = session.task(student, plan.keep_inputs)
     batch, keep = wanted.batch or session.recipe.batch, wanted.batch is not None
     images = len(session.data.train)
     course = schedule.recovery(images, batch, wanted.epochs, lr=lr, freeze_bn=freeze_bn, keep_batch=keep)
+    recentre(student.model, session.data, course, **_where(session))
+    task = session.task(student, plan.keep_inputs)
     return student, task, course
+
+
+def _where(session: Session) -> dict[str, Any]:
+    return {"imgsz": session.recipe.imgsz, "device": session.device, "seed": session.recipe.seed}
 
 
 def _csv(history: list[dict[str, Any]]) -> str:

@@ -15,6 +15,7 @@ from ultralytics.data.build import build_dataloader
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.torch_utils import init_seeds
 
+import prune
 from distill.errors import DistillError
 from distill.schedule import ALWAYS, Schedule
 from distill.task import DistillationTask
@@ -24,6 +25,7 @@ from distill.yolo.learner import Learner, set_bn_momentum
 CANDIDATES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
 STEPS = 100  # of a trial, at most; a tenth of a run that is shorter than a thousand
 JUDGES = 8  # batches without augmentation, the same for all
+SETTLE = 128  # images that BatchNorm's statistics are taken from
 LOST = 4.0  # times the loss of the start: a trial that comes there is not played to its end
 NOISY = 1.25  # times the loss with running statistics: with those of the batch the student is another network
 
@@ -45,6 +47,19 @@ class Search:
     tried: Mapping[float, float]
 
 
+def recentre(
+    model: torch.nn.Module, data: DataSet, schedule: Schedule, *, imgsz: int, device: torch.device, seed: int = 0
+) -> None:
+    """Give BatchNorm the statistics of the images as training will show them, and leave what the network computes: see
+    `prune.recentre`, which repair calls with images as validation shows them. In place.
+
+    Args: as for `find_lr`.
+    """
+    init_seeds(seed)
+    batches = islice(_batches(data, schedule, imgsz, augment=True), math.ceil(SETTLE / schedule.batch))
+    prune.recentre(model.to(device), [_on(batch, device)["img"] for batch in batches])
+
+
 def bears_batch_statistics(
     task: DistillationTask, data: DataSet, schedule: Schedule, *, imgsz: int, device: torch.device, seed: int = 0
 ) -> bool:
@@ -56,7 +71,7 @@ def bears_batch_statistics(
     Args: as for `find_lr`.
     """
     init_seeds(seed)
-    judges = list(islice(_batches(data, schedule, imgsz, augment=False), JUDGES))
+    judges = list(islice(_batches(data, schedule, imgsz, augment=True), JUDGES))
     of_batch, running = (
         _judge(_learner(task, replace(schedule, freeze_bn=frozen), imgsz, device), judges, device)
         for frozen in (False, True)
