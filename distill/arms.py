@@ -79,7 +79,10 @@ class Comparison:
 
 
 def start_of(recipe: Recipe) -> Recipe:
-    """The recipe up to where training starts. Two runs with the same one have the same network there."""
+    """The recipe up to where training starts. Two runs with the same one have the same network there.
+
+    A sparsify stage has the losses that a recipe has by default, whatever those of the arm are.
+    """
     return replace(recipe, name="base", distill=Distill(epochs=0), accept=Accept(), export=(), latency=Latency(runs=1))
 
 

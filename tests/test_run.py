@@ -270,8 +270,10 @@ def test_without_labels_agreement_with_the_teacher_is_measured(
     folder, out = kept[0], kept[0].parent / "unlabelled"
     given = [f"model={folder / 'teacher.pt'}", f"data={folder.parent / 'data' / 'images' / 'train'}", "device=cpu"]
     size = ["imgsz=64", "batch=8", "repair.images=16", "distill.epochs=1", "latency.runs=2", "export=[]"]
-    cut = "prune={flops: 0.7, images: 16, round_to: 1}"
-    assert main(["run", "yolov5-original", *given, *size, cut, "--out", str(out)]) == 0
+    cut = ["prune={flops: 0.7, images: 16, round_to: 1}", "sparsify={epochs: 1}", "distill.balance=true"]
+    assert main(["run", "yolov5-original", *given, *size, *cut, "sparsify.distill=false", "--out", str(out)]) == 2
+    assert "no labels: give a data.yaml, or sparsify.distill=true" in capsys.readouterr().err and not out.exists()
+    assert main(["run", "yolov5-original", *given, *size, *cut, "--out", str(out)]) == 0
     said = capsys.readouterr()
     assert "agreement with the teacher 50-95 1.000, 50 1.000" in said.err and "mAP50-95" not in said.out
     results = json.loads((out / "results.json").read_text())
@@ -282,6 +284,8 @@ def test_without_labels_agreement_with_the_teacher_is_measured(
     assert all(model["map50_95"] is None and model["agreement50"] is not None for model in models.values())
     assert results["accepted"] is None and results["history"][0]["map50_95"] is None
     assert (results["data"]["train_images"], results["data"]["val_images"], how["images"]) == (51, 13, 13)
+    assert set(results["rehearsal"]["factors"]) == {"score_bce", "objectness_bce", "box_iou", "feature_pkd"}
+    assert "Losses were balanced" in (out / "report.md").read_text()
     assert how["held_back"] and how["teacher_boxes"].keys() == models["student"]["agreement_per_class"].keys()
     for text in (said.out, (out / "report.md").read_text(), (out / "report.html").read_text()):
         assert "13 held-back images" in text and "agreement 50-95" in text

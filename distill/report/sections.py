@@ -46,7 +46,7 @@ def compose(results: Results, run_dir: Path, figures: Collection[str] = ()) -> D
         section(quality, [figure("accuracy"), figure("training"), *_classes(results)]),
         section("What was cut", [_cut(plan), figure("channels", wide=True), _layers(facts.channels(results))]),
         section("What repair mended", [_mended(results), figure("repair", wide=True), _layers(facts.repairs(results))]),
-        section("Training", [_terms(schedule), _rates(results), figure("losses")]),
+        section("Training", [_terms(schedule), _factors(results), _rates(results), figure("losses")]),
         section("Exports", [facts.exports(results), _quiet(PARITY)]),
         section("Do it again", _reproduction(results, run_dir)),
         section("Where it ran", [_terms(_environment(results)), fold("Time", facts.timings(results))]),
@@ -190,6 +190,14 @@ def _environment(results: Results) -> dict[str, Any]:
 def _terms(values: Mapping[str, Any]) -> Terms | None:
     pairs = tuple((str(key).replace("_", " "), value_text(value)) for key, value in values.items() if value is not None)
     return Terms(pairs) if pairs else None
+
+
+def _factors(results: Results) -> Text | None:
+    found = (results.get("rehearsal") or {}).get("factors")
+    if not found:
+        return None
+    factors = ", ".join(f"{name} {factor:.3g}" for name, factor in found.items())
+    return Text(f"Losses were balanced: each was multiplied, beside its weight, so that it pulls as hard: {factors}.")
 
 
 def _rates(results: Results) -> Text | None:

@@ -20,7 +20,14 @@ TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
 
 def run(folder: Path, out: str, *extra: str, launcher: list[str]) -> subprocess.CompletedProcess[str]:
     recipe = ["prune.flops=0.7", "prune.round_to=1", "repair.images=8", "repair.steps=0", "prune.images=8"]
-    course = ["distill.epochs=4", "distill.lr=1e-3", "distill.batch=4", "distill.labels=0", "export=[]"]
+    course = [
+        "sparsify={epochs: 1}",
+        "distill.epochs=4",
+        "distill.lr=1e-3",
+        "distill.batch=4",
+        "distill.labels=0",
+        "export=[]",
+    ]
     given = [f"model={folder / 'best.pt'}", f"data={folder / 'data' / 'images' / 'train'}", "imgsz=64", "device=cpu"]
     command = [sys.executable, *launcher, "-m", "distill", "run", "yolov5-half", "--out", str(folder / out)]
     return subprocess.run(
