@@ -38,7 +38,6 @@ BUILTIN: Mapping[str, str] = {
     "feature_at": "distill.losses.feature:feature_at",
     "feature_fgd": "distill.losses.feature:feature_fgd",
     "feature_mgd": "distill.losses.masked:FeatureMGD",
-    "feature_head": "distill.yolo.through:FeatureHead",
     "kl": "distill.losses.softmax:kl",
     "dkd": "distill.losses.softmax:dkd",
     "nkd": "distill.losses.softmax:nkd",
