@@ -98,8 +98,8 @@ class Prune:
 
 @dataclass(frozen=True, kw_only=True)
 class Repair:
-    images: int = key(_COUNT, "Training images that the student is mended on; no labels are read.", 96)
-    steps: int = key(_EPOCHS, "Optimizer steps for each block after the closed form; 0 stops there.", 100)
+    images: int = key(_COUNT, "Training images that the student is mended on, of those there are; no labels are read.", 256)
+    steps: int = key(_EPOCHS, "Optimizer steps for each block after the closed form; 0 stops there.", 200)
 
 
 @dataclass(frozen=True, kw_only=True)

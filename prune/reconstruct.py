@@ -46,7 +46,7 @@ def reconstruct(
     images: Tensor | Iterable[Tensor],
     *,
     sensitivity: Sensitivity | None = None,
-    steps: int = 100,
+    steps: int = 200,
     lr: float = 5e-4,
     seed: int = 0,
     progress: Progress | None = None,

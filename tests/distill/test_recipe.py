@@ -50,7 +50,7 @@ def test_a_recipe_is_read_into_frozen_dataclasses() -> None:
     assert (read.name, read.model, read.data, read.imgsz) == ("r", "best.pt", "data.yaml", 640)
     assert (read.prune.flops, read.prune.params, read.prune.importance) == (0.5, None, "obs")
     assert read.distill.losses == (LossSpec("score_bce", 1.0), LossSpec("dfl_kl", 2.0, {"temperature": 0.1}))
-    assert read.repair == recipe.Repair(images=96) and read.sparsify is None and read.teacher.train is None
+    assert read.repair == recipe.Repair(images=256) and read.sparsify is None and read.teacher.train is None
 
 
 def test_all_errors_are_reported_at_once_with_their_places() -> None:
