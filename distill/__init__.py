@@ -56,11 +56,12 @@ def run(
     """
     from contextlib import closing
 
-    from distill import pipeline
+    from distill import parallel, pipeline
     from distill import recipe as recipes
     from distill.console import Console
     from distill.folder import LOG, RunFolder, next_path
 
+    parallel.refuse("distill.run")
     wanted = recipes.load(recipe, overrides or {})
     path = Path(out) if out else next_path(wanted.name)
     console = Console(quiet=quiet)

@@ -46,7 +46,7 @@ def compare(args: argparse.Namespace) -> int:
     from distill import recipe as recipes
     from distill.folder import COMPARISON, LOG, STAGES, RunFolder
 
-    _one_process()
+    parallel.refuse("distill compare")
     recipe, path = _place(args, "compare-")
     before = None
     if args.resume and (path / STAGES).is_file():
@@ -76,12 +76,6 @@ def _place(args: argparse.Namespace, prefix: str = "") -> tuple[Recipe, Path]:
     choose = last_path if args.resume else next_path
     path = earlier or (Path(args.out) if args.out else choose(f"{prefix}{recipe.name}"))
     return recipe, parallel.agree(path)
-
-
-def _one_process() -> None:
-    """Refuse to be started several times over: each process would take the other's run folder for another run's."""
-    if parallel.world() > 1:
-        raise DistillError("distill compare runs in one process: start it without torchrun (WORLD_SIZE is above 1)")
 
 
 def _watch(work: Callable[[], object], folder: RunFolder, console: Console, command: str = "run") -> int:

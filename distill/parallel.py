@@ -35,6 +35,16 @@ def leads() -> bool:
     return rank() == 0
 
 
+def refuse(what: str) -> None:
+    """Raise where there are several processes: each would take the other's run folder for another run's.
+
+    Raises:
+        DistillError: with `what`, the thing that one process does.
+    """
+    if world() > 1:
+        raise DistillError(f"{what} runs in one process: start it without torchrun (WORLD_SIZE is above 1)")
+
+
 @contextmanager
 def joined() -> Iterator[None]:
     """The process group, for as long as a run takes."""

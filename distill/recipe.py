@@ -98,7 +98,9 @@ class Prune:
 
 @dataclass(frozen=True, kw_only=True)
 class Repair:
-    images: int = key(_COUNT, "Training images that the student is mended on, of those there are; no labels are read.", 256)
+    images: int = key(
+        _COUNT, "Training images that the student is mended on, of those there are; no labels are read.", 256
+    )
     steps: int = key(_EPOCHS, "Optimizer steps for each block after the closed form; 0 stops there.", 200)
 
 
