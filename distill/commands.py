@@ -80,7 +80,7 @@ def _place(args: argparse.Namespace, prefix: str = "") -> tuple[Recipe, Path]:
 
 def _watch(work: Callable[[], object], folder: RunFolder, console: Console, command: str = "run") -> int:
     """Do the work of a run. However it ends, the log says why and the user reads how to go on."""
-    from distill.folder import machine_fault
+    from distill.disk import machine_fault
 
     mend = f"distill {command} --resume {shlex.quote(str(folder.path))}"
     try:

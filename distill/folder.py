@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import json
 import os
 import re
@@ -15,21 +14,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from distill import env
-from distill.errors import DistillError, RunError
+from distill.disk import LOCK, discard, machine_fault, sync, take
+from distill.errors import DistillError
 from distill.recipe_yaml import flatten
-
-try:
-    import fcntl
-except ImportError:  # Windows: two runs in one folder go unnoticed there
-    fcntl = None  # type: ignore[assignment]
 
 RECIPE, STAGES, ENV, LOG = "recipe.yaml", "stages.json", "env.json", "log.txt"
 COMPARISON = "compare.json"  # instead of stages, in the folder of `distill compare`
-_LOCK, _UNFINISHED = ".lock", ".unfinished-"
-_FULL_BYTES = 1 << 20  # less than this left on the disk explains any failure to write
-# What a machine does to someone who did nothing wrong.
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
-_FAULTS = _NO_ROOM | {errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
+_UNFINISHED = ".unfinished-"
 
 
 class RunFolder:
@@ -150,13 +141,13 @@ class RunFolder:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             write(unfinished)
-            _sync(unfinished)
+            sync(unfinished)
             if file.is_dir():  # an export that is a folder cannot be replaced in one step
-                _discard(file)
+                discard(file)
             os.replace(unfinished, file)
         except BaseException as error:
             fault = machine_fault(error, file)  # before the room that the file took is free again
-            _discard(unfinished)
+            discard(unfinished)
             if fault is not None:
                 raise fault from error
             raise
@@ -168,9 +159,9 @@ class RunFolder:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = _take(self.path)
+            self._lock = take(self.path)
             for left in list(self.path.rglob(f"{_UNFINISHED}*")):  # by a run that was killed
-                _discard(left)
+                discard(left)
         except OSError as error:
             raise machine_fault(error, self.path) or error from error
         if not self.resumed:
@@ -208,24 +199,6 @@ def last_path(name: str, root: Path = Path("runs")) -> Path:
     return root / f"{name}-{max(numbers)}"
 
 
-def machine_fault(error: BaseException, path: Path | None = None) -> RunError | None:
-    """The error as one line for the user where the machine is to blame: a full disk, say, or a read-only folder.
-
-    Args:
-        error: any exception.
-        path: what was being written, or where; without it only what the error itself tells.
-    """
-    if isinstance(error, OSError) and error.errno in _FAULTS:
-        verb, name = "write" if error.errno in _NO_ROOM else "use", path or error.filename
-        return RunError((f"cannot {verb} {name}: " if name else "") + os.strerror(error.errno))
-    if isinstance(error, (OSError, RuntimeError)) and path is not None:
-        folder = next((folder for folder in (path, *path.parents) if folder.is_dir()), Path("."))
-        # torch.save says nothing of the cause, only that its writer failed.
-        if "inline_container" in str(error) or shutil.disk_usage(folder).free < _FULL_BYTES:
-            return RunError(f"cannot write {path}: {os.strerror(errno.ENOSPC)}")
-    return None
-
-
 def _read_stages(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
@@ -238,45 +211,10 @@ def _read_stages(file: Path) -> dict[str, Any]:
     raise DistillError(f"{file} was not written by this version or is damaged: start a new run")
 
 
-def _take(folder: Path) -> TextIO | None:
-    """Lock the folder. The system lets go of the lock when the process ends, however it ends."""
-    lock = (folder / _LOCK).open("a+", encoding="utf-8")
-    if fcntl is not None:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            lock.seek(0)
-            holder = lock.read().strip()
-            lock.close()
-            raise DistillError(
-                f"{folder} is in use by another run (process {holder}): wait for it, or stop it"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-    lock.truncate(0)
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
-    return lock
-
-
-def _sync(path: Path) -> None:
-    """Have the bytes on the disk before the name says that they are; a folder is left to the system."""
-    if path.is_file():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
-
-
-def _discard(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def _numbers(name: str, root: Path) -> list[int]:
     found = (re.fullmatch(rf"{re.escape(name)}-([0-9]+)", folder.name) for folder in root.glob(f"{name}-*"))
     return [int(match[1]) for match in found if match]
 
 
 def _ours(name: str) -> bool:
-    return name == _LOCK or name.startswith(_UNFINISHED)
+    return name == LOCK or name.startswith(_UNFINISHED)

@@ -14,12 +14,12 @@ from distill.errors import DistillError
 from distill.losses import Loss
 from distill.recipe import Prune, Recipe
 from distill.yolo import agreement, checkpoint
-from distill.yolo import data as datasets
 from distill.yolo.agreement import Agreement, Reference
 from distill.yolo.checkpoint import Detector
 from distill.yolo.data import DataSet
 from distill.yolo.evaluate import Metrics, evaluate
 from distill.yolo.heads import DFL, head_of
+from distill.yolo.images import calibration
 from distill.yolo.sensitivity import sensitivity_of
 
 FRAME = 16  # pixels
@@ -64,7 +64,7 @@ def calibration_images(recipe: Recipe, teacher: Detector, data: DataSet, count: 
     Validators pad even a square image by half a stride. A network that was mended without that border sees things in it.
     """
     by_area = head_of(teacher.model).original
-    return datasets.images(data.train, count, recipe.imgsz, seed=recipe.seed, by_area=by_area, frame=FRAME)
+    return calibration(data.train, count, recipe.imgsz, seed=recipe.seed, by_area=by_area, frame=FRAME)
 
 
 def make_plan(

@@ -26,6 +26,7 @@ LAYERS = (
         "distill.export",
         "distill.report",
         "distill.folder",
+        "distill.disk",
         "distill.env",
         "distill.shapes",
         "distill.drawing",

@@ -20,8 +20,9 @@ from ultralytics.utils import nms
 from distill import parallel
 from distill.errors import DistillError
 from distill.yolo import checkpoint
-from distill.yolo.data import DataSet, build_dataset
+from distill.yolo.data import DataSet
 from distill.yolo.heads import head_of
+from distill.yolo.images import build_dataset
 from distill.yolo.original_ap import average_precision
 
 CONFIDENCE = 0.001  # every box above it counts

@@ -17,9 +17,9 @@ import torch
 from ultralytics.engine.exporter import Exporter, export_formats
 from ultralytics.utils import LOGGER
 
+from distill.disk import machine_fault
 from distill.errors import DistillError, first_line
 from distill.export import Exported, check_formats, check_parity
-from distill.folder import machine_fault
 from distill.measure import file_size_mb
 from distill.yolo import checkpoint
 from distill.yolo.anchor_head import AnchorDetect

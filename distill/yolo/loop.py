@@ -19,8 +19,9 @@ from distill import parallel
 from distill.console import Console
 from distill.errors import DistillError
 from distill.schedule import Schedule
-from distill.yolo.data import DataSet, build_dataset
+from distill.yolo.data import DataSet
 from distill.yolo.evaluate import evaluate
+from distill.yolo.images import build_dataset
 from distill.yolo.learner import Learner, StudentEMA
 from distill.yolo.progress import Progress, ProgressFiles
 

@@ -19,7 +19,8 @@ import prune
 from distill.errors import DistillError
 from distill.schedule import ALWAYS, Schedule
 from distill.task import DistillationTask
-from distill.yolo.data import DataSet, build_dataset
+from distill.yolo.data import DataSet
+from distill.yolo.images import build_dataset
 from distill.yolo.learner import Learner, set_bn_momentum
 
 CANDIDATES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from distill import env
+from distill.disk import machine_fault
 from distill.errors import DistillError, RunError
-from distill.folder import RunFolder, last_path, machine_fault, next_path
+from distill.folder import RunFolder, last_path, next_path
 
 RECIPE = "model: a.pt\ndistill: {epochs: 50, losses: {score_bce: 2.0}}\n"
 

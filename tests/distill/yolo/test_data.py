@@ -17,7 +17,7 @@ from ultralytics.data.dataset import YOLODataset
 from ultralytics.utils import DEFAULT_CFG
 
 from distill.errors import DistillError
-from distill.yolo import data, labels
+from distill.yolo import data, images, labels
 
 NAMES = ["circle", "square", "star"]
 ROWS = ["0 0.5 0.5 0.2 0.4", "2 0.25 0.75 0.1 0.1", "1 0.6 0.4 0.3 0.3"]
@@ -110,7 +110,7 @@ def test_a_folder_of_images_has_no_labels(root: Path) -> None:
     assert found.names is None
     assert len(found.train) == len(found.val) == 9 and found.train == found.val  # too few to hold some back
     assert len(found.warnings) == 1 and "9 images are too few" in found.warnings[0]
-    assert len(data.build_dataset(found, "train", imgsz=64, batch=2, augment=True)[0]["bboxes"]) == 0
+    assert len(images.build_dataset(found, "train", imgsz=64, batch=2, augment=True)[0]["bboxes"]) == 0
 
 
 def test_a_fifth_of_a_folder_is_held_back_and_always_the_same(tmp_path: Path) -> None:
@@ -259,9 +259,9 @@ def test_nothing_is_written_beside_the_images(root: Path) -> None:
     found = data.load(path)
     assert len(found.train) == 6
     for split, augment in (("train", True), ("val", False)):
-        dataset = data.build_dataset(found, split, imgsz=64, batch=2, augment=augment)
+        dataset = images.build_dataset(found, split, imgsz=64, batch=2, augment=augment)
         assert len([dataset[i] for i in range(len(dataset))]) == len(dataset)
-    data.images(found.train, 6, 64)
+    images.calibration(found.train, 6, 64)
     assert snapshot(root) == before
 
 
@@ -288,7 +288,7 @@ def test_labels_equal_what_ultralytics_reads(root: Path) -> None:
     (labels / "1.txt").write_text("\n".join([ROWS[0], ROWS[1], ROWS[0], "0 0.5 0.5 0 0.1"]))  # a row twice, a flat box
     (labels / "2.txt").unlink()
     found = data.load(describe(root))
-    ours = data.build_dataset(found, "val", imgsz=64, batch=2)
+    ours = images.build_dataset(found, "val", imgsz=64, batch=2)
     stock = YOLODataset(
         str(root / "images" / "val"),
         data=found.config,
@@ -308,13 +308,13 @@ def test_labels_equal_what_ultralytics_reads(root: Path) -> None:
 
 def test_a_training_batch_collates_and_can_be_repeated(root: Path) -> None:
     found = data.load(describe(root))
-    dataset = data.build_dataset(found, "train", imgsz=64, batch=3, augment=True)
+    dataset = images.build_dataset(found, "train", imgsz=64, batch=3, augment=True)
     batch = dataset.collate_fn([dataset[i] for i in range(3)])
     assert batch["img"].shape == (3, 3, 64, 64)
     assert len(batch["bboxes"]) == len(batch["cls"]) == len(batch["batch_idx"]) > 0
     dataset.close_mosaic(DEFAULT_CFG)
     assert dataset[0]["img"].shape == (3, 64, 64)
-    again = data.build_dataset(found, "train", imgsz=64, batch=3)  # a dataset edits its records, not the data set's
+    again = images.build_dataset(found, "train", imgsz=64, batch=3)  # a dataset edits its records, not the data set's
     assert all(len(label["cls"]) == 3 for label in again.labels)
     assert all("shape" in record for record in found.records["train"])
 
@@ -323,9 +323,9 @@ def test_a_training_batch_collates_and_can_be_repeated(root: Path) -> None:
 def test_calibration_images_are_what_the_validator_shows(root: Path, by_area: bool) -> None:
     found = data.load(describe(root))
     for imgsz in (32, 64, 96):
-        dataset = data.build_dataset(found, "train", imgsz=imgsz, batch=1, rect=False, by_area=by_area)
+        dataset = images.build_dataset(found, "train", imgsz=imgsz, batch=1, rect=False, by_area=by_area)
         expected = {item["im_file"]: item["img"].float() / 255 for item in dataset}
-        batch = data.images(found.train, 100, imgsz, seed=3, by_area=by_area)
+        batch = images.calibration(found.train, 100, imgsz, seed=3, by_area=by_area)
         assert batch.shape == (6, 3, imgsz, imgsz)
         assert batch.dtype == torch.float32
         assert all(any(torch.equal(image, other) for image in batch) for other in expected.values())
@@ -335,24 +335,24 @@ def test_the_original_averages_areas_where_it_shrinks(root: Path) -> None:
     """Each pixel of a quarter of the image is the mean of sixteen; nothing is different where it grows."""
     found = data.load(describe(root))
     (square,) = [file for file in found.val if cv2.imread(str(file)).shape[:2] == (48, 64)]
-    (small,) = data.images([square], 1, 16, by_area=True)
-    (whole,) = data.images([square], 1, 64)
+    (small,) = images.calibration([square], 1, 16, by_area=True)
+    (whole,) = images.calibration([square], 1, 64)
     expected = whole[:, 8:56].unflatten(1, (12, 4)).unflatten(-1, (16, 4)).mean((2, 4))
     assert (small[:, 2:14] - expected).abs().max() <= 0.51 / 255
-    assert not torch.equal(small, data.images([square], 1, 16)[0])
-    assert torch.equal(data.images([square], 1, 96, by_area=True), data.images([square], 1, 96))
+    assert not torch.equal(small, images.calibration([square], 1, 16)[0])
+    assert torch.equal(images.calibration([square], 1, 96, by_area=True), images.calibration([square], 1, 96))
 
 
 def test_calibration_images_are_rgb_and_follow_the_seed(tmp_path: Path) -> None:
     red = np.zeros((8, 16, 3), np.uint8)
     red[..., 2] = 255  # OpenCV writes BGR
     cv2.imwrite(str(tmp_path / "red.png"), red)
-    (image,) = data.images([tmp_path / "red.png"], 1, 32)
+    (image,) = images.calibration([tmp_path / "red.png"], 1, 32)
     assert image[:, 16, 16].tolist() == [1, 0, 0]
     assert torch.allclose(image[:, 0, 0], torch.tensor(114 / 255))
     files = make_images(tmp_path / "images" / "some", 6, rows=None)
-    assert torch.equal(data.images(files, 3, 32, seed=1), data.images(files, 3, 32, seed=1))
-    assert not torch.equal(data.images(files, 3, 32, seed=1), data.images(files, 3, 32, seed=2))
+    assert torch.equal(images.calibration(files, 3, 32, seed=1), images.calibration(files, 3, 32, seed=1))
+    assert not torch.equal(images.calibration(files, 3, 32, seed=1), images.calibration(files, 3, 32, seed=2))
     (tmp_path / "gone.jpg").write_bytes(b"no image")
     with pytest.raises(DistillError, match="gone.jpg: this image cannot be read"):
-        data.images([tmp_path / "gone.jpg"], 1, 32)
+        images.calibration([tmp_path / "gone.jpg"], 1, 32)

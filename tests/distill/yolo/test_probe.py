@@ -16,6 +16,7 @@ from distill.losses.logit import score_bce
 from distill.schedule import Schedule, Span
 from distill.task import DistillationTask
 from distill.yolo import data as datasets
+from distill.yolo.images import calibration
 from distill.yolo.outputs import distillation
 from distill.yolo.probe import balance, bears_batch_statistics, find_lr
 from tests.distill.yolo.test_trainer import tiny, write_images
@@ -79,7 +80,7 @@ def test_a_folder_of_images_is_enough(labelled: datasets.DataSet) -> None:
 
 def test_batch_statistics_are_used_where_they_leave_the_student_as_it_is(labelled: datasets.DataSet) -> None:
     given, where = task(), {"imgsz": 64, "device": CPU}
-    prune.recentre(given.student, datasets.images(labelled.train, 12, 64, seed=0))
+    prune.recentre(given.student, calibration(labelled.train, 12, 64, seed=0))
     large = dataclasses.replace(COURSE, batch=12)
     assert bears_batch_statistics(given, labelled, large, **where)
     with torch.no_grad():  # statistics that no batch has: with those of the batch it is another network

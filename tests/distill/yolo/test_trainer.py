@@ -26,6 +26,7 @@ from distill.losses.box import box_iou
 from distill.losses.logit import score_bce
 from distill.schedule import Schedule, Span
 from distill.yolo import data as datasets
+from distill.yolo.images import calibration
 from distill.yolo.outputs import distillation, run
 from distill.yolo.trainer import Trained, train
 
@@ -174,7 +175,7 @@ def test_distilling_without_labels_brings_the_student_nearer_and_measures_no_map
     result = go(student, unlabelled, tmp_path / "run", plan, task=task)
     assert (result.best_epoch, result.map50_95) == (6, None)
     assert result.history[0].keys() == {"epoch", "lr", "bce", "iou", "map50_95", "map50"}
-    images = datasets.images(unlabelled.train + unlabelled.val, 12, 64)
+    images = calibration(unlabelled.train + unlabelled.val, 12, 64)
     with torch.no_grad():
         start, end, aim = (run(model, images) for model in (student, result.model, teacher))
         assert score_bce(LossContext(images, end, aim)) < 0.7 * score_bce(LossContext(images, start, aim))
