@@ -25,7 +25,7 @@ from distill.yolo.learner import Learner, set_bn_momentum
 
 CANDIDATES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
 STEPS = 100  # of a trial, at most; a tenth of a run that is shorter than a thousand
-JUDGES = 8  # batches without augmentation, the same for all
+JUDGES = 8  # batches, the same for all
 SETTLE = 128  # images that BatchNorm's statistics are taken from
 LOST = 4.0  # times the loss of the start: a trial that comes there is not played to its end
 NOISY = 1.25  # times the loss with running statistics: with those of the batch the student is another network

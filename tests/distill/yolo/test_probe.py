@@ -9,7 +9,6 @@ import math
 import pytest
 import torch
 
-import prune
 from distill.losses import Loss
 from distill.losses.box import box_iou
 from distill.losses.logit import score_bce
@@ -18,7 +17,7 @@ from distill.task import DistillationTask
 from distill.yolo import data as datasets
 from distill.yolo.images import calibration
 from distill.yolo.outputs import distillation
-from distill.yolo.probe import balance, bears_batch_statistics, find_lr
+from distill.yolo.probe import balance, bears_batch_statistics, find_lr, recentre
 from tests.distill.yolo.test_trainer import tiny, write_images
 
 COURSE = Schedule(epochs=20, batch=4, steps=60)
@@ -80,8 +79,12 @@ def test_a_folder_of_images_is_enough(labelled: datasets.DataSet) -> None:
 
 def test_batch_statistics_are_used_where_they_leave_the_student_as_it_is(labelled: datasets.DataSet) -> None:
     given, where = task(), {"imgsz": 64, "device": CPU}
-    prune.recentre(given.student, calibration(labelled.train, 12, 64, seed=0))
     large = dataclasses.replace(COURSE, batch=12)
+    images = calibration(labelled.train, 4, 64)
+    with torch.no_grad():
+        before = given.student.eval()(images)[0]
+        recentre(given.student, labelled, large, **where)
+        torch.testing.assert_close(given.student.eval()(images)[0], before, rtol=1e-3, atol=1e-2)
     assert bears_batch_statistics(given, labelled, large, **where)
     with torch.no_grad():  # statistics that no batch has: with those of the batch it is another network
         for norm in given.student.modules():
