@@ -75,7 +75,7 @@ class Sparsify:
     strength: float = key(_POSITIVE, "Factor of the L1 penalty on the BatchNorm scales; it decays.", 1e-3)
     lr: float | None = key(Auto(_POSITIVE), "Highest learning rate; auto chooses it.", None)
     distill: bool = key(
-        Flag(), "Hold the outputs to the teacher's by the losses and labels of distill, or labels alone.", True
+        Flag(), "Hold the outputs to the teacher's by the losses and labels of distill, or labels alone.", False
     )
 
 

@@ -21,7 +21,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
 def run(folder: Path, out: str, *extra: str, launcher: list[str]) -> subprocess.CompletedProcess[str]:
     recipe = ["prune.flops=0.7", "prune.round_to=1", "repair.images=8", "repair.steps=0", "prune.images=8"]
     course = [
-        "sparsify={epochs: 1}",
+        "sparsify={epochs: 1, distill: true}",
         "distill.epochs=4",
         "distill.lr=1e-3",
         "distill.batch=4",
