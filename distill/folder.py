@@ -78,6 +78,8 @@ class RunFolder:
         """The folder of a run that another process leads (see `distill.parallel`): what is written here goes nowhere."""
         folder = cls(path, recipe_yaml, resumed=resume)
         folder._follows = True
+        if resume:
+            folder.refresh()
         return folder
 
     @property

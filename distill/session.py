@@ -83,8 +83,8 @@ class Session:
             self.folder.finish(name, {**payload, "seconds": time.monotonic() - start, "warnings": warnings})
         elif name in TOGETHER:
             work(self, *inputs)
-        if parallel.world() > 1:
-            parallel.agree()
+        parallel.agree()
+        if not parallel.leads():
             self.folder.refresh()
         return self.done(name)
 

@@ -52,6 +52,22 @@ def test_a_run_goes_on_with_its_stages(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a" / "env.json").read_text()) == [{"cpu": "test"}, {"cpu": "test"}]
 
 
+def test_a_follower_writes_nothing_and_knows_what_the_leader_has_done(tmp_path: Path) -> None:
+    leader = started(tmp_path / "a")
+    leader.finish("score", {"file": "plan.json"})
+    before = sorted(file.name for file in leader.path.iterdir())
+    follower = RunFolder.follow(leader.path, RECIPE, resume=True)
+    assert follower.done("score") == {"file": "plan.json"}  # else it would begin what is not to be done again
+    follower.open()
+    assert follower.write_text("metrics.csv", "x") == leader.path / "metrics.csv"
+    assert sorted(file.name for file in leader.path.iterdir()) == before
+    leader.finish("repair", {"images": 96})
+    assert follower.done("repair") is None
+    follower.refresh()
+    assert follower.done("repair") == {"images": 96}
+    assert RunFolder.follow(tmp_path / "b", RECIPE, resume=False).done("score") is None
+
+
 def test_a_folder_that_is_there_is_refused(tmp_path: Path) -> None:
     started(tmp_path / "a").close()
     (tmp_path / "full").mkdir()
