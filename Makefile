@@ -13,7 +13,7 @@ demo: .venv/installed
 	$(BIN)/distill run demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed-lint
 	$(BIN)/ruff check

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distill.errors import DistillError
-from distill.recipe import Accept, Distill, Latency, Recipe, changed
+from distill.recipe import changed
 from distill.recipe_fields import nearest
+from distill.recipe_keys import Accept, Distill, Latency, Recipe
 from distill.recipe_section import Overrides
 
 DEFAULT = ("finetune", "ultralytics", "ours", "ours-unlabelled")

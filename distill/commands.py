@@ -17,7 +17,7 @@ from distill.errors import DistillError, RunError
 
 if TYPE_CHECKING:
     from distill.folder import RunFolder
-    from distill.recipe import Recipe
+    from distill.recipe_keys import Recipe
 
 INTERRUPTED = 130  # what a shell reports for SIGINT
 
@@ -127,6 +127,7 @@ def check(args: argparse.Namespace) -> int:
 
 def list_things(args: argparse.Namespace) -> int:
     from distill import recipe as recipes
+    from distill.recipe_keys import IMPORTANCES
 
     if args.name and args.what != "losses":
         raise DistillError(f"distill ls {args.what} lists all there are and takes no name, got '{args.name[0]}'")
@@ -135,7 +136,7 @@ def list_things(args: argparse.Namespace) -> int:
     elif args.what == "recipes":
         _print_table([(name, _title(file)) for name, file in recipes.shipped().items()])
     elif args.what == "importances":
-        _print_table(recipes.IMPORTANCES.items())
+        _print_table(IMPORTANCES.items())
     elif args.what == "arms":
         from distill import arms
 
@@ -168,18 +169,17 @@ def copy(args: argparse.Namespace) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    from distill.recipe import EvalOptions
+    from distill.recipe_keys import EvalOptions
 
     options = _options(EvalOptions, args.option)
     from distill import dryrun
 
-    console = Console(quiet=args.quiet)
-    dryrun.evaluate(args.checkpoint, options.data, options.imgsz, options.batch, options.device, console)
+    dryrun.evaluate(args.checkpoint, options, Console(quiet=args.quiet))
     return 0
 
 
 def export(args: argparse.Namespace) -> int:
-    from distill.recipe import ExportOptions
+    from distill.recipe_keys import ExportOptions
 
     options = _options(ExportOptions, [word for word in args.format if "=" in word])
     formats = tuple(word for word in args.format if "=" not in word)

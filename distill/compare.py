@@ -19,7 +19,8 @@ from distill.arms import Arm, Comparison, start_of
 from distill.console import Console
 from distill.errors import DistillError, RunError
 from distill.folder import COMPARISON, LOG, RECIPE, RunFolder
-from distill.recipe import SHAPES, Recipe, to_yaml
+from distill.recipe import to_yaml
+from distill.recipe_keys import SHAPES, Recipe
 from distill.report import compare as report
 from distill.yolo import data as datasets
 from distill.yolo.evaluate import pick_device

@@ -8,11 +8,13 @@ import prune
 from distill import steps
 from distill.console import Console
 from distill.errors import DistillError
-from distill.recipe import SHAPES, Recipe
+from distill.recipe_keys import SHAPES, EvalOptions, Recipe
 from distill.yolo import checkpoint
 from distill.yolo import data as datasets
 from distill.yolo.checkpoint import Detector
-from distill.yolo.evaluate import pick_device
+from distill.yolo.evaluate import Exchange, Metrics, pick_device
+from distill.yolo.evaluate import evaluate as measure
+from distill.yolo.exchange import PARTS, of_teacher
 from distill.yolo.export import check_exports, export_checkpoint
 
 
@@ -47,16 +49,27 @@ def check(recipe: Recipe, console: Console) -> None:
             console.warn(warning)
 
 
-def evaluate(path: str, data: str, imgsz: int | None, batch: int, device: str, console: Console) -> None:
-    """Print a checkpoint's mAP, as `yolo val` would measure it."""
-    detector = checkpoint.load(path)
-    labelled = datasets.load(data, detector.names, progress=console.track)
-    size = imgsz or detector.imgsz or 640
-    metrics = steps.evaluate_detector(detector, labelled, size, batch, pick_device(device), Console(quiet=True))
-    width = max(map(len, ("mAP50-95", *metrics.per_class)))
-    console.result(f"{metrics.images} images, {metrics.instances} objects, imgsz {size}")
-    console.result(f"{'mAP50-95':<{width}}  {metrics.map50_95:.3f}\n{'mAP50':<{width}}  {metrics.map50:.3f}")
-    for name, value in metrics.per_class.items():
+def evaluate(path: str, options: EvalOptions, console: Console) -> None:
+    """Print a checkpoint's mAP as its own project would measure it; given the teacher, also what boxes and scores lost."""
+    student = checkpoint.load(path)
+    teacher = checkpoint.load(options.teacher) if options.teacher else None
+    data = datasets.load(options.data, student.names, progress=console.track)
+    size, device = options.imgsz or student.imgsz or 640, pick_device(options.device)
+
+    def measured(network: Detector, exchange: Exchange | None = None) -> Metrics:
+        return measure(network.model, data, imgsz=size, batch=options.batch, device=device, exchange=exchange)
+
+    found = measured(student)
+    rows = {"mAP50-95": found.map50_95, "mAP50": found.map50, **found.per_class}
+    if teacher is not None:
+        for part in PARTS:
+            rows[f"mAP50-95 with the teacher's {part}"] = measured(
+                student, of_teacher(teacher.model, part, device)
+            ).map50_95
+        rows["mAP50-95 of the teacher"] = measured(teacher).map50_95
+    width = max(map(len, rows))
+    console.result(f"{found.images} images, {found.instances} objects, imgsz {size}")
+    for name, value in rows.items():
         console.result(f"{name:<{width}}  {value:.3f}")
 
 

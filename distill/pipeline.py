@@ -14,7 +14,7 @@ from distill import env, measure, parallel, recovery, report, schedule, steps
 from distill.console import Console
 from distill.errors import DistillError
 from distill.folder import RunFolder
-from distill.recipe import Recipe
+from distill.recipe_keys import Recipe
 from distill.results import assemble, yardstick
 from distill.session import PRUNED, REPAIRED, SPARSE, STUDENT, TEACHER, TRAINED, Session
 from distill.yolo import checkpoint

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from distill import env
-from distill.recipe import Recipe, to_yaml
+from distill.recipe import to_yaml
+from distill.recipe_keys import Recipe
 
 FORMAT = 1
 QUALITY = ("map50_95", "map50", "per_class", "agreement50_95", "agreement50", "agreement_per_class")

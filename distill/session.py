@@ -16,7 +16,7 @@ from distill import parallel, schedule, shapes, steps
 from distill.console import Console
 from distill.errors import DistillError
 from distill.folder import RunFolder
-from distill.recipe import SHAPES, Recipe
+from distill.recipe_keys import SHAPES, Recipe
 from distill.task import DistillationTask
 from distill.yolo import checkpoint, outputs
 from distill.yolo import data as datasets

@@ -12,7 +12,7 @@ from distill import losses
 from distill.console import Console
 from distill.errors import DistillError
 from distill.losses import Loss
-from distill.recipe import Prune, Recipe
+from distill.recipe_keys import Prune, Recipe
 from distill.yolo import agreement, checkpoint
 from distill.yolo.agreement import Agreement, Reference
 from distill.yolo.checkpoint import Detector

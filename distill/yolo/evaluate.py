@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +26,8 @@ from distill.yolo.images import build_dataset
 from distill.yolo.original_ap import average_precision
 
 CONFIDENCE = 0.001  # every box above it counts
+# (images (B, 3, H, W), what the network predicts of them (B, 4 + nc, A)) -> what is measured in its place.
+Exchange = Callable[[Tensor, Tensor], Tensor]
 NMS_IOU = {"yolo val": 0.7, "val.py": 0.6}  # boxes of a class that overlap by more than this are one
 
 
@@ -66,6 +68,7 @@ def evaluate(
     batch: int = 16,
     device: str | torch.device = "cpu",
     bar: Bar | None = None,
+    exchange: Exchange | None = None,
 ) -> Metrics:
     """Measure `model` on the val images: rectangular batches, convolutions fused, float32.
 
@@ -81,6 +84,7 @@ def evaluate(
             the result a little: compare only what was measured with the same one.
         device: see `pick_device`.
         bar: told after each batch how many images it held; its total is `len(data.val)`.
+        exchange: see `distill.yolo.exchange`.
 
     Raises:
         DistillError: no labels, or a device that this machine lacks.
@@ -89,7 +93,7 @@ def evaluate(
         raise DistillError(f"{data.path}: has no labels, so there is no mAP to measure: give a data.yaml as 'data'")
     with tempfile.TemporaryDirectory(prefix="distill-val-") as folder, torch.inference_mode():
         validator = _open(model, data, imgsz, batch, device, Path(folder))
-        for images, boxes in validator.look(bar):
+        for images, boxes in validator.look(bar, exchange):
             validator.update_metrics(boxes, images)
         stats: Any = validator.metrics.stats
         columns = ("tp", "conf", "pred_cls", "target_cls")  # read before get_stats() empties them
@@ -189,12 +193,17 @@ class _Validator(DetectionValidator):
         self.device = device
         self.init_metrics(network)
 
-    def look(self, bar: Bar | None) -> Iterator[tuple[dict[str, Any], list[dict[str, Tensor]]]]:
+    def look(
+        self, bar: Bar | None, exchange: Exchange | None = None
+    ) -> Iterator[tuple[dict[str, Any], list[dict[str, Tensor]]]]:
         """Each batch with what the network finds on each of its images, in pixels of the padded image."""
         loader: Any = self.dataloader
         for images in loader:
             images = self.preprocess(images)
-            boxes = self.postprocess(self.network(images["img"]))
+            predicted = self.network(images["img"])
+            if exchange is not None:
+                predicted = exchange(images["img"], predicted[0] if isinstance(predicted, tuple) else predicted)
+            boxes = self.postprocess(predicted)
             yield images, _clipped(boxes, images) if self.as_original else boxes
             if bar is not None:
                 bar.advance(len(images["img"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -27,7 +28,8 @@ CANDIDATES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
 STEPS = 100  # of a trial, at most; a tenth of a run that is shorter than a thousand
 JUDGES = 8  # batches, the same for all
 SETTLE = 128  # images that BatchNorm's statistics are taken from
-LOST = 4.0  # times the loss of the start: a trial that comes there is not played to its end
+LOST = 4.0  # times the loss of the start: a trial that comes there is not played to its end,
+RECENT = 10  # judged by its last batches: a single one may cost many times the mean of an untouched network
 NOISY = 1.25  # times the loss with running statistics: with those of the batch the student is another network
 
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
@@ -170,9 +172,14 @@ def _learner(task: DistillationTask, schedule: Schedule, imgsz: int, device: tor
 def _train(
     learner: Learner, lessons: list[dict[str, Any]], schedule: Schedule, limit: float, device: torch.device
 ) -> bool:
-    """A few steps; False where the loss is lost on the way."""
+    """A few steps; False where the loss is lost on the way.
+
+    Args:
+        limit: of the loss, a mean per image over the last `RECENT` batches.
+    """
     parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=schedule.lr, betas=(schedule.momentum, 0.999), weight_decay=0.0)
+    recent: deque[float] = deque(maxlen=RECENT)
     for step, batch in enumerate(lessons):
         for group in optimizer.param_groups:
             group["lr"] = schedule.lr_at(step / len(lessons))
@@ -182,7 +189,8 @@ def _train(
             if step:  # what a loss says of a network that is lost
                 return False
             raise
-        if not loss.item() <= limit * len(batch["img"]):
+        recent.append(loss.item() / len(batch["img"]))
+        if not math.isfinite(recent[-1]) or (len(recent) == RECENT and sum(recent) > limit * RECENT):
             return False
         optimizer.zero_grad()
         loss.backward()

@@ -19,7 +19,7 @@ from ultralytics.cfg import get_cfg
 
 import prune
 from distill import losses
-from distill.recipe import DEFAULT_LOSSES
+from distill.recipe_keys import DEFAULT_LOSSES
 from distill.task import CHECKED_BATCHES
 from distill.yolo import checkpoint, outputs
 from distill.yolo.heads import head_of

@@ -18,7 +18,7 @@ from distill.cli import COMMANDS, main
 from distill.console import Console
 from distill.errors import DistillError, RunError
 from distill.folder import RunFolder
-from distill.recipe import Recipe
+from distill.recipe_keys import EvalOptions, Recipe
 
 GIVEN = ["model=best.pt", "data=data.yaml"]
 
@@ -167,7 +167,7 @@ def test_the_other_commands_call_the_pipeline(says: Any, pipeline: Pipeline) -> 
     assert says("export", "a.pt", "onnx", "imgsz=64", "openvino")[0] == 0
     assert [call[0] for call in pipeline.calls[:2]] == ["plan", "check"] and pipeline.calls[0][1].prune.flops == 0.3
     assert pipeline.calls[2:] == [
-        ("evaluate", "a.pt", "d.yaml", 320, 16, "cpu"),
+        ("evaluate", "a.pt", EvalOptions(data="d.yaml", imgsz=320, device="cpu")),
         ("export", "a.pt", ("onnx", "openvino"), 64),
     ]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from distill import losses, recipe
+from distill import losses, recipe, recipe_keys
 from distill.errors import DistillError
 from distill.recipe import keys, load, to_yaml
 from distill.recipe_losses import LossSpec
@@ -50,7 +50,7 @@ def test_a_recipe_is_read_into_frozen_dataclasses() -> None:
     assert (read.name, read.model, read.data, read.imgsz) == ("r", "best.pt", "data.yaml", 640)
     assert (read.prune.flops, read.prune.params, read.prune.importance) == (0.5, None, "obs")
     assert read.distill.losses == (LossSpec("score_bce", 1.0), LossSpec("dfl_kl", 2.0, {"temperature": 0.1}))
-    assert read.repair == recipe.Repair(images=256) and read.sparsify is None and read.teacher.train is None
+    assert read.repair == recipe_keys.Repair(images=256) and read.sparsify is None and read.teacher.train is None
 
 
 def test_all_errors_are_reported_at_once_with_their_places() -> None:
@@ -136,7 +136,7 @@ def test_traps_and_mistakes(text: str, complaint: str) -> None:
 
 def test_numbers_keep_their_meaning() -> None:
     read = load(write(BASE + "seed: 012\nsparsify: {strength: 1e-3}\naccept: {map_drop: 0}\ndevice: 0\n"))
-    assert (read.seed, read.sparsify, read.accept.map_drop, read.device) == (12, recipe.Sparsify(), 0.0, "0")
+    assert (read.seed, read.sparsify, read.accept.map_drop, read.device) == (12, recipe_keys.Sparsify(), 0.0, "0")
     assert isinstance(read.accept.map_drop, float)
 
 
@@ -172,7 +172,7 @@ def test_required_values_can_come_from_the_command_line() -> None:
 def test_overrides_replace_what_the_file_says() -> None:
     write(BASE + "sparsify: {epochs: 5}\nrepair: null\n")
     read = load("r.yaml", ["distill.epochs=0", "sparsify=null", "repair.images=32", "prune.ratio=0.3", "device=0"])
-    assert (read.distill.epochs, read.sparsify, read.repair) == (0, None, recipe.Repair(images=32))
+    assert (read.distill.epochs, read.sparsify, read.repair) == (0, None, recipe_keys.Repair(images=32))
     assert (read.prune.flops, read.prune.ratio, read.device) == (None, 0.3, "0")
     assert load("r.yaml", {"prune.flops": 0.25, "repair": None, "distill.lr": "1e-4"}).distill.lr == 1e-4
     assert load("r.yaml", ["distill.losses={score_bce: 2}"]).distill.losses == (LossSpec("score_bce", 2.0),)
@@ -181,7 +181,7 @@ def test_overrides_replace_what_the_file_says() -> None:
 def test_one_loss_can_be_changed_alone() -> None:
     write(BASE)
     kept = load("r.yaml", ["distill.losses.dfl_kl=0"]).distill.losses
-    assert kept == tuple(loss for loss in recipe.DEFAULT_LOSSES if loss.name != "dfl_kl")
+    assert kept == tuple(loss for loss in recipe_keys.DEFAULT_LOSSES if loss.name != "dfl_kl")
     read = load("r.yaml", ["distill.losses.dfl_kl.temperature=3", "distill.losses.box_iou=0.5"]).distill.losses
     assert LossSpec("dfl_kl", 2.0, {"temperature": 3}) in read and LossSpec("box_iou", 0.5) in read
 
@@ -206,7 +206,7 @@ def test_paths_are_absolute_where_they_exist_and_shapes_is_a_word(here: Path) ->
     for name in ("shapes", "images"):
         (here / name).mkdir()
     assert load(write(BASE), ["data=images"]).data == str(here / "images")
-    assert load(write(BASE), ["data=shapes"]).data == recipe.SHAPES
+    assert load(write(BASE), ["data=shapes"]).data == recipe_keys.SHAPES
     assert load(write(BASE)).model == "best.pt"
 
 
@@ -311,8 +311,8 @@ def test_every_section_is_frozen() -> None:
 
 def test_names_agree_with_the_code_they_stand_for() -> None:
     prune = pytest.importorskip("prune")
-    assert tuple(recipe.IMPORTANCES) == prune.IMPORTANCES
-    assert {loss.name for loss in recipe.DEFAULT_LOSSES} <= set(losses.BUILTIN)
+    assert tuple(recipe_keys.IMPORTANCES) == prune.IMPORTANCES
+    assert {loss.name for loss in recipe_keys.DEFAULT_LOSSES} <= set(losses.BUILTIN)
 
 
 def test_setup_names_every_package() -> None:

@@ -52,6 +52,19 @@ def test_a_rate_that_diverges_is_infinitely_bad_and_the_lowest_is_taken_where_no
     assert found.tried == {1e30: math.inf, 1e29: math.inf} and found.lr == 1e29
 
 
+def test_one_hard_batch_does_not_end_a_trial(labelled):
+    given, calls = task(), 0
+
+    def spiky(ctx):
+        nonlocal calls
+        calls += 1
+        return box_iou(ctx) * (1000.0 if calls == 11 else 1.0)  # eight judge the start; the third of the lessons
+
+    given.losses = [Loss("spiky", 1.0, spiky)]
+    found = find_lr(given, labelled, COURSE, imgsz=64, device=CPU, candidates=(1e-5,))
+    assert calls > 11 and math.isfinite(found.tried[1e-5])
+
+
 def test_losses_that_warm_up_are_judged_at_their_full_weight(labelled):
     slow = task()
     slow.losses = [dataclasses.replace(loss, span=Span(warmup=0.1)) for loss in slow.losses]
