@@ -168,7 +168,7 @@ def _cp(parser: argparse.ArgumentParser) -> None:
 
 def _eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
-    parser.add_argument("option", metavar="key=value", nargs="*", help="data=, imgsz=, batch=, device=")
+    parser.add_argument("option", metavar="key=value", nargs="*", help="data=, teacher=, imgsz=, batch=, device=")
     _quiet(parser)
 
 
