@@ -20,6 +20,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each process, before tor
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first: begun last, it would keep one of several processes busy when the others are done."""
+    items.sort(key=lambda item: item.path.name != "test_run.py")
+
+
 @pytest.fixture
 def shared() -> Path:
     """The folder of real checkpoints and images beside the checkout; the test skips where it is missing."""
