@@ -16,7 +16,7 @@ from distill.errors import DistillError
 from distill.folder import RunFolder
 from distill.recipe_keys import Recipe
 from distill.results import assemble, yardstick
-from distill.session import PRUNED, REPAIRED, SPARSE, STUDENT, TEACHER, TRAINED, Session
+from distill.session import AVERAGED, PRUNED, REPAIRED, SPARSE, STUDENT, TEACHER, TRAINED, Session
 from distill.yolo import checkpoint
 from distill.yolo.build import build
 from distill.yolo.checkpoint import Detector
@@ -63,8 +63,12 @@ def run(recipe: Recipe, folder: RunFolder, console: Console) -> dict[str, Any]:
         start = REPAIRED
     if recipe.distill.epochs:
         session.stage("rehearse", recovery.rehearse, start, plan)
+        rehearsed = session.done("rehearse")
         session.stage("distill", recovery.distill, start, plan)
         session.stage("evaluate trained", Session.evaluate, TRAINED)
+        if rehearsed["freeze_bn"] and recipe.repair is not None:
+            session.stage("average", recovery.average, start, plan)
+            session.stage("evaluate averaged", Session.evaluate, AVERAGED)
     session.stage("choose", _choose, start)
     session.stage("measure", _measure)
     session.stage("export", _export)
@@ -139,15 +143,22 @@ def _prune(session: Session, base: str) -> dict[str, Any]:
 
 
 def _choose(session: Session, start: str) -> dict[str, Any]:
-    """The student is the trained network, unless it ended below where it started."""
+    """The student is the best of what there is: the trained network, its average with the start, or the start itself."""
+    found = {
+        file: yardstick(session.done(f"evaluate {file.removesuffix('.pt')}")) for file in (TRAINED, AVERAGED, start)
+    }
+    judged = {file: figure for file, (_, figure) in found.items() if figure is not None}
     chosen = TRAINED if session.recipe.distill.epochs else start
-    name, before = yardstick(session.done(f"evaluate {start.removesuffix('.pt')}"))
-    _, after = yardstick(session.done("evaluate trained"))
-    if before is not None and after is not None and after < before:
-        chosen = start
+    chosen = max(judged, key=judged.__getitem__, default=chosen)  # the first of equals
+    if chosen == start and TRAINED in judged:
         session.console.warn(
-            f"training ended at {name} {after:.3f}, below the {before:.3f} it started from: {STUDENT} is the network "
-            "before training"
+            f"training ended at {found[TRAINED][0]} {judged[TRAINED]:.3f}, below the {judged[start]:.3f} it started from: "
+            f"{STUDENT} is the network before training"
+        )
+    if chosen == AVERAGED:
+        session.console.line(
+            f"{STUDENT} is the mean of the weights before and after training: {found[AVERAGED][0]} {judged[AVERAGED]:.3f}, "
+            f"after it {judged[TRAINED]:.3f}"
         )
     content = (session.folder.path / chosen).read_bytes()
     session.folder.write_with(STUDENT, lambda path: path.write_bytes(content))

@@ -9,9 +9,11 @@ import warnings
 from dataclasses import asdict, replace
 from typing import Any
 
+import torch
+
 import prune
 from distill import schedule
-from distill.session import PRUNED, REPAIRED, TRAINED, Session
+from distill.session import AVERAGED, PRUNED, REPAIRED, TRAINED, Session
 from distill.task import DistillationTask
 from distill.yolo.checkpoint import Detector
 from distill.yolo.probe import balance, bears_batch_statistics, find_lr, recentre
@@ -79,6 +81,21 @@ def distill(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, An
         "history": trained.history,
         "epoch_seconds": trained.seconds,
     }
+
+
+def average(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, Any]:
+    """The mean of the weights before and after training (WiSE-FT, Wortsman et al., CVPR 2022).
+
+    Where BatchNorm keeps its statistics, a high rate leaves noise in the weights, and the mean has half of it. With batch
+    statistics there was nothing to gain, and the mean of two networks' statistics belongs to neither.
+    """
+    before, after = session.load(start).model.state_dict(), session.load(TRAINED)
+    with torch.no_grad():
+        for name, value in after.model.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(before[name], 0.5)
+    session.save(after, AVERAGED, plan)
+    return {}
 
 
 def _training(

@@ -55,6 +55,7 @@ def assemble(
         "accept": asdict(recipe.accept),
         "accepted": None if before is None else after >= before - recipe.accept.map_drop,
         "trained": stages.get("evaluate trained"),
+        "average": _average(stages, chosen),
         "schedule": training.get("schedule"),
         "history": training.get("history", []),
         "epoch_seconds": training.get("epoch_seconds", []),
@@ -86,6 +87,19 @@ def _agreement(data: Any, evaluated: Mapping[str, Any]) -> dict[str, Any]:
         "held_back": not set(data.train) & set(data.val),
         "confidence": evaluated.get("confidence"),
         "teacher_boxes": evaluated.get("teacher_boxes", {}),
+    }
+
+
+def _average(stages: Mapping[str, Mapping[str, Any]], chosen: str) -> dict[str, Any] | None:
+    """The mean of the weights before and after training, beside what it is the mean of; None where there is no figure."""
+    name, found = yardstick(stages.get("evaluate averaged", {}))
+    if found is None:
+        return None
+    return {
+        "judged_by": name,
+        "averaged": found,
+        "trained": yardstick(stages["evaluate trained"])[1],
+        "taken": chosen == "averaged",
     }
 
 

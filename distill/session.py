@@ -28,8 +28,8 @@ from distill.yolo.export import check_exports
 from distill.yolo.trainer import Trained, train
 
 # The networks of a run folder.
-TEACHER, SPARSE, PRUNED, REPAIRED, TRAINED, STUDENT = (
-    f"{name}.pt" for name in ("teacher", "sparse", "pruned", "repaired", "trained", "student")
+TEACHER, SPARSE, PRUNED, REPAIRED, TRAINED, AVERAGED, STUDENT = (
+    f"{name}.pt" for name in ("teacher", "sparse", "pruned", "repaired", "trained", "averaged", "student")
 )
 TOGETHER = ("teacher", "sparsify", "distill")  # stages that several processes share; the leader does the others
 NO_LABELS = {"map50_95": None, "map50": None, "per_class": None}

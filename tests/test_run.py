@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -117,6 +118,32 @@ def test_it_goes_on_where_it_was_and_changes_nothing(done: Path, capsys: pytest.
     assert (done / "student.pt").read_bytes() == before and (done / "results.json").is_file()
     assert "mAP50-95" in capsys.readouterr().out
     assert main(["run", str(done / "recipe.yaml"), "--out", str(done)]) == 2
+
+
+@pytest.mark.parametrize("best", ["trained", "averaged", "repaired"])
+def test_the_mean_of_before_and_after_is_a_student_too(done: Path, tmp_path: Path, best: str) -> None:
+    """After a training with the network's own statistics: the best by val of what it was before, after, and the mean."""
+    folder = tmp_path / "out"
+    shutil.copytree(done, folder)
+    record = json.loads((folder / "stages.json").read_text())
+    stages = record["stages"]
+    for name in ("average", "evaluate averaged", "choose", "measure", "export"):
+        stages.pop(name, None)
+    stages["rehearse"]["freeze_bn"] = True
+    for name in ("trained", "repaired"):
+        stages[f"evaluate {name}"]["map50_95"] = 2.0 if name == best else 0.0
+    (folder / "stages.json").write_text(json.dumps(record))
+    assert main(["run", "--resume", str(folder), "--quiet"]) == 0
+    assert (folder / "student.pt").read_bytes() == (folder / f"{best}.pt").read_bytes()
+    before, after, mean = (
+        checkpoint.load(folder / f"{name}.pt").model.state_dict() for name in ("repaired", "trained", "averaged")
+    )
+    for key, value in mean.items():  # stored in half precision
+        torch.testing.assert_close(value.float(), (before[key].float() + after[key].float()) / 2, rtol=1e-3, atol=1e-6)
+    results = json.loads((folder / "results.json").read_text())
+    assert results["average"]["taken"] == (best == "averaged")
+    assert "The mean of the weights before and after training has mAP50-95" in (folder / "report.md").read_text()
+    assert any("before training" in warning for warning in results["warnings"]) == (best == "repaired")
 
 
 def test_the_student_is_stock_ultralytics(done: Path) -> None:
@@ -281,7 +308,8 @@ def test_without_labels_agreement_with_the_teacher_is_measured(
     models, how, trained = results["models"], results["agreement"], results["trained"]
     shares = {name: model["agreement50_95"] for name, model in models.items()}
     assert shares["teacher"] == pytest.approx(1, abs=1e-9) and shares["pruned"] < shares["repaired"] < 1
-    assert shares["student"] == max(shares["repaired"], trained["agreement50_95"])  # the better one is chosen
+    both = [shares["repaired"], trained["agreement50_95"]]
+    assert shares["student"] == max([*both, *filter(None, [results["average"] and results["average"]["averaged"]])])
     assert all(model["map50_95"] is None and model["agreement50"] is not None for model in models.values())
     assert results["accepted"] is None and results["history"][0]["map50_95"] is None
     assert (results["data"]["train_images"], results["data"]["val_images"], how["images"]) == (51, 13, 13)

@@ -46,7 +46,9 @@ def compose(results: Results, run_dir: Path, figures: Collection[str] = ()) -> D
         section(quality, [figure("accuracy"), figure("training"), *_classes(results)]),
         section("What was cut", [_cut(plan), figure("channels", wide=True), _layers(facts.channels(results))]),
         section("What repair mended", [_mended(results), figure("repair", wide=True), _layers(facts.repairs(results))]),
-        section("Training", [_terms(schedule), _factors(results), _rates(results), figure("losses")]),
+        section(
+            "Training", [_terms(schedule), _factors(results), _rates(results), _average(results), figure("losses")]
+        ),
         section("Exports", [facts.exports(results), _quiet(PARITY)]),
         section("Do it again", _reproduction(results, run_dir)),
         section("Where it ran", [_terms(_environment(results)), fold("Time", facts.timings(results))]),
@@ -208,6 +210,17 @@ def _rates(results: Results) -> Text | None:
     return Text(
         f"The learning rate is the highest at which a tenth of the steps, 100 at most, ends no worse than it began: from a "
         f"loss of {found['start']:.3f} to {', '.join(losses)}."
+    )
+
+
+def _average(results: Results) -> Text | None:
+    found = results.get("average")
+    if not found:
+        return None
+    taken = "so it is the student" if found["taken"] else "and is not the student"
+    return Text(
+        f"The mean of the weights before and after training has {found['judged_by']} {found['averaged']:.3f}, the weights "
+        f"after it {found['trained']:.3f}: the mean was measured because BatchNorm kept its statistics, {taken}."
     )
 
 
