@@ -93,7 +93,8 @@ def _teacher(session: Session) -> dict[str, Any]:
 
 def _evaluate_teacher(session: Session) -> dict[str, Any]:
     metrics = session.evaluate(TEACHER)
-    if metrics["map50_95"] is not None and metrics["map50_95"] < HOPELESS:
+    taught = session.losses or session.recipe.prune  # otherwise labels alone train it on, whatever it is
+    if taught and metrics["map50_95"] is not None and metrics["map50_95"] < HOPELESS:
         raise DistillError(
             f"the teacher's mAP50-95 on {session.data.path} is {metrics['map50_95']:.3f}: it has nothing to teach. Is it "
             "the right checkpoint, the right data, and imgsz the size it was trained at?"

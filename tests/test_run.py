@@ -20,10 +20,12 @@ import torch
 
 from distill.cli import main
 from distill.console import Console
+from distill.report.facts import findings
 from distill.schedule import Schedule
 from distill.yolo import checkpoint
 from distill.yolo import data as datasets
 from distill.yolo.anchor_head import AnchorDetect
+from distill.yolo.build import build
 from distill.yolo.original import HYP
 from distill.yolo.original_save import save_original
 from distill.yolo.trainer import train
@@ -172,6 +174,23 @@ def test_it_can_be_trained_and_cut_again(done: Path, capsys: pytest.CaptureFixtu
         main(["plan", "yolov5-half", f"model={out / 'student.pt'}", *given[1:], "prune.importance=l1", "--quiet"]) == 0
     )
     assert "parameters" in capsys.readouterr().out
+
+
+def test_a_network_that_knows_nothing_teaches_nobody_but_learns(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, out = tmp_path / "raw.pt", tmp_path / "out"
+    names = {0: "square", 1: "disc"}
+    checkpoint.save(build("yolov5n.yaml", names, width=0.125), raw, names=names, imgsz=64)
+    data = f"data={done.parent / 'data' / 'data.yaml'}"
+    given = [f"model={raw}", data, "imgsz=64", "batch=8", "device=cpu", "latency.runs=2", "export=[]"]
+    assert main(["run", "yolov5-half", *given, "--out", str(tmp_path / "no"), "--quiet"]) != 0
+    assert "it has nothing to teach" in capsys.readouterr().err
+    # Labels alone train it on: it is as good as it is.
+    assert main(["run", "finetune", *given, "distill.epochs=2", "distill.lr=4e-3", "--out", str(out), "--quiet"]) == 0
+    results = json.loads((out / "results.json").read_text())
+    results["models"]["student"]["map50_95"] = 0.5
+    assert not any("teacher" in finding for finding in findings(results))
 
 
 def test_it_can_be_measured_and_exported(done: Path, capsys: pytest.CaptureFixture[str]) -> None:

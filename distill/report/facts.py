@@ -144,7 +144,9 @@ def findings(results: Results) -> list[str]:
     """What the reader must know: the run's own warnings, and what the numbers say when they are put side by side."""
     found = [str(warning) for warning in results.get("warnings") or ()]
     teacher, best = stage_map(results, "teacher"), stage_map(results, chosen(results))
-    if teacher is not None and best is not None and best > teacher:
+    plan = results.get("plan") or {}
+    cut = plan.get("flops_after") != plan.get("flops_before")  # else it is one network, trained on
+    if cut and teacher is not None and best is not None and best > teacher:
         beaten = f"The smaller network beats its teacher ({best:.3f} against {teacher:.3f})"
         found.append(
             f"{beaten}: the teacher was not finished. Train it longer and run again before you trust the comparison."
