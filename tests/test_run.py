@@ -144,7 +144,10 @@ def test_the_mean_of_before_and_after_is_a_student_too(done: Path, tmp_path: Pat
         torch.testing.assert_close(value.float(), (before[key].float() + after[key].float()) / 2, rtol=1e-3, atol=1e-6)
     results = json.loads((folder / "results.json").read_text())
     assert results["average"]["taken"] == (best == "averaged")
-    assert "The mean of the weights before and after training has mAP50-95" in (folder / "report.md").read_text()
+    assert (
+        "the mean of the weights before and after training was measured too: mAP50-95"
+        in (folder / "report.md").read_text()
+    )
     assert any("before training" in warning for warning in results["warnings"]) == (best == "repaired")
 
 

@@ -217,10 +217,10 @@ def _average(results: Results) -> Text | None:
     found = results.get("average")
     if not found:
         return None
-    taken = "so it is the student" if found["taken"] else "and is not the student"
     return Text(
-        f"The mean of the weights before and after training has {found['judged_by']} {found['averaged']:.3f}, the weights "
-        f"after it {found['trained']:.3f}: the mean was measured because BatchNorm kept its statistics, {taken}."
+        "BatchNorm kept its statistics, so the mean of the weights before and after training was measured too: "
+        f"{found['judged_by']} {found['averaged']:.3f}, against {found['trained']:.3f} after training. It is "
+        f"{'' if found['taken'] else 'not '}the student."
     )
 
 
