@@ -62,8 +62,7 @@ def run(recipe: Recipe, folder: RunFolder, console: Console) -> dict[str, Any]:
         session.stage("evaluate repaired", Session.evaluate, REPAIRED)
         start = REPAIRED
     if recipe.distill.epochs:
-        session.stage("rehearse", recovery.rehearse, start, plan)
-        rehearsed = session.done("rehearse")
+        rehearsed = session.stage("rehearse", recovery.rehearse, start, plan)
         session.stage("distill", recovery.distill, start, plan)
         session.stage("evaluate trained", Session.evaluate, TRAINED)
         if rehearsed["freeze_bn"] and recipe.repair is not None:
@@ -145,21 +144,20 @@ def _prune(session: Session, base: str) -> dict[str, Any]:
 
 def _choose(session: Session, start: str) -> dict[str, Any]:
     """The student is the best of what there is: the trained network, its average with the start, or the start itself."""
-    found = {
-        file: yardstick(session.done(f"evaluate {file.removesuffix('.pt')}")) for file in (TRAINED, AVERAGED, start)
-    }
-    judged = {file: figure for file, (_, figure) in found.items() if figure is not None}
-    chosen = TRAINED if session.recipe.distill.epochs else start
-    chosen = max(judged, key=judged.__getitem__, default=chosen)  # the first of equals
-    if chosen == start and TRAINED in judged:
+    files = (TRAINED, AVERAGED, start) if session.recipe.distill.epochs else (start,)
+    found = {file: yardstick(session.done(f"evaluate {file.removesuffix('.pt')}")) for file in files}
+    name = found[start][0]
+    figures = {file: figure for file, (_, figure) in found.items() if figure is not None}
+    chosen = max(figures, key=figures.__getitem__, default=files[0])  # the first of equals
+    if chosen == start and TRAINED in figures:
         session.console.warn(
-            f"training ended at {found[TRAINED][0]} {judged[TRAINED]:.3f}, below the {judged[start]:.3f} it started from: "
-            f"{STUDENT} is the network before training"
+            f"training ended at {name} {figures[TRAINED]:.3f}, below the {figures[start]:.3f} it started from: {STUDENT} is "
+            "the network before training"
         )
     if chosen == AVERAGED:
         session.console.line(
-            f"{STUDENT} is the mean of the weights before and after training: {found[AVERAGED][0]} {judged[AVERAGED]:.3f}, "
-            f"after it {judged[TRAINED]:.3f}"
+            f"{STUDENT} is the mean of the weights before and after training: {name} {figures[AVERAGED]:.3f}, after it "
+            f"{figures[TRAINED]:.3f}"
         )
     content = (session.folder.path / chosen).read_bytes()
     session.folder.write_with(STUDENT, lambda path: path.write_bytes(content))

@@ -42,19 +42,16 @@ def main() -> None:
     words.add_argument("imgsz", type=int)
     given = words.parse_args()
 
-    yolo = YOLO(given.checkpoint)
-    model = yolo.model.float().requires_grad_(True)
+    model = YOLO(given.checkpoint).model.float().requires_grad_(True)
     image = torch.zeros(1, 3, given.imgsz, given.imgsz)
     whole, _ = torch_pruning.utils.count_ops_and_params(model, image)
     low, high = 0.0, 1.0
     for _ in range(7):
         ratio = (low + high) / 2
-        student = cut(model, image, ratio)
-        left, parameters = torch_pruning.utils.count_ops_and_params(student, image)
+        left, _ = torch_pruning.utils.count_ops_and_params(cut(model, image, ratio), image)
         low, high = (ratio, high) if left > given.flops * whole else (low, ratio)
     student = cut(model, image, high)
     left, parameters = torch_pruning.utils.count_ops_and_params(student, image)
-    yolo.model = student
     torch.save({"model": student.half(), "train_args": {}}, given.out)
     print(f"{given.out}: {left / whole:.3f} of the FLOPs, {parameters / 1e6:.2f} M parameters, ratio {high:.3f}")
 
