@@ -53,8 +53,8 @@ def device_name(device: str = "cpu") -> str:
     kind = torch.device(f"cuda:{device}" if device.isdigit() else device or "cpu")
     if kind.type == "cuda":
         return torch.cuda.get_device_name(kind)
-    name = cpu_name()
-    return f"{name}, {torch.get_num_threads()} threads" if kind.type == "cpu" else f"{name} ({kind.type})"
+    name, threads = cpu_name(), torch.get_num_threads()
+    return f"{name}, {threads} thread{'s' * (threads != 1)}" if kind.type == "cpu" else f"{name} ({kind.type})"
 
 
 def cpu_name() -> str:

@@ -42,7 +42,7 @@ def _ends(found: Sequence[Standing]) -> tuple[Figure, str] | None:
         axes.vlines(mean(values), place - 0.3, place + 0.3, color=colour, linewidth=2.4, zorder=2)
     axes.set_yticks(range(len(found)), [standing.name for standing in found])
     axes.set_ylim(len(found) - 0.4, -0.6)  # the first arm above
-    axes.set_xlabel("mAP50-95: a dot for each seed, a bar for the mean, a ring for the start")
+    axes.set_xlabel("mAP50-95 (dot: a seed, bar: mean, ring: start)")
     ends = (f"{each.name} {with_spread(f'{mean(each.values()):.3f}', each.values())}" for each in found)
     return figure, f"mAP50-95 of each arm: {', '.join(ends)}"
 

@@ -96,11 +96,9 @@ def _training(results: Results, history: Sequence[Mapping[str, Any]]) -> tuple[F
     axes.scatter([best[0]], [best[1]], s=90, facecolors="none", edgecolors=colour("student"), linewidths=1.2)
     whole_epochs(axes, epochs)
     low, high = axes.get_ylim()
-    labels = [*lines, ("student", values[-1])]
-    for (name, level), height in zip(labels, spread([level for _, level in labels], 0.075 * (high - low))):
-        axes.text(
-            1.02, height, f"{name} {level:.3f}", transform=axes.get_yaxis_transform(), color=colour(name), va="center"
-        )
+    labels = [*((name, level, colour(name)) for name, level in lines), ("best epoch", best[1], colour("student"))]
+    for (name, level, ink), height in zip(labels, spread([level for _, level, _ in labels], 0.075 * (high - low))):
+        axes.text(1.02, height, f"{name} {level:.3f}", transform=axes.get_yaxis_transform(), color=ink, va="center")
     return (
         figure,
         f"mAP50-95 per epoch: from {values[0]:.3f} to {values[-1]:.3f}, best {best[1]:.3f} in epoch {best[0]}",

@@ -21,6 +21,7 @@ LEGEND = {
     "repaired": "mended without labels and without an epoch",
     "student": "trained against the teacher",
 }
+AVERAGED = "the mean of the weights before and after training against the teacher"
 MANY = 12  # classes that are shown at once
 PARITY = "Difference: the largest from the checkpoint's own outputs, relative for boxes and absolute for scores."
 
@@ -133,7 +134,8 @@ def _about(results: Results) -> str:
 
 
 def _legend(results: Results) -> str:
-    return " ".join(f"{name.capitalize()}: {LEGEND[name]}." for name in facts.stages(results) if name in LEGEND)
+    legend = {**LEGEND, "student": AVERAGED} if (results.get("average") or {}).get("taken") else LEGEND
+    return " ".join(f"{name.capitalize()}: {legend[name]}." for name in facts.stages(results) if name in legend)
 
 
 def _cut(plan: Mapping[str, Any]) -> Text | None:

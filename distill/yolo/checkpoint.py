@@ -206,7 +206,8 @@ def _check_runs(path: Path, model: Any) -> None:
     except Exception as error:  # whatever the missing or changed part leads to
         version = ultralytics.__version__
         raise DistillError(
-            f"{path} does not run with ultralytics {version} ({first_line(error)}): it was made by a changed version of it"
+            f"{path} does not run with ultralytics {version} ({first_line(error)}): it was made by a changed "
+            "version of it; to use it here, train on your data with an unchanged one"
         ) from error
     if isinstance(model.model[-1], Detect):
         model.model[-1].shape = None  # forget the anchors of that size

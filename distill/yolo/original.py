@@ -110,7 +110,8 @@ def check_names(path: Path, names: list[str]) -> None:
     if own:
         raise DistillError(
             f"{path} holds '{own[0]}', which the models of the original YOLOv5 (v5.0 to v7.0) do not use: it was made by "
-            "a changed copy (a fork) of that project, or from a description of its owner's, and is not supported"
+            "a changed copy (a fork) of that project, or from a description of its owner's: to use it here, train on your "
+            "data with the original or with ultralytics"
         )
     if names == ["builtins.getattr"]:  # how a method put in place of forward() is pickled
         raise DistillError(f"{path} holds a fused network: give the .pt that training saved, with its BatchNorm layers")

@@ -163,6 +163,18 @@ def test_a_student_that_beats_its_teacher_is_reported(results: dict[str, Any], s
     assert any("beats its teacher" in finding and says in finding for finding in findings(results))
 
 
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_mean_of_weights_is_called_one_where_it_is_the_student(
+    tmp_path: Path, results: dict[str, Any], taken: bool
+) -> None:
+    results["average"] = {"judged_by": "mAP50-95", "trained": 0.612, "averaged": 0.624, "taken": taken}
+    markdown = unescaped(write(tmp_path, results)[0])
+    mean = "Student: the mean of the weights before and after training"
+    assert (mean in markdown, "Student: trained against the teacher" in markdown) == (taken, not taken)
+    assert "mAP50-95 0.624, against 0.612 after training" in markdown
+    assert ("It is not the student" in markdown) == (not taken)
+
+
 def test_comparison_has_a_row_for_each_quantity_and_a_column_for_each_stage(results: dict[str, Any]) -> None:
     table = comparison(results)
     assert table is not None
