@@ -92,12 +92,14 @@ def _agreement(data: Any, evaluated: Mapping[str, Any]) -> dict[str, Any]:
 
 def _average(stages: Mapping[str, Mapping[str, Any]], chosen: str) -> dict[str, Any] | None:
     """The mean of the weights before and after training, beside what it is the mean of; None where there is no figure."""
-    name, found = yardstick(stages.get("evaluate averaged", {}))
+    measured = stages.get("evaluate averaged", {})
+    name, found = yardstick(measured)
     if found is None:
         return None
     return {
         "judged_by": name,
         "averaged": found,
+        "map50": measured["map50"],
         "trained": yardstick(stages["evaluate trained"])[1],
         "taken": chosen == "averaged",
     }

@@ -107,7 +107,8 @@ def notes(content: Content) -> list[str]:
         else "lr: there was no search; it is what was given, or what a few steps at several rates showed to be best for each run by itself."
     )
     return [
-        "start: the network before training. mAP50-95: the best epoch of training, also where that is below the start. "
+        "start: the network before training. mAP50-95: the best epoch of training, or the mean of the weights before and "
+        "after it where that was measured and is higher; also where it is below the start. "
         + (spread if len(seeds) > 1 else ""),
         noise,
         rates,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -121,13 +122,34 @@ def test_what_arms_share_is_done_once_and_nothing_twice(done: tuple[Path, Watch]
         assert not (out / name / "training").exists()
 
 
+@pytest.mark.parametrize(("mean", "counts"), [(0.9, True), (0.0, False)])
+def test_what_training_came_to_may_be_the_mean_of_before_and_after(
+    done: tuple[Path, Watch], tmp_path: Path, mean: float, counts: bool
+) -> None:
+    out = shutil.copytree(done[0], tmp_path / "out")
+    row = content(out)["runs"][0]
+    file = out / row["folder"] / "results.json"
+    results = json.loads(file.read_text())
+    results["trained"]["map50_95"] = 0.5
+    results["average"] = {"judged_by": "mAP50-95", "averaged": mean, "map50": 0.95, "trained": 0.5, "taken": False}
+    file.write_text(json.dumps(results))
+    assert main(["compare", "--resume", str(out), "--quiet"]) == 0
+    now = content(out)["runs"][0]
+    trained = results["trained"]
+    assert (now["map50_95"], now["map50"]) == ((mean, 0.95) if counts else (0.5, trained["map50"]))
+
+
 def test_the_table_says_what_the_runs_say(done: tuple[Path, Watch]) -> None:
     out, _ = done
     found = content(out)
     assert len(found["runs"]) == 6
     for row in found["runs"]:
         results = json.loads((out / row["folder"] / "results.json").read_text())
-        assert row["map50_95"] == results["trained"]["map50_95"] and row["lr"] == results["schedule"]["lr"]
+        mean = results["average"] or {"averaged": 0.0}
+        assert (
+            row["map50_95"] == max(results["trained"]["map50_95"], mean["averaged"])
+            and row["lr"] == results["schedule"]["lr"]
+        )
         assert row["start"] == results["models"]["repaired"]["map50_95"] and row["seed"] == results["seed"]
         assert row["history"] == [epoch["map50_95"] for epoch in results["history"]]
         assert row["seconds_per_step"] > 0 and row["lr_tried"] == row["lr"] and row["labels"]
