@@ -201,7 +201,8 @@ def _starts(variants: list[Recipe]) -> list[Recipe]:
 
 def _figures(results: Mapping[str, Any]) -> dict[str, Any]:
     """What a comparison keeps of a run: what training came to, also where the run has chosen the network before it."""
-    models, trained, schedule, mean = (results[key] for key in ("models", "trained", "schedule", "average"))
+    models, trained, schedule = results["models"], results["trained"], results["schedule"]
+    mean = results.get("average")  # also absent where an earlier version made the run
     if mean is not None and mean["averaged"] > trained["map50_95"]:
         trained = {"map50_95": mean["averaged"], "map50": mean["map50"]}
     start = models.get("repaired") or models["pruned"]
