@@ -12,6 +12,7 @@ from distill.recipe_keys import SHAPES, EvalOptions, Recipe
 from distill.yolo import checkpoint
 from distill.yolo import data as datasets
 from distill.yolo.checkpoint import Detector
+from distill.yolo.data import DataSet
 from distill.yolo.evaluate import Exchange, Metrics, pick_device
 from distill.yolo.evaluate import evaluate as measure
 from distill.yolo.exchange import PARTS, of_teacher
@@ -21,7 +22,7 @@ from distill.yolo.export import check_exports, export_checkpoint
 def plan(recipe: Recipe, console: Console) -> prune.PrunePlan:
     """Print what a run would cut, layer by layer, with the parameters and FLOPs that are left. Nothing is written."""
     teacher = _teacher(recipe)
-    data = datasets.load(recipe.data, teacher.names, progress=console.track)
+    data = _open(recipe.data, teacher, console)
     made = steps.make_plan(recipe, teacher, data, pick_device(recipe.device), console)
     width = max(len(group.name) for group in made.groups)
     console.result(f"{'channels of':<{width}}  before  after")
@@ -44,16 +45,14 @@ def check(recipe: Recipe, console: Console) -> None:
     if teacher is not None:
         steps.check_budget(recipe, teacher.model)
     if recipe.data != SHAPES:
-        data = datasets.load(recipe.data, teacher.names if teacher else None, progress=console.track)
-        for warning in data.warnings:
-            console.warn(warning)
+        _open(recipe.data, teacher, console)
 
 
 def evaluate(path: str, options: EvalOptions, console: Console) -> None:
     """Print a checkpoint's mAP as its own project would measure it; given the teacher, also what boxes and scores lost."""
     student = checkpoint.load(path)
     teacher = checkpoint.load(options.teacher) if options.teacher else None
-    data = datasets.load(options.data, student.names, progress=console.track)
+    data = _open(options.data, student, console)
     size, device = options.imgsz or student.imgsz or 640, pick_device(options.device)
 
     def measured(network: Detector, exchange: Exchange | None = None) -> Metrics:
@@ -81,6 +80,14 @@ def export(path: str, formats: tuple[str, ...], imgsz: int | None, console: Cons
         made = export_checkpoint(Path(path), name, Path(path).absolute().parent, size)
         checked = "not compared" if made.max_abs_diff is None else f"outputs differ by {made.max_abs_diff:.1e}"
         console.result(f"{made.file}  {made.size_mb:.1f} MB, {checked}")
+
+
+def _open(path: str, network: Detector | None, console: Console) -> DataSet:
+    """A data set, with what its user should know of it on the screen."""
+    data = datasets.load(path, network.names if network else None, progress=console.track)
+    for warning in data.warnings:
+        console.warn(warning)
+    return data
 
 
 def _teacher(recipe: Recipe) -> Detector:

@@ -201,7 +201,12 @@ def test_it_can_be_measured_and_exported(done: Path, capsys: pytest.CaptureFixtu
     student.write_bytes((done / "student.pt").read_bytes())
     assert main(["eval", str(student), f"data={done.parent / 'data' / 'data.yaml'}", "device=cpu"]) == 0
     measured = json.loads((done / "results.json").read_text())["models"]["student"]["map50_95"]
-    assert f"{measured:.3f}" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert f"{measured:.3f}" in said.out and "warning" not in said.err
+    other = done.parent / "data" / "other.yaml"
+    other.write_text((done.parent / "data" / "data.yaml").read_text().replace("square", "rhombus"))
+    assert main(["eval", str(student), f"data={other}", "device=cpu"]) == 0
+    assert "is 'rhombus' in" in capsys.readouterr().err
     assert main(["export", str(student), "torchscript", "imgsz=64"]) == 0
     assert (done.parent / "copy.torchscript").is_file()
 

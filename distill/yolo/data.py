@@ -8,7 +8,8 @@ beside the user's images, which may be read-only. A trainer must take both halve
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,9 @@ from distill.yolo.labels import Progress
 
 Split = Literal["train", "val"]
 
-_SHOWN = 5  # damaged images named in a warning
+FEW = 5  # objects of a class, with fewer of which its AP says little
+WHOLE = 100  # objects in a val: below that every AP says little, and its owner knows
+_SHOWN = 5  # damaged images or rare classes named in a warning
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def load(path: str | Path, names: Mapping[int, str] | None = None, *, progress: 
             )
         warnings += _left_out(key, found, read)
         records[key] = read.records
+    warnings += _rare(file.names, records["val"])
     return _assemble(path, file.root, file.names, True, records, warnings)
 
 
@@ -122,6 +126,17 @@ def _left_out(key: str, found: tuple[Path, ...], read: labels.Labels) -> list[st
         return []
     shown = "; ".join(read.problems[:_SHOWN]) + ("; ..." if len(read.problems) > _SHOWN else "")
     return [f"{len(read.problems)} of the {len(found)} images of '{key}' left out: {shown}"]
+
+
+def _rare(names: Mapping[int, str], records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A warning of classes with next to no objects in a val that has many of others."""
+    counts = Counter(int(cls) for record in records for cls in record["cls"][:, 0])
+    few = [f"{names[cls]} {count}" for cls, count in sorted(counts.items(), key=lambda item: item[1]) if count < FEW]
+    if not few or counts.total() < WHOLE:
+        return []
+    shown = ", ".join(few[:_SHOWN]) + (", ..." if len(few) > _SHOWN else "")
+    having = f"'val' has fewer than {FEW} objects of {len(few)} of its {len(counts)} classes ({shown})"
+    return [f"{having}: a box or two decide their AP, and each is 1/{len(counts)} of mAP"]
 
 
 def _assemble(

@@ -245,6 +245,17 @@ def test_many_images_without_labels_are_a_warning(root: Path) -> None:
     assert len(found.train) == 6
 
 
+@pytest.mark.parametrize(("rare", "says"), [(4, True), (5, False)])
+def test_a_class_of_a_few_objects_is_a_warning_where_val_has_many(root: Path, rare: int, says: bool) -> None:
+    val = root / "labels" / "val"
+    for file in val.glob("*.txt"):
+        file.unlink()
+    (val / "0.txt").write_text("\n".join(f"0 0.5 0.5 0.{i:03} 0.2" for i in range(100, 200)))
+    (val / "1.txt").write_text("\n".join(f"2 0.5 0.5 0.{i} 0.2" for i in range(1, 1 + rare)))
+    expected = "'val' has fewer than 5 objects of 1 of its 2 classes (star 4): a box or two decide their AP, and each is 1/2 of mAP"
+    assert (expected in data.load(describe(root)).warnings) == says
+
+
 # --- what it leaves alone --------------------------------------------------------------------------------------------
 
 
