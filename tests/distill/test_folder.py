@@ -212,4 +212,6 @@ def test_the_environment_is_plain_data(monkeypatch: pytest.MonkeyPatch) -> None:
     found = env.collect()
     assert json.loads(json.dumps(found)) == found
     assert found["versions"]["torch"] and found["cores"] >= 1 and found["cpu"]
-    assert env.device_name("cpu") == f"{found['cpu']}, {found['threads']} threads"
+    for threads, says in ((1, "1 thread"), (2, "2 threads")):
+        monkeypatch.setattr("torch.get_num_threads", lambda threads=threads: threads)
+        assert env.device_name("cpu") == f"{found['cpu']}, {says}"
