@@ -124,8 +124,7 @@ def _read(
 def _left_out(key: str, found: tuple[Path, ...], read: labels.Labels) -> list[str]:
     if not read.problems:
         return []
-    shown = "; ".join(read.problems[:_SHOWN]) + ("; ..." if len(read.problems) > _SHOWN else "")
-    return [f"{len(read.problems)} of the {len(found)} images of '{key}' left out: {shown}"]
+    return [f"{len(read.problems)} of the {len(found)} images of '{key}' left out: {_first(read.problems, '; ')}"]
 
 
 def _rare(names: Mapping[int, str], records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -134,9 +133,13 @@ def _rare(names: Mapping[int, str], records: Sequence[Mapping[str, Any]]) -> lis
     few = [f"{names[cls]} {count}" for cls, count in sorted(counts.items(), key=lambda item: item[1]) if count < FEW]
     if not few or counts.total() < WHOLE:
         return []
-    shown = ", ".join(few[:_SHOWN]) + (", ..." if len(few) > _SHOWN else "")
-    having = f"'val' has fewer than {FEW} objects of {len(few)} of its {len(counts)} classes ({shown})"
+    having = f"'val' has fewer than {FEW} objects of {len(few)} of its {len(counts)} classes ({_first(few, ', ')})"
     return [f"{having}: a box or two decide their AP, and each is 1/{len(counts)} of mAP"]
+
+
+def _first(items: Sequence[str], separator: str) -> str:
+    """As many as a warning has room for."""
+    return separator.join((*items[:_SHOWN], *(["..."] if len(items) > _SHOWN else [])))
 
 
 def _assemble(
