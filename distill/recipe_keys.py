@@ -139,7 +139,7 @@ class Recipe:
     data: str = key(File(words=(SHAPES,)), "A data.yaml, a folder of images, or shapes: a generated set.")
     imgsz: int = key(_SIZE, "Width and height of the network's input in pixels.", 640)
     batch: int = key(_COUNT, "Images in a batch.", 16)
-    device: str = key(Text(empty=True), "cpu, 0, cuda:1, mps, ...; empty takes a GPU where there is one.", "")
+    device: str = key(Text(empty=True), "cpu, 0, cuda:1, ...; empty takes a GPU where there is one.", "")
     seed: int = key(_EPOCHS, "Seed of everything random.", 0)
     workers: int | None = key(Auto(_EPOCHS), "Processes that load images.", None)
     trust: bool = key(Flag(), "Load the checkpoint by executing what is pickled in it. Only for files you made.", False)

@@ -33,14 +33,17 @@ class Block:
     origin: Tensor | None = None
 
     def add(self, rows: Tensor, weights: Tensor) -> None:
-        """Take in samples: rows (P, C_in * kernel) and their weights (P,)."""
+        """Take in samples: rows (P, C_in * kernel) and their weights (P,), on any device; what is kept is on the CPU."""
         x = rows[:, slice(*self.columns)]
         if self.origin is None:
-            self.origin = x.mean(0)
-        x = x - self.origin
+            self.origin = x.mean(0).cpu()
+        x = x - self.origin.to(x.device)
         weighted = x * weights[:, None]
-        self.covariance.addmm_(weighted.T, x)
-        self.mean += weighted.sum(0)
+        if x.device.type != "cpu":  # the product there, and one matrix comes back; the rows would be far more to move
+            self.covariance += (weighted.T @ x).cpu()
+        else:
+            self.covariance.addmm_(weighted.T, x)
+        self.mean += weighted.sum(0).cpu()
         self.total += weights.sum().item()
 
     def inverted(self) -> Inverse:

@@ -115,9 +115,9 @@ def obs(
         dims = [d for d in range(gradient.dim()) if d != (gradient.dim() - 1 if isinstance(module, nn.Linear) else 1)]
         statistics.sensitivity += gradient.float().square().sum(dims).cpu()
         statistics.images += len(x)
-        positions = sample_positions(gradient.shape, module, POSITIONS, seed=seed + index)
-        weights = position_weights(gradient, module).cpu()[positions]
-        rows = input_rows(x, gradient.shape, module, positions.to(x.device)).float().cpu()
+        positions = sample_positions(gradient.shape, module, POSITIONS, seed=seed + index).to(x.device)
+        weights = position_weights(gradient, module)[positions]
+        rows = input_rows(x, gradient.shape, module, positions).float()
         for block in statistics.blocks:
             block.add(rows, weights)
 

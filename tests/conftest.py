@@ -17,12 +17,20 @@ os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp(prefix="distill-tests-
 if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each process, before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import torch
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest file first: begun last, it would keep one of several processes busy when the others are done."""
     items.sort(key=lambda item: item.path.name != "test_run.py")
+
+
+@pytest.fixture(scope="module", params=["cpu", "0"][: 1 + torch.cuda.is_available()])
+def device(request: pytest.FixtureRequest) -> str:
+    """Where a whole run computes: on the CPU, and where there is a GPU, on that too."""
+    return request.param
 
 
 @pytest.fixture

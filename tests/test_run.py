@@ -60,7 +60,7 @@ def draw(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(tmp_path_factory: pytest.TempPathFactory, device: str) -> Path:
     """A finished run."""
     root = tmp_path_factory.mktemp("run")
     data = draw(root / "data")
@@ -68,7 +68,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "tiny.yaml").write_text(
         "imgsz: 64\n"
         "batch: 8\n"
-        "device: cpu\n"
+        f"device: {device}\n"
         "teacher: {train: {model: yolov8n.yaml, epochs: 14, patience: 14, lr: 4e-3, mosaic: 0}}\n"
         # At most 30% off any layer: on two shapes the deep layers are hardly used, and cutting those costs nothing.
         "prune: {flops: 0.6, images: 16, max_ratio: 0.3}\n"
@@ -233,11 +233,12 @@ def original(folder: Path, data: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+def kept(tmp_path_factory: pytest.TempPathFactory, device: str) -> Iterator[tuple[Path, str]]:
     """The folder of a finished run of yolov5-original, and what was on the screen."""
     root = tmp_path_factory.mktemp("original")
     data = draw(root / "data")
-    given = [f"model={original(root, data)}", f"data={data}", "imgsz=64", "batch=8", "device=cpu", "latency.runs=2"]
+    where = [f"device={device}", "imgsz=64", "batch=8", "latency.runs=2"]
+    given = [f"model={original(root, data)}", f"data={data}", *where]
     less = ["prune.flops=0.7", "repair.images=16", "distill.epochs=1", "sparsify={epochs: 1}", "prune.round_to=1"]
     with pytest.MonkeyPatch.context() as patch:
         said: list[str] = []

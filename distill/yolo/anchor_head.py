@@ -75,7 +75,11 @@ def portable(head: AnchorDetect) -> nn.Sequential:
     torch.fx keeps a module as the code that it runs: stock ultralytics can load that without this project. `restore`
     makes an `AnchorDetect` of it again.
     """
-    made: Any = nn.Sequential(torch.fx.symbolic_trace(head.eval()))  # which keeps attributes when it is copied
+    code = torch.fx.symbolic_trace(head.eval())
+    for node in code.graph.nodes:
+        node.type = None  # the annotations of `forward`, as text: torch 2.11 cannot write them to a file
+    code.recompile()
+    made: Any = nn.Sequential(code)  # which keeps attributes when it is copied
     made.nl, made.na, made.nc, made.no = head.nl, head.na, head.nc, head.no
     made.cells = head.get_buffer("anchors").tolist()  # numbers, so that half precision does not touch them
     made.pixels = head.get_buffer("stride").tolist()

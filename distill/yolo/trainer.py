@@ -72,7 +72,7 @@ def train(
         task: trains towards a teacher; without one the labels alone teach.
         penalty: (network, progress 0 to 1) -> scalar added to the loss, which is a mean per image.
         imgsz: side of the square training images in pixels.
-        device: cpu, 0, cuda:1, mps; empty takes a GPU where there is one. Where a GPU computes in bfloat16, so does
+        device: cpu, 0, cuda:1; empty takes a GPU where there is one. Where a GPU computes in bfloat16, so does
             training.
         seed: of shuffling and augmentation. On a CPU the same seed gives the same weights, also where a run was
             resumed; but with mosaic, whose images come from those seen just before, only where it was not.

@@ -3,6 +3,7 @@
     python -m tests.bench.cost yolov5x bn_scale          # trace, plan, apply
     python -m tests.bench.cost yolov5l obs 320 96        # imgsz, images: statistics, plan, apply, repair too
     python -m tests.bench.cost best.pt obs 320 96        # a checkpoint
+    python -m tests.bench.cost yolov5s obs 640 96 0      # on a GPU, whose own memory is not counted
 
 Memory is what the process held at most above what it held when the model was built, in GB of 2^30 bytes.
 """
@@ -17,6 +18,7 @@ import torch
 
 import prune
 from distill.yolo import checkpoint
+from distill.yolo.evaluate import pick_device
 from distill.yolo.sensitivity import sensitivity_of
 from tests.prune.networks import yolo
 
@@ -25,8 +27,9 @@ def peak_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def main(name: str, importance: str = "bn_scale", imgsz: str = "320", count: str = "96") -> None:
+def main(name: str, importance: str = "bn_scale", imgsz: str = "320", count: str = "96", device: str = "cpu") -> None:
     model = checkpoint.load(name).model if name.endswith(".pt") else yolo(name, classes=80)
+    model.to(pick_device(device))
     images = torch.rand(int(count), 3, int(imgsz), int(imgsz))
     sensitivity, before, start = sensitivity_of(model), peak_gb(), time.perf_counter()
     last = start
@@ -37,7 +40,7 @@ def main(name: str, importance: str = "bn_scale", imgsz: str = "320", count: str
         print(f"{label:<12}{now - last:>8.1f} s   {peak_gb() - before:>6.2f} GB", flush=True)
         last = now
 
-    graph = prune.trace(model, images[:1])
+    graph = prune.trace(model, images[:1].to(pick_device(device)))
     lap("trace")
     scores = prune.score(graph, importance, batches=images, sensitivity=sensitivity)
     lap("score")

@@ -2,6 +2,7 @@
 
     python -m tests.bench.step                        # YOLOv5nu at half its FLOPs, 320 px, batches of 8
     python -m tests.bench.step best.pt 640 8 20       # a checkpoint, imgsz, batch, rounds
+    python -m tests.bench.step yolov5s 640 16 20 0    # on a GPU, in bfloat16 as training there is
 
 Each is timed with the memory laid out as torch makes it and with channels last. Median of the rounds, and the ratio to
 labels alone in the same layout.
@@ -22,14 +23,20 @@ from distill import losses
 from distill.recipe_keys import DEFAULT_LOSSES
 from distill.task import CHECKED_BATCHES
 from distill.yolo import checkpoint, outputs
+from distill.yolo.evaluate import pick_device
 from distill.yolo.heads import head_of
 from distill.yolo.learner import Learner
 from distill.yolo.stock import Ultralytics
 from tests.prune.networks import yolo
 
 
-def main(name: str = "yolov5n", imgsz: str = "320", batch: str = "8", rounds: str = "10") -> None:
-    size, count = int(imgsz), int(batch)
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def main(name: str = "yolov5n", imgsz: str = "320", batch: str = "8", rounds: str = "10", device: str = "cpu") -> None:
+    size, count, place = int(imgsz), int(batch), pick_device(device)
     model = checkpoint.load(name).model if name.endswith(".pt") else yolo(name, classes=3)
     model.args = get_cfg()
     graph = prune.trace(model, torch.zeros(1, 3, size, size))
@@ -44,18 +51,22 @@ def main(name: str = "yolov5n", imgsz: str = "320", batch: str = "8", rounds: st
         for kind, terms in kinds.items():
             twin = copy.deepcopy(student).requires_grad_(True)
             task = outputs.distillation(twin, checkpoint.fused(model), terms, keep_inputs=plan.keep_inputs)
-            learner = Learner(twin, task, None).train()
+            learner = Learner(twin, task, None).train().to(place)
             learners[kind, layout] = learner.to(memory_format=layout)
     boxes = torch.rand(4 * count, 4) * 0.4 + 0.3
     given = {"img": torch.rand(count, 3, size, size), "batch_idx": torch.arange(count).repeat_interleave(4).float()}
     given |= {"cls": torch.zeros(4 * count, 1), "bboxes": boxes}
+    given = {key: value.to(place) for key, value in given.items()}
     times: dict = {key: [] for key in learners}
     for turn in range(int(rounds) + CHECKED_BATCHES + 1):
         for key, learner in learners.items():
             images = given["img"].contiguous(memory_format=key[1])
+            synchronize(place)
             start = time.perf_counter()
-            loss, _ = learner({**given, "img": images})
+            with torch.autocast("cuda", torch.bfloat16, enabled=place.type == "cuda"):
+                loss, _ = learner({**given, "img": images})
             loss.backward()
+            synchronize(place)
             if turn > CHECKED_BATCHES:  # in the first ones each loss is watched
                 times[key].append(time.perf_counter() - start)
             learner.zero_grad()

@@ -77,6 +77,15 @@ def test_ultralytics_wants_objectness_times_class_where_the_original_keeps_both(
     assert torch.equal(own, torch.cat([head.decode(level, i) for i, level in enumerate(raw["maps"])], 1))
 
 
+def test_code_in_a_checkpoint_names_no_types(head: AnchorDetect) -> None:
+    """Annotations are text to us; torch 2.11 takes such a one for an object to import and cannot save the head."""
+    for name in ("i", "f", "type", "np"):  # what ultralytics notes on a layer
+        setattr(head, name, 0)
+    code = anchor_head.portable(head)[0]
+    assert isinstance(code, torch.fx.GraphModule)
+    assert {node.type for node in code.graph.nodes} == {None} and "Any" not in code.code
+
+
 def test_anchors_are_no_weights(head: AnchorDetect) -> None:
     assert set(head.state_dict()) == {f"m.{level}.{name}" for level in (0, 1) for name in ("weight", "bias")}
     assert {name for name, _ in head.named_buffers()} == {"anchors", "stride"}

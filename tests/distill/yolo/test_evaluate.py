@@ -144,9 +144,30 @@ def test_devices_as_users_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
         pick_device("2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device("") == torch.device("cpu")
-    for name, says in (("0", "has no CUDA devices"), ("cuda", "has no CUDA devices"), ("gpu", "is not known here")):
+    for name, says in (
+        ("0", "has no CUDA devices"),
+        ("cuda", "has no CUDA devices"),
+        ("mps", "float64, which it does not have: use device=cpu"),
+        ("gpu", "is not known here"),
+    ):
         with pytest.raises(DistillError, match=says):
             pick_device(name)
+
+
+def test_no_two_processes_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL would refuse them in the middle of the first training."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    for rank in (0, 1):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert pick_device("") == pick_device(f"cuda:{rank}") == torch.device("cuda", rank)
+        assert pick_device("cpu") == torch.device("cpu")
+        with pytest.raises(DistillError, match="each process needs a GPU of its own, and this machine has 2"):
+            pick_device(str(1 - rank))
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(DistillError, match="each process needs a GPU of its own"):
+        pick_device("")
 
 
 def test_importing_is_silent_and_leaves_no_settings(tmp_path: Path) -> None:
