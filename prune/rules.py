@@ -37,6 +37,12 @@ def _in(node: Any) -> str:
     return f"in '{path}'" if (path := module_path(node)) else "in the model's own forward"
 
 
+def _within(node: Any, owner: str) -> bool:
+    """Whether the node ran in the forward of the module at `owner`, or of one inside it."""
+    path = module_path(node)
+    return not owner or path == owner or path.startswith(f"{owner}.")
+
+
 class Rules:
     """Follows channels through a graph, operator by operator.
 
@@ -243,7 +249,7 @@ class Rules:
     def _op_view(self, node: Any) -> Vector | None:
         vector = self._vector(node.args[0])
         if vector is None:
-            return None
+            return self._shaped_as_inputs(node)
         dim, atoms = vector
         old, new = node.args[0].meta["val"].shape, node.meta["val"].shape
         if old[: dim + 1] == new[: dim + 1]:  # only what stands after the channels is merged or split
@@ -252,5 +258,17 @@ class Rules:
             repeat = prod(old[dim + 1 :])
             return dim, [atom for atom in atoms for _ in range(repeat)]
         return self._give_up(node, f"channels are reshaped {_in(node)}")
+
+    def _shaped_as_inputs(self, node: Any) -> None:
+        """A tensor that was lost is given a shape. Attention takes that from what enters it (`B, C, H, W = x.shape`), which
+        a trace does not show: were x cut, the shape would not fit any more. So what enters this module stays."""
+        owner = module_path(node)
+        for inner in node.graph.nodes:
+            if inner is node:
+                return
+            if _within(inner, owner):
+                for value in inner.all_input_nodes:
+                    if not _within(value, owner):
+                        self._freeze(value, f"a tensor {_in(node)} may be given its shape")
 
     _op_flatten = _op_reshape = _op__unsafe_view = _op_view

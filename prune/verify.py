@@ -32,12 +32,15 @@ def verify(model: nn.Module, student: nn.Module, plan: PrunePlan, example_input:
         The largest absolute difference over all raw output values. Below 1e-8 is rounding.
 
     Raises:
-        PruneError: The student's outputs have other shapes.
+        PruneError: The student does not run, or its outputs have other shapes.
     """
     x = example_input.to(next(model.parameters()).device, torch.float64)
     with torch.no_grad():
         reference = masked_outputs(set_raw(copy.deepcopy(model).double()), plan, x)
-        outputs = tensors(set_raw(copy.deepcopy(student).double())(x))
+        try:
+            outputs = tensors(set_raw(copy.deepcopy(student).double())(x))
+        except RuntimeError as error:
+            raise PruneError(f"the cut network does not run: {error}") from error
     if [t.shape for t in reference] != [t.shape for t in outputs]:
         raise PruneError("the student's outputs have other shapes than the model's")
     return max((a - b).abs().max().item() for a, b in zip(reference, outputs, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import LOGGER
-from ultralytics.utils.torch_utils import TORCH_2_13, init_seeds
+from ultralytics.utils.torch_utils import init_seeds
 
 from distill import parallel
 from distill.console import Console
@@ -134,7 +135,8 @@ class _Trainer(DetectionTrainer):
             self.world_size = parallel.world()
             index = None if self.device.type == "cpu" else [self.device.index]
             # Each process keeps BatchNorm statistics of its own, and the leader's are saved; as in the trainer.
-            apart: Any = {"forward_sync_buffers" if TORCH_2_13 else "broadcast_buffers": False}
+            known = inspect.signature(DistributedDataParallel).parameters
+            apart: Any = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
             self.model = DistributedDataParallel(self.model, index, find_unused_parameters=True, **apart)
         super()._build_train_pipeline()
 

@@ -1,4 +1,4 @@
-"""The exactness proof on every size of YOLOv5u and YOLOv8, at full width, with random weights and a random cut.
+"""The exactness proof on every size of YOLOv5u, YOLOv8 and YOLO11, at full width, with random weights and a random cut.
 
 python -m tests.bench.exact [yolov5n yolov8x ...]
 """
@@ -13,7 +13,7 @@ import torch
 import prune
 from tests.prune.networks import yolo
 
-SIZES = [f"yolo{version}{size}" for version in ("v5", "v8") for size in "nsmlx"]
+SIZES = [f"yolo{version}{size}" for version in ("v5", "v8", "11") for size in "nsmlx"]
 
 
 def main(names: list[str]) -> None:

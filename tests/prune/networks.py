@@ -79,7 +79,36 @@ class Depthwise(nn.Module):
         return self.fc2(torch.relu(self.fc1(self.pool(x).flatten(1))))
 
 
-SMALL = {"residual": Residual, "split": Split, "pyramid": Pyramid, "depthwise": Depthwise}
+class Attention(nn.Module):
+    """YOLO11's attention: a tensor that no rule follows is given the shape of what entered the block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.pe, self.proj = Block(16, 48, 1), Block(16, 16, g=16), Block(16, 16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        q, k, v = self.qkv(x).view(b, 2, 24, h * w).split([8, 8, 8], dim=2)
+        x = (v @ (q.transpose(-2, -1) @ k).softmax(-1).transpose(-2, -1)).view(b, c, h, w) + self.pe(
+            v.reshape(b, c, h, w)
+        )
+        return self.proj(x)
+
+
+class Attending(nn.Module):
+    """Attention in a residual, and layers on both sides of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.into, self.attention = Block(3, 12), Block(12, 16, 1), Attention()
+        self.body, self.out = Block(16, 12), nn.Conv2d(12, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.into(self.stem(x))
+        return self.out(self.body(x + self.attention(x)))
+
+
+SMALL = {"residual": Residual, "split": Split, "pyramid": Pyramid, "depthwise": Depthwise, "attending": Attending}
 
 
 def randomize(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -17,7 +17,7 @@ from tests.prune.networks import SMALL, randomize, yolo
 
 ROUNDING = 1e-10
 # s is as deep as n, and v8x as v8l: at one width they are one network. tests/bench/exact.py does every size in full.
-SIZES = ["yolov5n", "yolov5m", "yolov5l", "yolov5x", "yolov8n", "yolov8m", "yolov8l"]
+SIZES = ["yolov5n", "yolov5m", "yolov5l", "yolov5x", "yolov8n", "yolov8m", "yolov8l", "yolo11n", "yolo11m"]
 
 
 def random_plan(model: nn.Module, example: torch.Tensor, seed: int = 0) -> prune.PrunePlan:

@@ -98,6 +98,13 @@ def test_what_cannot_be_followed_is_frozen_with_a_reason_and_the_rest_is_exact(h
     assert prune.verify(model, prune.apply(model, plan), plan, IMAGE) < 1e-10
 
 
+def test_what_may_give_a_lost_tensor_its_shape_is_frozen() -> None:
+    """`B, C, H, W = x.shape` is a number in a trace; another tensor that is viewed as that would not fit a cut x."""
+    graph = prune.trace(SMALL["attending"](), IMAGE)
+    assert graph.frozen["into.conv"] == "a tensor in 'attention' may be given its shape"
+    assert [group.name for group in graph.groups] == ["stem.conv", "body.conv"]
+
+
 def test_inputs_and_outputs_are_frozen() -> None:
     graph = prune.trace(yolo("yolov8n", width=0.0625), torch.rand(1, 3, 64, 64))
     assert set(graph.frozen) == {f"model.22.cv{n}.{level}.2" for n in (2, 3) for level in range(3)}

@@ -25,10 +25,12 @@ from ultralytics.nn import tasks
 from ultralytics.nn.modules import Conv
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
+import prune
 from distill.errors import DistillError, RunError
 from distill.yolo import checkpoint
 from distill.yolo.anchor_head import AnchorDetect
 from tests.distill.yolo.originals import IMAGE, NAMES, edited, network, tiny
+from tests.prune.networks import yolo
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +121,20 @@ def test_ultralytics_reads_the_same(either: Any, tmp_path: Path) -> None:
     assert stock.names == NAMES
     assert stock.overrides["imgsz"] == 96
     assert torch.equal(output(stock.model.eval()), output(checkpoint.load(tmp_path / "student.pt").model))
+
+
+def test_a_yolo11_is_cut_and_stays_one_that_ultralytics_reads(tmp_path: Path) -> None:
+    """With what the others do not have: attention, and depthwise convolutions in the head."""
+    torch.save({"model": yolo("yolo11n", width=0.125).half(), "epoch": -1}, tmp_path / "best.pt")
+    given: Any = checkpoint.load(tmp_path / "best.pt")
+    graph = prune.trace(given.model, IMAGE)
+    plan = prune.make_plan(graph, prune.score(graph, "bn_scale"), flops=0.6, round_to=1)
+    student = prune.apply(given.model, plan)
+    assert prune.verify(given.model, student, plan, IMAGE) < 1e-10
+    checkpoint.save(student, tmp_path / "student.pt", names=NAMES, imgsz=64)
+    found = checkpoint.load(tmp_path / "student.pt").model
+    assert sum(p.numel() for p in found.parameters()) == plan.params_after
+    assert torch.equal(output(YOLO(tmp_path / "student.pt").model.eval()), output(found))
 
 
 def test_works_where_this_project_is_not_installed(model: Any, anchored: Any, tmp_path: Path) -> None:
