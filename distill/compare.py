@@ -17,13 +17,13 @@ from typing import Any
 from distill import pipeline, steps
 from distill.arms import Arm, Comparison, start_of
 from distill.console import Console
+from distill.device import pick_device
 from distill.errors import DistillError, RunError
 from distill.folder import COMPARISON, LOG, RECIPE, RunFolder
 from distill.recipe import to_yaml
 from distill.recipe_keys import SHAPES, Recipe
 from distill.report import compare as report
 from distill.yolo import data as datasets
-from distill.yolo.evaluate import pick_device
 
 FORMAT = 1
 # Two runs with the same of this have the same stages up to the first of those: from all of them to the teacher alone,

@@ -7,13 +7,14 @@ from pathlib import Path
 import prune
 from distill import steps
 from distill.console import Console
+from distill.device import pick_device
 from distill.errors import DistillError
 from distill.recipe_keys import SHAPES, EvalOptions, Recipe
 from distill.yolo import checkpoint
 from distill.yolo import data as datasets
 from distill.yolo.checkpoint import Detector
 from distill.yolo.data import DataSet
-from distill.yolo.evaluate import Exchange, Metrics, pick_device
+from distill.yolo.evaluate import Exchange, Metrics
 from distill.yolo.evaluate import evaluate as measure
 from distill.yolo.exchange import PARTS, of_teacher
 from distill.yolo.export import check_exports, export_checkpoint

@@ -14,6 +14,7 @@ from torch import Tensor
 import prune
 from distill import parallel, schedule, shapes, steps
 from distill.console import Console
+from distill.device import pick_device
 from distill.errors import DistillError
 from distill.folder import RunFolder
 from distill.recipe_keys import SHAPES, Recipe
@@ -23,7 +24,6 @@ from distill.yolo import data as datasets
 from distill.yolo.agreement import CONFIDENCE, Reference
 from distill.yolo.checkpoint import Detector
 from distill.yolo.data import DataSet
-from distill.yolo.evaluate import pick_device
 from distill.yolo.export import check_exports
 from distill.yolo.trainer import Trained, train
 

@@ -11,36 +11,9 @@ from torch import Tensor
 from torch.fx import Node
 
 from prune.atoms import Atoms
+from prune.operators import POINTWISE, SPATIAL, module_path, where, within
 
 Vector = tuple[int, list[int]]  # (dimension that carries channels, atom id of each position)
-
-# Operators through which every channel passes by itself: activations and copies, then those over space.
-POINTWISE = frozenset(
-    "silu relu relu6 leaky_relu hardswish hardsigmoid hardtanh sigmoid tanh gelu mish elu selu softplus clamp exp sqrt "  # noqa: SIM905
-    "neg abs pow rsqrt dropout feature_dropout alpha_dropout clone contiguous detach to _to_copy alias".split()
-)
-SPATIAL = frozenset(
-    "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d "  # noqa: SIM905
-    "upsample_bicubic2d _upsample_nearest_exact2d pad constant_pad_nd reflection_pad2d replication_pad2d".split()
-)
-
-
-def module_path(node: Any) -> str:
-    """Path of the module whose forward ran this node, in the user's model; empty for the model itself."""
-    stack = node.meta.get("nn_module_stack")
-    path = list(stack.values())[-1][0] if stack else ""
-    return path.removeprefix("net").removeprefix(".")
-
-
-def _in(node: Any) -> str:
-    """Where an operator stands, for messages."""
-    return f"in '{path}'" if (path := module_path(node)) else "in the model's own forward"
-
-
-def _within(node: Any, owner: str) -> bool:
-    """Whether the node ran in the forward of the module at `owner`, or of one inside it."""
-    path = module_path(node)
-    return not owner or path == owner or path.startswith(f"{owner}.")
 
 
 class Rules:
@@ -98,7 +71,7 @@ class Rules:
         return None
 
     def _unknown(self, node: Any) -> Vector | None:
-        return self._give_up(node, f"{str(node.target).removeprefix('aten.')} {_in(node)} has no rule")
+        return self._give_up(node, f"{str(node.target).removeprefix('aten.')} {where(node)} has no rule")
 
     def _pass(self, node: Any) -> Vector | None:
         return self._vector(node.args[0])
@@ -169,17 +142,17 @@ class Rules:
         sides = [(v, len(n.meta["val"].shape)) for n in (a, b) if (v := self._vector(n)) is not None]
         dims = {v[0] + rank - r for v, r in sides}  # broadcasting aligns shapes from the right
         if len(dims) != 1:
-            return self._give_up(node, f"the operands {_in(node)} do not line up") if dims else None
+            return self._give_up(node, f"the operands {where(node)} do not line up") if dims else None
         (dim,) = dims
         width = node.meta["val"].shape[dim]
         whole = [v for v, _ in sides if len(v[1]) == width]
         for n in (a, b):  # something without channels, as wide as they are: a constant cannot be cut with them
             offset = dim - rank + len(n.meta["val"].shape)
             if self._vector(n) is None and offset >= 0 and n.meta["val"].shape[offset] == width != 1:
-                return self._give_up(node, f"a tensor {_in(node)} cannot be followed")
+                return self._give_up(node, f"a tensor {where(node)} cannot be followed")
         for v, _ in sides:
             if len(v[1]) != width:  # one channel broadcast over all of them must stay
-                self.atoms.freeze(v[1], f"it is broadcast {_in(node)}")
+                self.atoms.freeze(v[1], f"it is broadcast {where(node)}")
         if len(whole) == 2:
             self.atoms.unite(whole[0][1], whole[1][1])
         return dim, whole[0][1]
@@ -190,7 +163,7 @@ class Rules:
         dim = (node.args[1] if len(node.args) > 1 else 0) % len(node.meta["val"].shape)
         vectors = [v for n in node.args[0] if (v := self._vector(n)) is not None]
         if len(vectors) < len(node.args[0]) or len({v[0] for v in vectors}) != 1:
-            return self._give_up(node, f"a tensor concatenated {_in(node)} cannot be followed")
+            return self._give_up(node, f"a tensor concatenated {where(node)} cannot be followed")
         if dim == vectors[0][0]:
             return dim, [atom for v in vectors for atom in v[1]]
         for v in vectors[1:]:
@@ -213,7 +186,7 @@ class Rules:
                     self.atoms.labels[atom].append(("part", len(self.chunks), part))
             self.chunks.append((module_path(node), pieces))
         else:
-            self._freeze(node.args[0], f"unequal split {_in(node)}")
+            self._freeze(node.args[0], f"unequal split {where(node)}")
         self.lists[node] = [(vector[0], piece) for piece in pieces]
 
     def _op_split(self, node: Any) -> None:
@@ -232,7 +205,7 @@ class Rules:
             return vector
         taken = vector[1][slice(start, end, step)]
         if len(taken) < len(vector[1]):
-            self._freeze(node.args[0], f"sliced at fixed positions {_in(node)}")
+            self._freeze(node.args[0], f"sliced at fixed positions {where(node)}")
         return vector[0], taken
 
     def _op_mean(self, node: Any) -> Vector | None:
@@ -240,7 +213,7 @@ class Rules:
         dims = node.args[1] if len(node.args) > 1 else None
         rank = len(node.args[0].meta["val"].shape)
         if vector is None or dims is None or vector[0] in [d % rank for d in dims]:
-            return self._give_up(node, f"channels are reduced {_in(node)}")
+            return self._give_up(node, f"channels are reduced {where(node)}")
         keepdim = len(node.args) > 2 and node.args[2]
         return vector[0] - (0 if keepdim else sum(d % rank < vector[0] for d in dims)), vector[1]
 
@@ -249,7 +222,8 @@ class Rules:
     def _op_view(self, node: Any) -> Vector | None:
         vector = self._vector(node.args[0])
         if vector is None:
-            return self._shaped_as_inputs(node)
+            self._keep_entering(node)
+            return None
         dim, atoms = vector
         old, new = node.args[0].meta["val"].shape, node.meta["val"].shape
         if old[: dim + 1] == new[: dim + 1]:  # only what stands after the channels is merged or split
@@ -257,18 +231,18 @@ class Rules:
         if old[:dim] == new[:dim] and len(new) == dim + 1:  # (B, C, H, W) -> (B, C*H*W): one atom feeds H*W columns
             repeat = prod(old[dim + 1 :])
             return dim, [atom for atom in atoms for _ in range(repeat)]
-        return self._give_up(node, f"channels are reshaped {_in(node)}")
+        return self._give_up(node, f"channels are reshaped {where(node)}")
 
-    def _shaped_as_inputs(self, node: Any) -> None:
+    def _keep_entering(self, node: Any) -> None:
         """A tensor that was lost is given a shape. Attention takes that from what enters it (`B, C, H, W = x.shape`), which
         a trace does not show: were x cut, the shape would not fit any more. So what enters this module stays."""
         owner = module_path(node)
         for inner in node.graph.nodes:
             if inner is node:
                 return
-            if _within(inner, owner):
+            if within(inner, owner):
                 for value in inner.all_input_nodes:
-                    if not _within(value, owner):
-                        self._freeze(value, f"a tensor {_in(node)} may be given its shape")
+                    if not within(value, owner):
+                        self._freeze(value, f"a tensor {where(node)} may be given its shape")
 
     _op_flatten = _op_reshape = _op__unsafe_view = _op_view

@@ -11,9 +11,9 @@ from torch.fx import Node
 
 from prune.errors import PruneError
 from prune.interpret import Program, operator_name
+from prune.operators import POINTWISE
 from prune.plan import PrunePlan
 from prune.raw import set_raw, tensors
-from prune.rules import POINTWISE
 
 
 def verify(model: nn.Module, student: nn.Module, plan: PrunePlan, example_input: Tensor) -> float:

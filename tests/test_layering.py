@@ -32,7 +32,7 @@ LAYERS = (
         "distill.drawing",
     ),
     ("distill.losses", "distill.context", "distill.recipe", "distill.arms"),
-    ("prune", "distill.parallel"),
+    ("prune", "distill.device", "distill.parallel"),
     ("distill.errors", "distill.console", "distill.schedule"),  # leaves: anybody may use them
 )
 LEAVES = LAYERS[-1]

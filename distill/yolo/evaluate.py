@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import nms
 
-from distill import parallel
+from distill.device import pick_device
 from distill.errors import DistillError
 from distill.yolo import checkpoint
 from distill.yolo.data import DataSet
@@ -82,7 +82,7 @@ def evaluate(
         imgsz: longer side in pixels; rounded up to a multiple of the model's largest stride.
         batch: images a batch. Like everywhere in ultralytics it decides which images share a shape, and with that moves
             the result a little: compare only what was measured with the same one.
-        device: see `pick_device`.
+        device: see `distill.device.pick_device`.
         bar: told after each batch how many images it held; its total is `len(data.val)`.
         exchange: see `distill.yolo.exchange`.
 
@@ -127,39 +127,6 @@ def detect(
             places = zip(images["im_file"], boxes, _places(images), strict=True)
             found.update({file: _as_labels(one, place) for file, one, place in places})
     return found
-
-
-def pick_device(name: str | torch.device) -> torch.device:
-    """A device as users write it: "" (the first GPU, or the CPU), "cpu", "0", "cuda" or "cuda:1".
-
-    Under torchrun, "" is another GPU for each process; no two share one.
-
-    `ultralytics.utils.torch_utils.select_device` would also change the number of threads of the whole process.
-
-    Raises:
-        DistillError: this machine does not have it, or another process of torchrun has it.
-    """
-    text = str(name).strip().lower()
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if text in ("", "cuda"):
-        text = f"cuda:{parallel.local_rank()}" if count or text else "cpu"
-    kind, _, index = (f"cuda:{text}" if text.isdigit() else text).partition(":")
-    if kind == "cpu":
-        return torch.device(kind)
-    if kind == "mps":
-        raise DistillError(
-            "device 'mps': the proof and repair compute in float64, which it does not have: use device=cpu"
-        )
-    if kind != "cuda" or not index.isdigit():
-        raise DistillError(f"device '{name}' is not known here: use cpu, a GPU's number such as 0, or nothing")
-    if parallel.world() > 1 and (int(index) != parallel.local_rank() or int(index) >= count):
-        raise DistillError(
-            f"device '{name}': each process needs a GPU of its own, and this machine has {count or 'none'}: leave device "
-            "empty and start as many processes as there are GPUs, or use device=cpu"
-        )
-    if int(index) >= count:
-        raise DistillError(f"device '{name}': this machine has {count or 'no'} CUDA devices that PyTorch can use")
-    return torch.device(kind, int(index))
 
 
 def _open(

@@ -13,11 +13,11 @@ from ultralytics.nn.tasks import DetectionModel
 
 from distill import parallel
 from distill.console import Console
+from distill.device import pick_device
 from distill.errors import DistillError
 from distill.schedule import Schedule
 from distill.task import DistillationTask
 from distill.yolo.data import DataSet
-from distill.yolo.evaluate import pick_device
 from distill.yolo.learner import Learner, Penalty, set_bn_momentum
 from distill.yolo.loop import Job, run_loop
 from distill.yolo.progress import Progress, ProgressFiles

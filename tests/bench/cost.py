@@ -17,8 +17,8 @@ import time
 import torch
 
 import prune
+from distill.device import pick_device
 from distill.yolo import checkpoint
-from distill.yolo.evaluate import pick_device
 from distill.yolo.sensitivity import sensitivity_of
 from tests.prune.networks import yolo
 

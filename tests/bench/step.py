@@ -20,10 +20,10 @@ from ultralytics.cfg import get_cfg
 
 import prune
 from distill import losses
+from distill.device import pick_device
 from distill.recipe_keys import DEFAULT_LOSSES
 from distill.task import CHECKED_BATCHES
 from distill.yolo import checkpoint, outputs
-from distill.yolo.evaluate import pick_device
 from distill.yolo.heads import head_of
 from distill.yolo.learner import Learner
 from distill.yolo.stock import Ultralytics

@@ -15,9 +15,10 @@ import torch
 from ultralytics import YOLO
 from ultralytics.utils import nms
 
+from distill.device import pick_device
 from distill.errors import DistillError
 from distill.yolo import checkpoint, data
-from distill.yolo.evaluate import Metrics, evaluate, pick_device
+from distill.yolo.evaluate import Metrics, evaluate
 
 
 class Counter:
