@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 RIDGE = 1e-3  # of the mean diagonal of the inputs' covariance
+STRIPE = 144  # rows of a covariance that are made at once
 
 
 class Regression:
@@ -41,7 +42,7 @@ class Regression:
         x = x - self.grouped(self.origin)[:, None]
         weighted = x * weights[:, None]
         self.total += weights.sum().item()
-        self.xx += (weighted.transpose(1, 2) @ x).double()
+        self.xx += _symmetric(weighted, x).double()
         self.xr += (weighted.transpose(1, 2) @ residual).double()
         self.x += weighted.sum(1).double()
         self.r += (residual * weights[:, None]).sum(1).double()
@@ -91,3 +92,14 @@ class Regression:
             error = error - 2 * (step * xr.transpose(1, 2)).sum() + ((step @ xx) * step).sum()
             error = error - 2 * (shift * mr).sum() + 2 * (shift * inner).sum() + shift.square().sum()
         return (error / variance.clamp(min=1e-30)).item()
+
+
+def _symmetric(weighted: Tensor, x: Tensor) -> Tensor:
+    """weightedᵀ x, (G, n, n), where that is symmetric: what lies under the diagonal is copied, not multiplied out."""
+    n = x.shape[2]
+    product = x.new_empty(len(x), n, n)
+    for start in range(0, n, STRIPE):
+        rows, rest = slice(start, start + STRIPE), slice(start + STRIPE, n)
+        product[:, rows, start:] = weighted[:, :, rows].transpose(1, 2) @ x[:, :, start:]
+        product[:, rest, rows] = product[:, rows, rest].transpose(1, 2)
+    return product

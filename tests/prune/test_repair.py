@@ -11,6 +11,7 @@ from torch import nn
 import prune
 from prune.plan import plan_from_channels
 from prune.raw import raw_copy, tensors
+from prune.regression import _symmetric
 from tests.prune.networks import SMALL, randomize, yolo
 
 
@@ -67,6 +68,12 @@ def test_linear_layers_with_more_inputs_than_images_are_solved_too() -> None:
     layers = prune.repair(student, model, plan, images)
     assert distance(student, model, images) < before
     assert {"fc1", "fc2", "dw.conv", "grouped.conv"} <= {layer.name for layer in layers}
+
+
+@pytest.mark.parametrize("columns", [9, 144, 145, 400])
+def test_a_covariance_made_in_stripes_is_the_whole_of_it(columns: int) -> None:
+    x, weights = torch.randn(2, 50, columns, dtype=torch.float64), torch.rand(50, 1)
+    torch.testing.assert_close(_symmetric(x * weights, x), torch.einsum("gpi,p,gpj->gij", x, weights[:, 0].double(), x))
 
 
 def test_a_student_that_is_right_stays_as_it_is() -> None:
