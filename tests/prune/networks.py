@@ -127,6 +127,11 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
+def narrow(name: str) -> tuple[nn.Module, int]:
+    """One of `SMALL`, or a YOLO at a sixteenth of its width, with random weights; and a side for its images in pixels."""
+    return (randomize(SMALL[name]()), 16) if name in SMALL else (yolo(name, width=0.0625), 64)
+
+
 def yolo(name: str, width: float | None = None, classes: int = 3) -> nn.Module:
     """An ultralytics detector with random weights; `width` replaces the width factor of its size, to test its depth."""
     from ultralytics.nn.tasks import DetectionModel, yaml_model_load

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import prune
 from prune.raw import tensors
-from tests.prune.networks import SMALL, randomize, yolo
+from tests.prune.networks import SMALL, narrow
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that PyTorch can use")
 
@@ -31,10 +31,8 @@ def squares(outputs: Any) -> Tensor:
 
 def network(name: str) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
-    side = 16 if name in SMALL else 64
-    return (randomize(SMALL[name]()) if name in SMALL else yolo(name, width=0.0625)).eval(), torch.rand(
-        48, 3, side, side
-    )
+    model, side = narrow(name)
+    return model.eval(), torch.rand(48, 3, side, side)
 
 
 @pytest.mark.parametrize("name", [*SMALL, "yolov8n"])

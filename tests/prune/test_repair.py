@@ -12,7 +12,7 @@ import prune
 from prune.plan import plan_from_channels
 from prune.raw import raw_copy, tensors
 from prune.regression import _symmetric
-from tests.prune.networks import SMALL, randomize, yolo
+from tests.prune.networks import SMALL, narrow, randomize, yolo
 
 
 def cut(model: nn.Module, images: torch.Tensor, ratio: float = 0.4) -> tuple[nn.Module, prune.PrunePlan]:
@@ -31,8 +31,7 @@ def distance(student: nn.Module, model: nn.Module, images: torch.Tensor) -> floa
 @pytest.mark.parametrize("name", [*SMALL, "yolov8n"])
 def test_outputs_come_closer_on_images_that_repair_did_not_see(name: str) -> None:
     torch.manual_seed(0)
-    model = randomize(SMALL[name]()) if name in SMALL else yolo(name, width=0.0625)
-    side = 16 if name in SMALL else 64
+    model, side = narrow(name)
     images, unseen = torch.rand(24, 3, side, side), torch.rand(8, 3, side, side)
     student, plan = cut(model, images)
     before = distance(student, model, unseen)
@@ -151,8 +150,7 @@ def test_without_memory_values_are_computed_again_and_the_result_is_the_same(
 @pytest.mark.parametrize("name", [*SMALL, "yolov5n"])
 def test_recentred_statistics_leave_the_outputs_and_are_those_of_the_images(name: str) -> None:
     torch.manual_seed(0)
-    model = randomize(SMALL[name]()) if name in SMALL else yolo(name, width=0.0625)
-    side = 16 if name in SMALL else 64
+    model, side = narrow(name)
     images = torch.rand(32, 3, side, side)
     student, plan = cut(model, images)
     prune.repair(student, model, plan, images)
