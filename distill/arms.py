@@ -57,12 +57,14 @@ class Comparison:
         arms: in the order of the table.
         seeds: each arm is trained once with each, and with each of `lrs` with the first.
         lrs: learning rates to choose from; empty where the recipe or its schedule says it.
+        named: whether the user has named the arms; of the others, those that the network's head cannot have are left out.
     """
 
     recipe: Recipe
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
     lrs: tuple[float, ...]
+    named: bool = True
 
     def variant(self, arm: Arm, seed: int, lr: float | None) -> Recipe:
         """The recipe of one run. What its cut costs and how it exports is the same for every arm, so neither is done."""
@@ -79,12 +81,17 @@ class Comparison:
         return {"arms": arms, "seeds": list(self.seeds), "lrs": list(self.lrs)}
 
 
-def start_of(recipe: Recipe) -> Recipe:
-    """The recipe up to where training starts. Two runs with the same one have the same network there.
+def start_of(variant: Recipe, common: Recipe) -> Recipe:
+    """An arm's recipe up to where training starts. Two runs with the same one have the same network there.
 
-    A sparsify stage has the losses that a recipe has by default, whatever those of the arm are.
+    Args:
+        variant: of the arm.
+        common: what the arms have in common: its losses teach in a sparsify stage, whatever those of the arm are.
     """
-    return replace(recipe, name="base", distill=Distill(epochs=0), accept=Accept(), export=(), latency=Latency(runs=1))
+    distill = Distill(epochs=0)
+    if variant.sparsify and variant.sparsify.distill:
+        distill = replace(distill, losses=common.distill.losses, labels=common.distill.labels)
+    return replace(variant, name="base", distill=distill, accept=Accept(), export=(), latency=Latency(runs=1))
 
 
 def plan(
@@ -118,7 +125,8 @@ def plan(
     if count < 1:
         raise DistillError(f"--seeds {count}: give at least 1; two or more tell how much of a difference is noise")
     rates = tuple(before.get("lrs", ())) if lrs is None else _rates(lrs)
-    made = Comparison(recipe, arms, tuple(range(recipe.seed, recipe.seed + count)), rates)
+    named = names is not None or bool(before.get("arms"))
+    made = Comparison(recipe, arms, tuple(range(recipe.seed, recipe.seed + count)), rates, named)
     for arm in arms:
         if not made.variant(arm, recipe.seed, None).distill.epochs:
             raise DistillError(f"arm {arm.name}: distill.epochs is 0, so it would not be trained")

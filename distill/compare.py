@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from distill import pipeline, steps
-from distill.arms import Arm, Comparison, start_of
+from distill.arms import OURS, Arm, Comparison, start_of
 from distill.console import Console
 from distill.device import pick_device
 from distill.errors import DistillError, RunError
@@ -23,6 +22,7 @@ from distill.folder import COMPARISON, LOG, RECIPE, RunFolder
 from distill.recipe import to_yaml
 from distill.recipe_keys import SHAPES, Recipe
 from distill.report import compare as report
+from distill.results import about, figures
 from distill.yolo import data as datasets
 
 FORMAT = 1
@@ -56,9 +56,10 @@ def run(wanted: Comparison, folder: RunFolder, console: Console, *, quiet: bool 
         What compare.json holds.
 
     Raises:
-        DistillError, PruneError: bad input, before anything is written; or a step that cannot be done.
+        DistillError, PruneError: bad input, before anything is written; or a step that cannot be done. A run that fails is
+            none: the others are made, and what it failed of is raised when the comparison is written.
     """
-    check(wanted, Console(quiet=True))
+    wanted = possible(wanted, console)
     work = _Work(wanted, folder, console, quiet)
     first, *others = wanted.seeds
     work.prepare(first)
@@ -69,35 +70,45 @@ def run(wanted: Comparison, folder: RunFolder, console: Console, *, quiet: bool 
     for seed in others:
         work.prepare(seed)
         for arm in wanted.arms:
-            work.train(arm, seed, work.chosen[arm.name])
+            if arm.name in work.chosen:
+                work.train(arm, seed, work.chosen[arm.name])
     work.write()
     report.write(folder.path)
     console.result("\n" + report.summary(work.content(), folder.path))
+    work.complain()
     return work.content()
 
 
-def check(wanted: Comparison, console: Console) -> None:
+def possible(wanted: Comparison, console: Console) -> Comparison:
     """Open everything that the runs need. Nothing is written.
+
+    Returns:
+        What can be compared: of arms that nobody has named, those that the teacher's head can have.
 
     Raises:
         DistillError: what is wrong first, and with which arm.
         PruneError: a budget that cannot be met.
     """
-    recipe = wanted.recipe
+    recipe, quiet = wanted.recipe, Console(quiet=True)  # the runs say what there is to say of each
     pick_device(recipe.device)
     teacher = steps.open_teacher(recipe) if recipe.model else None
     variants = [wanted.variant(arm, recipe.seed, None) for arm in wanted.arms]
+    fit: list[Arm] = []
     for arm, variant in zip(wanted.arms, variants, strict=True):
         try:
-            steps.fitting_losses(variant, teacher, console)
+            steps.fitting_losses(variant, teacher, quiet)
+            fit.append(arm)
         except DistillError as error:
-            raise DistillError(f"arm {arm.name}: {error}") from None
+            if wanted.named or arm.name == OURS:
+                raise DistillError(f"arm {arm.name}: {error}") from None
+            console.line(f"arm {arm.name} left out: {error}")
     if teacher is not None:
         steps.check_budget(recipe, teacher.model)
     if recipe.data != SHAPES:
-        data = datasets.load(recipe.data, teacher.names if teacher else None, progress=console.track)
+        data = datasets.load(recipe.data, teacher.names if teacher else None, progress=quiet.track)
         if not data.labelled:
             raise DistillError(f"{data.path}: no labels, and arms are compared by mAP: give a data.yaml with labels")
+    return replace(wanted, arms=tuple(fit), named=True)
 
 
 class _Work:
@@ -111,7 +122,9 @@ class _Work:
         self.chosen: dict[str, float | None] = {}
         self.about: dict[str, Any] = {}
         self.number = 0
-        self.starts = _starts([wanted.variant(arm, wanted.recipe.seed, None) for arm in wanted.arms])
+        self.starts = _starts(
+            [start_of(wanted.variant(arm, wanted.recipe.seed, None), wanted.recipe) for arm in wanted.arms]
+        )
         self.total = len(wanted.arms) * (max(1, len(wanted.lrs)) + len(wanted.seeds) - 1)
         self.total += len(self.starts) * len(wanted.seeds)
         self.write()
@@ -125,32 +138,38 @@ class _Work:
             self.bases.append((recipe, path))
 
     def train(self, arm: Arm, seed: int, lr: float | None) -> None:
-        """One run of an arm. One that fails while rates are searched for counts as the worst there is."""
+        """One run of an arm. One that fails is noted, and counts as the worst where rates are searched for."""
         rate = "auto" if lr is None else f"{lr:g}"
         recipe = self.wanted.variant(arm, seed, lr)
         path = self.folder.path / arm.name / f"seed-{seed}-lr-{rate}"
         try:
             results = self.run(recipe, path, f"{arm.name}, seed {seed}, lr {rate}")
         except DistillError as error:
-            if isinstance(error, RunError) or len(self.wanted.lrs) < 2 or seed != self.wanted.seeds[0]:
+            if isinstance(error, RunError):
                 raise
-            self.console.warn(f"{arm.name} with lr {rate}: {error}")
+            self.console.warn(f"{arm.name}, seed {seed}, lr {rate}: {error}")
             self.failed.append({"arm": arm.name, "seed": seed, "lr_tried": lr, "error": str(error)})
+            self.write()
             return
         _tidy(path)
         place = str(path.relative_to(self.folder.path))
-        self.rows.append({"arm": arm.name, "seed": seed, "lr_tried": lr, **_figures(results), "folder": place})
-        self.about = self.about or _about(results)
+        self.rows.append({"arm": arm.name, "seed": seed, "lr_tried": lr, **figures(results), "folder": place})
+        self.about = self.about or about(results)
         self.write()
 
     def choose(self, arm: Arm) -> None:
         """The learning rate that other seeds get: the best on the val images with the first."""
         rows = [row for row in self.rows if row["arm"] == arm.name]
-        if not rows:
-            tried = ", ".join(f"{rate:g}" for rate in self.wanted.lrs)
-            raise DistillError(f"arm {arm.name} failed with every learning rate of {tried}: give smaller --lrs")
-        self.chosen[arm.name] = max(rows, key=lambda row: row["map50_95"])["lr_tried"]
-        self.write()
+        if rows:
+            self.chosen[arm.name] = max(rows, key=lambda row: row["map50_95"])["lr_tried"]
+            self.write()
+
+    def complain(self) -> None:
+        """Raise where an arm lacks a seed, for its run failed."""
+        for lost in self.failed:
+            found = [row for row in self.rows if (row["arm"], row["seed"]) == (lost["arm"], lost["seed"])]
+            if not found:
+                raise DistillError(f"arm {lost['arm']} has no result with seed {lost['seed']}: {lost['error']}")
 
     def run(self, recipe: Recipe, path: Path, title: str) -> dict[str, Any]:
         """One run in a folder of its own: begun with stages that an earlier one has finished, gone on with, or read."""
@@ -169,7 +188,7 @@ class _Work:
 
     def shared(self, recipe: Recipe) -> tuple[Path, tuple[str, ...]] | None:
         """The run that has most in common with a recipe, and the first stages that they do not share."""
-        start = start_of(recipe)
+        start = start_of(recipe, self.wanted.recipe)
         for until, alike in _ALIKE.items():
             for base, path in self.bases:
                 if alike(base) == alike(start):
@@ -192,41 +211,11 @@ class _Work:
         self.folder.write_json(COMPARISON, self.content())
 
 
-def _starts(variants: list[Recipe]) -> list[Recipe]:
-    """The different recipes up to where training starts; one without repair is a part of the same with it."""
-    starts = list(dict.fromkeys(map(start_of, variants)))
+def _starts(starts: list[Recipe]) -> list[Recipe]:
+    """The different ones of recipes up to where training starts; one without repair is a part of the same with it."""
+    starts = list(dict.fromkeys(starts))
     repaired = [replace(start, repair=None) for start in starts if start.repair is not None]
     return [start for start in starts if start not in repaired]
-
-
-def _figures(results: Mapping[str, Any]) -> dict[str, Any]:
-    """What a comparison keeps of a run: what training came to, also where the run has chosen the network before it."""
-    models, trained, schedule = results["models"], results["trained"], results["schedule"]
-    mean = results.get("average")  # also absent where an earlier version made the run
-    if mean is not None and mean["averaged"] > trained["map50_95"]:
-        trained = {"map50_95": mean["averaged"], "map50": mean["map50"]}
-    start = models.get("repaired") or models["pruned"]
-    per_epoch = schedule["steps"] / schedule["epochs"]
-    return {
-        "lr": schedule["lr"],
-        "start": start["map50_95"],
-        "map50_95": trained["map50_95"],
-        "map50": trained["map50"],
-        "labels": results["recipe"]["distill"]["labels"] > 0,
-        "history": [row.get("map50_95") for row in results["history"]],
-        "seconds_per_step": median(results["epoch_seconds"]) / per_epoch,
-        "schedule": {key: schedule[key] for key in ("epochs", "steps", "batch")},
-    }
-
-
-def _about(results: Mapping[str, Any]) -> dict[str, Any]:
-    """What the runs have in common."""
-    keys = ("model", "data", "imgsz", "device", "versions")
-    models = results["models"]
-    cost = {
-        name: {key: models[name][key] for key in ("map50_95", "gflops", "params")} for name in ("teacher", "pruned")
-    }
-    return {**{key: results[key] for key in keys}, **cost}
 
 
 def _tidy(path: Path) -> None:

@@ -39,3 +39,8 @@ def pick_device(name: str | torch.device) -> torch.device:
     if int(index) >= count:
         raise DistillError(f"device '{name}': this machine has {count or 'no'} CUDA devices that PyTorch can use")
     return torch.device(kind, int(index))
+
+
+def half(device: torch.device) -> bool:
+    """Whether training there is in bfloat16. It has float32's range: no scaled losses, and no model downloaded to try."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -42,11 +42,11 @@ def check(recipe: Recipe, console: Console) -> None:
     pick_device(recipe.device)
     check_exports(recipe.export)
     teacher = steps.open_teacher(recipe) if recipe.model else None
-    steps.fitting_losses(recipe, teacher, console)
+    losses = steps.fitting_losses(recipe, teacher, console)
     if teacher is not None:
         steps.check_budget(recipe, teacher.model)
     if recipe.data != SHAPES:
-        _open(recipe.data, teacher, console)
+        steps.check_labels(recipe, _open(recipe.data, teacher, console), losses)
 
 
 def evaluate(path: str, options: EvalOptions, console: Console) -> None:

@@ -7,7 +7,7 @@ what is trained, and wait for the rest to be in the run folder.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -43,6 +43,21 @@ def refuse(what: str) -> None:
     """
     if world() > 1:
         raise DistillError(f"{what} runs in one process: start it without torchrun (WORLD_SIZE is above 1)")
+
+
+def share(batches: Mapping[str, int | None]) -> None:
+    """See that the processes can share each batch evenly.
+
+    Args:
+        batches: key of the recipe -> images; None where it is not given.
+
+    Raises:
+        DistillError: the first that cannot be shared.
+    """
+    for name, batch in batches.items():
+        if batch is not None and batch % world():
+            least = -(-batch // world()) * world()
+            raise DistillError(f"{name}={batch} cannot be shared by {world()} processes: give {name}={least}")
 
 
 @contextmanager

@@ -17,6 +17,8 @@ _CUSTOM = re.compile(r"(?P<place>[^:]+|[A-Za-z]:[^:]+):(?P<function>[A-Za-z_]\w*
 _WEIGHT = Number(low=0)
 _SPAN: dict[str, Kind] = {"warmup": Number(low=0, high=1), "until": Number(low=0, high=1), "fade": Choice(FADES)}
 RESERVED = ("weight", *_SPAN)  # what stands beside a loss's options and is none of them
+# Columns that are there already: the sum, a penalty, and the terms of the labels, of either kind of head.
+TAKEN = ("loss", "labels", "penalty", "box_loss", "cls_loss", "dfl_loss", "box", "obj", "cls")
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ class Losses(Kind):
         labels = [loss.label for loss in losses]
         for label in sorted({label for label in labels if labels.count(label) > 1}):
             context.complain(item, f"{path}: two losses are called '{label}': rename one of the functions")
+        for loss in losses:
+            if loss.label in TAKEN:
+                text = f"'{loss.label}' is the name of another term of the training: rename the function"
+                context.complain(item, f"{path}.{loss.name}: {text}")
         return losses
 
     def write(self, value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import prune
-from distill import schedule
+from distill import parallel, schedule
 from distill.session import AVERAGED, PRUNED, REPAIRED, TRAINED, Session
 from distill.task import DistillationTask
 from distill.yolo.checkpoint import Detector
@@ -89,7 +89,8 @@ def average(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, An
     Where BatchNorm keeps its statistics, a high rate leaves noise in the weights, and the mean has half of it. With batch
     statistics there was nothing to gain, and the mean of two networks' statistics belongs to neither.
     """
-    before, after = session.load(start).model.state_dict(), session.load(TRAINED)
+    # Training began from other BatchNorm statistics, and weights for them, that compute what `start` does.
+    before, after = _training(session, start, plan)[0].model.cpu().state_dict(), session.load(TRAINED)
     with torch.no_grad():
         for name, value in after.model.state_dict().items():
             if value.is_floating_point():
@@ -105,7 +106,9 @@ def _training(
     wanted, student = session.recipe.distill, session.load(start)
     batch, keep = wanted.batch or session.recipe.batch, wanted.batch is not None
     images = len(session.data.train)
-    course = schedule.recovery(images, batch, wanted.epochs, lr=lr, freeze_bn=freeze_bn, keep_batch=keep)
+    course = schedule.recovery(
+        images, batch, wanted.epochs, lr=lr, freeze_bn=freeze_bn, keep_batch=keep, processes=parallel.world()
+    )
     recentre(student.model, session.data, course, **_where(session))
     task = session.task(student, plan.keep_inputs)
     return student, task, course

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from statistics import median
 from typing import Any
 
 import yaml
@@ -130,3 +131,33 @@ def _models(stages: Mapping[str, Mapping[str, Any]], chosen: str, trained: bool)
 
 def _row(quality: Mapping[str, Any], cost: Mapping[str, Any], file: str) -> dict[str, Any]:
     return {**{key: quality.get(key) for key in QUALITY}, **cost, "file": file}
+
+
+def figures(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What a comparison keeps of a run: what training came to, also where the run has chosen the network before it."""
+    models, trained, schedule = results["models"], results["trained"], results["schedule"]
+    mean = results.get("average")  # also absent where an earlier version made the run
+    if mean is not None and mean["averaged"] > trained["map50_95"]:
+        trained = {"map50_95": mean["averaged"], "map50": mean["map50"]}
+    start = models.get("repaired") or models["pruned"]
+    per_epoch = schedule["steps"] / schedule["epochs"]
+    return {
+        "lr": schedule["lr"],
+        "start": start["map50_95"],
+        "map50_95": trained["map50_95"],
+        "map50": trained["map50"],
+        "labels": results["recipe"]["distill"]["labels"] > 0,
+        "history": [row.get("map50_95") for row in results["history"]],
+        "seconds_per_step": median(results["epoch_seconds"]) / per_epoch,
+        "schedule": {key: schedule[key] for key in ("epochs", "steps", "batch")},
+    }
+
+
+def about(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What the runs have in common."""
+    keys = ("model", "data", "imgsz", "device", "versions")
+    models = results["models"]
+    cost = {
+        name: {key: models[name][key] for key in ("map50_95", "gflops", "params")} for name in ("teacher", "pruned")
+    }
+    return {**{key: results[key] for key in keys}, **cost}

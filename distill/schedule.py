@@ -112,6 +112,7 @@ def recovery(
     lr: float | None = None,
     freeze_bn: bool = False,
     keep_batch: bool = False,
+    processes: int = 1,
 ) -> Schedule:
     """Training a repaired student towards its teacher: a correction, not a new start.
 
@@ -126,10 +127,14 @@ def recovery(
         lr: highest learning rate; 1e-3 where it is not known yet.
         freeze_bn: BatchNorm keeps to its statistics. Otherwise they are those of the repaired student, and move slowly.
         keep_batch: take `batch` as it stands.
+        processes: that share a batch, and get the same number of images each.
     """
     for least, few in ((8, SMALL), (4, TINY)):
         while not keep_batch and batch > least and epochs * _batches(images, batch) < few:
-            batch = max(least, batch // 2)
+            smaller = max(least, batch // 2)
+            if smaller % processes:
+                break
+            batch = smaller
     steps = epochs * _batches(images, batch)
     short = steps < 2 * SMALL
     return Schedule(

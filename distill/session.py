@@ -15,7 +15,6 @@ import prune
 from distill import parallel, schedule, shapes, steps
 from distill.console import Console
 from distill.device import pick_device
-from distill.errors import DistillError
 from distill.folder import RunFolder
 from distill.recipe_keys import SHAPES, Recipe
 from distill.task import DistillationTask
@@ -47,6 +46,10 @@ class Session:
         self.recipe, self.folder, self.console = recipe, folder, console
         self.device = pick_device(recipe.device)
         check_exports(recipe.export)
+        begun = recipe.teacher.train and recipe.teacher.train.batch
+        parallel.share(
+            {"batch": recipe.batch, "distill.batch": recipe.distill.batch, "teacher.train.batch": begun or None}
+        )
         self.given = steps.open_teacher(recipe) if recipe.model else None
         self.losses = steps.fitting_losses(recipe, self.given, console)
         if self.given is not None:
@@ -65,10 +68,7 @@ class Session:
                 shapes.generate(path.parent, **asdict(recipe.shapes), progress=self.console.track)
             parallel.agree()
         data = datasets.load(path, self.given.names if self.given else None, progress=self.console.track)
-        if not data.labelled and recipe.teacher.train:
-            raise DistillError(f"{data.path}: no labels, and teacher.train needs them: give a data.yaml")
-        if not data.labelled and recipe.sparsify and not recipe.sparsify.distill:
-            raise DistillError(f"{data.path}: no labels: give a data.yaml, or sparsify.distill=true")
+        steps.check_labels(recipe, data, self.losses)
         return data
 
     def stage(self, name: str, work: Callable[..., Mapping[str, Any]], *inputs: Any) -> dict[str, Any]:

@@ -58,6 +58,31 @@ def fitting_losses(recipe: Recipe, teacher: Detector | None, console: Console) -
     return made
 
 
+def check_labels(recipe: Recipe, data: DataSet, losses: list[Loss]) -> None:
+    """See that what a recipe trains has something to learn from, where the data has no labels.
+
+    Args:
+        recipe: what is to be done.
+        data: where it is to be done.
+        losses: `fitting_losses` of the recipe.
+
+    Raises:
+        DistillError: a training that needs labels.
+    """
+    if data.labelled:
+        return
+    if recipe.teacher.train:
+        raise DistillError(f"{data.path}: no labels, and teacher.train needs them: give a data.yaml")
+    if recipe.sparsify and not recipe.sparsify.distill:
+        raise DistillError(f"{data.path}: no labels: give a data.yaml, or sparsify.distill=true")
+    trains = recipe.distill.epochs or recipe.sparsify
+    if trains and not any(loss.span.lasts for loss in losses):
+        which = "each ends before the training does (until)" if losses else "there is none"
+        raise DistillError(
+            f"{data.path}: no labels, so the losses of distill.losses must teach, and {which}: give some, or a data.yaml"
+        )
+
+
 def calibration_images(recipe: Recipe, teacher: Detector, data: DataSet, count: int) -> Tensor:
     """Training images as the network sees them in validation, framed in grey; the same ones whenever asked for.
 

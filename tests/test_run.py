@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
@@ -137,11 +138,15 @@ def test_the_mean_of_before_and_after_is_a_student_too(done: Path, tmp_path: Pat
     (folder / "stages.json").write_text(json.dumps(record))
     assert main(["run", "--resume", str(folder), "--quiet"]) == 0
     assert (folder / "student.pt").read_bytes() == (folder / f"{best}.pt").read_bytes()
-    before, after, mean = (
-        checkpoint.load(folder / f"{name}.pt").model.state_dict() for name in ("repaired", "trained", "averaged")
-    )
-    for key, value in mean.items():  # stored in half precision
-        torch.testing.assert_close(value.float(), (before[key].float() + after[key].float()) / 2, rtol=1e-3, atol=1e-6)
+    before, after, mean = (checkpoint.load(folder / f"{name}.pt").model for name in ("repaired", "trained", "averaged"))
+    begun, last = copy.deepcopy(before), after.state_dict()
+    begun.load_state_dict({key: (2 * value.double() - last[key]).to(value) for key, value in mean.state_dict().items()})
+    images = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():  # what training began with: other statistics, the same network
+        torch.testing.assert_close(begun(images)[0], before(images)[0], rtol=0.05, atol=0.1)  # from half precision
+    first, given = begun.state_dict(), before.state_dict()
+    assert not torch.equal(first["model.0.bn.running_var"], given["model.0.bn.running_var"])
+    torch.testing.assert_close(first["model.0.conv.weight"], given["model.0.conv.weight"], rtol=1e-2, atol=1e-3)
     results = json.loads((folder / "results.json").read_text())
     assert results["average"]["taken"] == (best == "averaged")
     assert (
@@ -328,6 +333,10 @@ def test_without_labels_agreement_with_the_teacher_is_measured(
     cut = ["prune={flops: 0.7, images: 16, round_to: 1}", "sparsify={epochs: 1}", "distill.balance=true"]
     assert main(["run", "yolov5-original", *given, *size, *cut, "--out", str(out)]) == 2
     assert "no labels: give a data.yaml, or sparsify.distill=true" in capsys.readouterr().err and not out.exists()
+    for command in ("check", "run"):
+        assert main([command, "finetune", *given, *size[:2], *(["--out", str(out)] if command == "run" else [])]) == 2
+        said = capsys.readouterr().err
+        assert "no labels, so the losses of distill.losses must teach, and there is none" in said and not out.exists()
     cut += ["sparsify.distill=true"]
     assert main(["run", "yolov5-original", *given, *size, *cut, "--out", str(out)]) == 0
     said = capsys.readouterr()

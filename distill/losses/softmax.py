@@ -14,7 +14,7 @@ from distill.errors import DistillError
 
 
 def kl(ctx: LossContext, temperature: float = 4.0) -> Tensor:
-    """Divergence of the student's softened class probabilities from the teacher's.
+    """Divergence of the student's softened class probabilities from the teacher's (softmax heads).
 
         L = T² · mean over images of KL(softmax(t / T) ‖ softmax(s / T))
 
@@ -34,7 +34,7 @@ def kl(ctx: LossContext, temperature: float = 4.0) -> Tensor:
 
 
 def dkd(ctx: LossContext, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> Tensor:
-    """Divergence of class probabilities in two parts: how likely the target is, and how the others share the rest.
+    """Divergence of class probabilities in two parts, the target against the others and the others among themselves (softmax heads).
 
     With p = softmax(logits / T), y the target, and p̂ the softmax over all classes but y,
 
@@ -63,7 +63,7 @@ def dkd(ctx: LossContext, alpha: float = 1.0, beta: float = 8.0, temperature: fl
 
 
 def nkd(ctx: LossContext, gamma: float = 1.5, temperature: float = 1.0) -> Tensor:
-    """Cross-entropy of the target's probability to the teacher's, and divergence of the normalised others.
+    """Cross-entropy of the target's probability to the teacher's, and divergence of the normalised others (softmax heads).
 
     With s and t the probabilities, y the target, and p̂ the softmax of logits / T over all classes but y,
 

@@ -118,7 +118,7 @@ def notes(content: Content) -> list[str]:
 def findings(content: Content) -> list[str]:
     """What the reader must know before believing the table."""
     found = [
-        f"{row['arm']} failed with lr {row['lr_tried']:g}, which counts as its worst: {row['error']}"
+        f"{row['arm']} failed with seed {row['seed']}, lr {row['lr_tried'] or 'auto'}: {row['error']}"
         for row in content["failed"]
     ]
     missing = len(content["arms"]) * len(content["seeds"]) - sum(len(each.runs) for each in standings(content))

@@ -42,6 +42,7 @@ class Learner(nn.Module):
         self.task = task
         self.penalty = penalty
         self.progress = 0.0
+        self.frozen = [weight for weight in self.learned.parameters() if not weight.requires_grad]
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         if self.task is not None:
@@ -67,6 +68,11 @@ class Learner(nn.Module):
     def learned(self) -> nn.ModuleList:
         """Losses with parameters, which train beside the student."""
         return self.task.learned if self.task is not None else nn.ModuleList()
+
+    def refreeze(self) -> None:
+        """What a loss has frozen of its own weights is not trained: the trainer makes everything trainable."""
+        for weight in self.frozen:
+            weight.requires_grad_(False)
 
     # What the trainer asks of its model beside a loss.
 

@@ -131,6 +131,7 @@ class _Trainer(DetectionTrainer):
 
         It would open a process group too, for GPUs alone, and wrap the network with a device that a CPU has not.
         """
+        self.job.learner.refreeze()
         if parallel.world() > 1 and self.world_size <= 1:
             self.world_size = parallel.world()
             index = None if self.device.type == "cpu" else [self.device.index]
@@ -160,8 +161,8 @@ class _Trainer(DetectionTrainer):
             self.stopper.__dict__.update(states["stopper"])
             self.ema.updates = states["updates"]
         except (RuntimeError, ValueError, KeyError) as error:
-            mend = "delete the folder to start anew"
-            raise DistillError(f"{self.wdir}: the state of another network or other losses; {mend}") from error
+            what = f"{self.wdir}: the state of another network or other losses"
+            raise DistillError(f"{what}; delete the folder to start anew") from error
         self.start_epoch = self.job.progress.epoch
 
     def save_model(self) -> bool:

@@ -11,12 +11,14 @@ from itertools import islice
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 from ultralytics.cfg import get_cfg
 from ultralytics.data.build import build_dataloader
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.torch_utils import init_seeds
 
 import prune
+from distill.device import half
 from distill.errors import DistillError
 from distill.schedule import ALWAYS, Schedule
 from distill.task import DistillationTask
@@ -26,6 +28,7 @@ from distill.yolo.learner import Learner, set_bn_momentum
 
 CANDIDATES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
 STEPS = 100  # of a trial, at most; a tenth of a run that is shorter than a thousand
+HELD = 4 * 2**30  # bytes of images, which are made once for all trials
 JUDGES = 8  # batches, the same for all
 SETTLE = 128  # images that BatchNorm's statistics are taken from
 LOST = 4.0  # times the loss of the start: a trial that comes there is not played to its end,
@@ -97,8 +100,8 @@ def find_lr(
 
     High rates first lose what repair gave, and then end far above what low ones reach: which one is best after a few
     steps says little. What a tenth of the steps gets back, though, is no loss to the rest. Every trial is a training
-    in small: from the same student, on the same batches, augmented as in training, with a rate that falls as a half cosine.
-    It is judged on images without augmentation.
+    in small: from the same student, on the same batches, augmented as in training, with a rate that rises for half of it
+    and falls as a half cosine. It is judged on images without augmentation.
 
     Args:
         task: the student, its teacher and the losses; copied.
@@ -110,7 +113,9 @@ def find_lr(
         candidates: rates in descending order; the last one is taken where none gets back.
         progress: called as progress(iterable, label, total).
     """
-    count = max(5, min(STEPS, schedule.steps // 10))
+    each = schedule.batch * 3 * imgsz**2  # bytes of a batch
+    count = max(5, min(STEPS, schedule.steps // 10, HELD // each))
+    trial = replace(schedule, steps=count, warmup_steps=count // 2)  # the schedule's own can be longer than the trial
     init_seeds(seed)
     lessons = list(islice(_batches(data, schedule, imgsz, augment=True), count))
     judges = list(islice(_batches(data, schedule, imgsz, augment=False), JUDGES))
@@ -119,7 +124,7 @@ def find_lr(
     rates: Iterable[float] = candidates if progress is None else progress(candidates, "learning rate", len(candidates))
     for lr in rates:
         learner = _learner(task, schedule, imgsz, device)
-        trained = _train(learner, lessons, replace(schedule, lr=lr, steps=count), LOST * start, device)
+        trained = _train(learner, lessons, replace(trial, lr=lr), LOST * start, device)
         tried[lr] = _judge(learner, judges, device) if trained else math.inf
         if tried[lr] <= start:
             break
@@ -184,7 +189,7 @@ def _train(
         for group in optimizer.param_groups:
             group["lr"] = schedule.lr_at(step / len(lessons))
         try:
-            loss, _ = learner(_on(batch, device))
+            loss = _loss(learner, batch, device)
         except DistillError:
             if step:  # what a loss says of a network that is lost
                 return False
@@ -202,8 +207,14 @@ def _train(
 def _judge(learner: Learner, judges: list[dict[str, Any]], device: torch.device) -> float:
     """The loss as a mean per image."""
     with torch.no_grad():
-        losses = [learner(_on(batch, device))[0].item() / len(batch["img"]) for batch in judges]
+        losses = [_loss(learner, batch, device).item() / len(batch["img"]) for batch in judges]
     return sum(losses) / len(losses)
+
+
+def _loss(learner: Learner, batch: Mapping[str, Any], device: torch.device) -> Tensor:
+    """Of a batch, its sum, in the precision that training has."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=half(device)):
+        return learner(_on(batch, device))[0]
 
 
 def _batches(data: DataSet, schedule: Schedule, imgsz: int, augment: bool) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,7 @@ from ultralytics.cfg import get_cfg
 from ultralytics.nn.distill_model import DistillationModel
 from ultralytics.nn.tasks import DetectionModel
 
-from distill import arms, losses, pipeline
+from distill import arms, compare, losses, pipeline
 from distill import recipe as recipes
 from distill.cli import main
 from distill.console import Console
@@ -259,12 +259,52 @@ def test_an_anchor_head_is_no_pupil_of_ultralytics(
     model = network("deep and wide", nc=2, boxes=2)
     save_original(model, tmp_path / "best.pt", names={0: "square", 1: "disc"}, imgsz=64)
     words = [str(here / "tiny.yaml"), f"model={tmp_path / 'best.pt'}", "--quiet"]
-    assert main(["compare", *words, "--out", str(tmp_path / "out")]) == 2
+    assert main(["compare", *words, "--out", str(tmp_path / "out"), "--arms", "ours,ultralytics"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("arm ultralytics: ultralytics' own distillation cannot train an anchor head: ")
     assert said.count("\n") == 1 and not (tmp_path / "out").exists()
     assert main(["check", *words, "distill.losses={distill.yolo.stock:Ultralytics: 1}"]) == 2
     assert "cannot train an anchor head" in capsys.readouterr().err
+    # Nobody has named it: it is left out, and the others are compared.
+    unnamed = arms.plan(recipes.load(here / "tiny.yaml", words[1:2]))
+    found = compare.possible(unnamed, console := Told())
+    assert [arm.name for arm in found.arms] == [name for name in arms.DEFAULT if name != "ultralytics"]
+    assert [line.partition(": ")[0] for line in console.lines] == ["arm ultralytics left out"]
+    assert compare.possible(arms.plan(recipes.load(here / "tiny.yaml")), console).arms == unnamed.arms
+
+
+class Told(Console):
+    """A console that keeps what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+
+    def line(self, text: str = "") -> None:
+        self.lines.append(text)
+
+
+def test_an_arm_that_fails_does_not_take_the_others_with_it(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.py").write_text("def nothing(ctx):\n    return 0 * ctx.student.scores.sum()\n")
+    bad = f"bad='distill.losses={{{tmp_path}/bad.py:nothing: 1}}' distill.labels=0"
+    words = ["--arms", "ours", "--arm", bad, "--seeds", "2", "--out", str(tmp_path / "out"), "--quiet"]
+    assert main(["compare", str(here / "tiny.yaml"), "distill.lr=1e-3", *words]) == 2
+    said = capsys.readouterr()
+    assert said.err.endswith(
+        "arm bad has no result with seed 0: loss 'nothing' is zero in each of the first 3 batches\n"
+    )
+    assert "Traceback" not in said.err and "\nours " in said.out
+    made = content(tmp_path / "out")
+    assert [(row["arm"], row["seed"]) for row in made["runs"]] == [("ours", 0), ("ours", 1)]
+    assert [(row["arm"], row["seed"]) for row in made["failed"]] == [("bad", 0)]
+    report = (tmp_path / "out" / "compare.md").read_text()
+    assert "bad failed with seed 0, lr auto: loss 'nothing' is zero" in report and "2 runs are missing" in report
+
+
+def found_arm(name: str) -> arms.Arm:
+    return next(arm for arm in arms.BUILTIN if arm.name == name)
 
 
 # --- arms ------------------------------------------------------------------------------------------------------------
@@ -286,6 +326,10 @@ def test_arms_are_the_recipe_with_a_few_keys_changed(here: Path) -> None:
     assert found["finetune-bn"].prune.importance == "bn_scale" and found["finetune-pruned"].prune == recipe.prune
     with pytest.raises(DistillError, match="expected name=key=value"):
         arms.plan(recipe, None, ["plots=seed=1"])
+    assert len({arms.start_of(one, recipe).distill for one in found.values()}) == 1
+    taught = recipes.load(here / "tiny.yaml", ["sparsify.distill=true", "distill.labels=0.5"])
+    start = arms.start_of(arms.plan(taught).variant(found_arm("finetune"), 0, None), taught)
+    assert (start.distill.losses, start.distill.labels) == (taught.distill.losses, 0.5), "sparsified as the recipe says"
     assert arms.plan(recipe, before=json.loads(json.dumps(made.to_dict()))).to_dict() == made.to_dict()
     assert arms.plan(recipe, seeds=4, before=made.to_dict()).seeds == (0, 1, 2, 3)
 

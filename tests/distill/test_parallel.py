@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from distill import parallel
+from distill.errors import DistillError
 from distill.yolo import checkpoint
 from tests.distill.yolo.test_trainer import tiny, write_images
 from tests.prune.networks import randomize
@@ -59,6 +60,16 @@ def test_two_processes_train_the_student_that_one_does(tmp_path: Path) -> None:
     again = run(tmp_path, "two", launcher=TORCHRUN)
     assert again.returncode != 0 and "is there already: choose another --out" in again.stderr
     assert 'Traceback (most recent call last):\n  File "' + str(Path(parallel.__file__).parent) not in again.stderr
+
+
+def test_a_batch_that_processes_cannot_share_is_refused_before_anything_is_done(monkeypatch) -> None:
+    parallel.share({"batch": 16})
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    parallel.share({"batch": 18, "distill.batch": None})
+    with pytest.raises(
+        DistillError, match=r"distill\.batch=16 cannot be shared by 3 processes: give distill\.batch=18"
+    ):
+        parallel.share({"batch": 18, "distill.batch": 16})
 
 
 def test_one_process_agrees_with_itself() -> None:

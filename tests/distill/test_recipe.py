@@ -240,6 +240,8 @@ def test_files_of_losses_are_found_beside_the_recipe_then_here(here: Path) -> No
     assert [loss.label for loss in found] == ["kd", "kd2", "kd3"] and found[1].options == {"t": 2}
     with pytest.raises(DistillError, match="two losses are called 'kd'"):
         load("sub/r.yaml", ["distill.losses={mine.py:kd: 1, a.b:kd: 1}"])
+    with pytest.raises(DistillError, match="'cls_loss' is the name of another term of the training: rename"):
+        load("sub/r.yaml", ["distill.losses={a.b:cls_loss: 1}"])
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,11 @@ def test_batches_shrink_to_four_at_most_and_never_grow(batch, keep, expected):
     assert schedule.recovery(100, batch, 3, keep_batch=keep).batch == expected
 
 
+@pytest.mark.parametrize(("batch", "processes", "expected"), [(16, 2, 4), (16, 8, 8), (12, 3, 6), (24, 3, 6)])
+def test_processes_that_share_a_batch_have_the_same_of_it(batch, processes, expected):
+    assert schedule.recovery(100, batch, 3, processes=processes).batch == expected
+
+
 def test_the_learning_rate_rises_then_falls_to_its_end():
     plan = Schedule(epochs=4, batch=8, steps=100, lr=1e-3, lrf=0.1, warmup_steps=10)
     rates = [plan.lr_at(step / 100) for step in range(101)]

@@ -15,6 +15,7 @@ from distill.losses.logit import score_bce
 from distill.schedule import Schedule, Span
 from distill.task import DistillationTask
 from distill.yolo import data as datasets
+from distill.yolo import probe
 from distill.yolo.images import calibration
 from distill.yolo.outputs import distillation
 from distill.yolo.probe import balance, bears_batch_statistics, find_lr, recentre
@@ -63,6 +64,27 @@ def test_one_hard_batch_does_not_end_a_trial(labelled):
     given.losses = [Loss("spiky", 1.0, spiky)]
     found = find_lr(given, labelled, COURSE, imgsz=64, device=CPU, candidates=(1e-5,))
     assert calls > 11 and math.isfinite(found.tried[1e-5])
+
+
+def test_a_trial_of_a_long_training_ends_at_a_low_rate_too(labelled, monkeypatch):
+    trials, train = [], probe._train
+    monkeypatch.setattr(probe, "_train", lambda *args: trials.append(args[2]) or train(*args))
+    for steps in (60, 100_000):
+        monkeypatch.setattr(probe, "STEPS", 12)
+        long = dataclasses.replace(COURSE, steps=steps, warmup_steps=min(100, steps // 20))
+        find_lr(task(), labelled, long, imgsz=64, device=CPU, candidates=(1e-3,))
+    for trial in trials:
+        rates = [trial.lr_at(step / trial.steps) for step in range(trial.steps)]
+        assert max(rates) == pytest.approx(1e-3) and rates[0] < 5e-4 and rates[-1] < 5e-4
+    assert [trial.steps for trial in trials] == [6, 12]
+
+
+def test_what_trials_hold_is_bounded(labelled, monkeypatch):
+    monkeypatch.setattr(probe, "HELD", 7 * COURSE.batch * 3 * 64**2)
+    trials, train = [], probe._train
+    monkeypatch.setattr(probe, "_train", lambda *args: trials.append(len(args[1])) or train(*args))
+    find_lr(task(), labelled, dataclasses.replace(COURSE, steps=600), imgsz=64, device=CPU, candidates=(1e-3,))
+    assert trials == [7]
 
 
 def test_losses_that_warm_up_are_judged_at_their_full_weight(labelled):

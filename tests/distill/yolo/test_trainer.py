@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from ultralytics.cfg import get_cfg
+from ultralytics.data.build import build_dataloader
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 
@@ -24,11 +26,13 @@ from distill.errors import DistillError
 from distill.losses import Loss
 from distill.losses.box import box_iou
 from distill.losses.logit import score_bce
+from distill.recipe_losses import TAKEN
 from distill.schedule import Schedule, Span
 from distill.yolo import data as datasets
-from distill.yolo.images import calibration
-from distill.yolo.outputs import distillation, run
+from distill.yolo.images import build_dataset, calibration
+from distill.yolo.outputs import distillation, label_terms, run
 from distill.yolo.trainer import Trained, train
+from tests.distill.yolo.originals import network
 
 CFG = {
     "nc": 2,
@@ -301,6 +305,34 @@ def test_a_loss_that_teaches_nothing_and_one_that_explodes_end_the_run_by_name(l
         go(student, labelled, tmp_path / "a", task=task)
     with pytest.raises(DistillError, match="became (nan|inf) in epoch 1: choose a smaller lr"):
         go(tiny(), labelled, tmp_path / "b", penalty=lambda model, progress: next(model.parameters()).sum() * torch.inf)
+
+
+def test_what_a_loss_has_frozen_of_its_own_stays_as_it_is(labelled, tmp_path):
+    class Projected(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fixed, self.free = nn.Conv2d(2, 2, 1).requires_grad_(False), nn.Conv2d(2, 2, 1)
+
+        def forward(self, ctx: LossContext) -> torch.Tensor:
+            scores = ctx.student.scores.mT[..., None]  # (B, classes, A, 1)
+            return self.free(self.fixed(scores)).square().mean()
+
+    student, projected = tiny(), Projected()
+    task = distillation(student, tiny(1), [Loss("projected", 1.0, projected)])
+    go(student, labelled, tmp_path / "run", task=task)
+    states = torch.load(tmp_path / "run" / "weights" / "last.pt", weights_only=True)["states"]["learned"]
+    assert torch.equal(states["0.fixed.weight"], projected.fixed.weight)
+    assert not torch.equal(states["0.free.weight"], projected.free.weight)
+
+
+@pytest.mark.parametrize("kind", ["anchors", "dfl"])
+def test_no_loss_may_be_called_as_a_term_of_the_labels_is(labelled, kind):
+    model = tiny() if kind == "dfl" else network("deep and wide", nc=2, boxes=2)
+    loader = build_dataloader(build_dataset(labelled, "train", imgsz=64, batch=2, augment=False), 2, workers=0)
+    batch = next(iter(loader))
+    batch["img"] = batch["img"].float() / 255
+    model.args = get_cfg()
+    assert label_terms(model, run(model, batch["img"]), batch).keys() <= set(TAKEN)
 
 
 def test_without_labels_and_without_a_teacher_there_is_nothing_to_learn(unlabelled, tmp_path):
