@@ -24,7 +24,8 @@ class Parser(argparse.ArgumentParser):
         message = message.replace(", key=value", "")  # which may be absent: argparse says otherwise of intermixed words
         for word in message.partition("unrecognized arguments: ")[2].split():
             close = difflib.get_close_matches(word, self._option_string_actions, n=1)
-            message += f", did you mean '{close[0]}'?" if close else ""
+            keyed = ": a recipe's keys are given as key=value" if word.startswith("--") else ""
+            message += f", did you mean '{close[0]}'?" if close else keyed
         raise DistillError(f"{message} ({self.prog} --help)")
 
 
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone (`distill ls keys | head`): keep Python from complaining about it once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         from distill.disk import machine_fault
 
         if isinstance(error, ValueError):
@@ -89,9 +90,10 @@ def _dispatch(words: list[str]) -> int:
     command.declare(parser)
     # Intermixed: `distill run demo --quiet seed=1` has its words in any order.
     try:
-        return command.run(parser.parse_intermixed_args(words[1:]))
+        args = parser.parse_intermixed_args(words[1:])
     except SystemExit as done:  # --help
         return int(done.code or 0)
+    return command.run(args)
 
 
 def _overview() -> str:
@@ -152,7 +154,7 @@ def _compare(parser: argparse.ArgumentParser) -> None:
 
 
 def _ls(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=("recipes", "keys", "losses", "importances", "arms"))
+    parser.add_argument("what", choices=("recipes", "keys", "losses", "importances", "arms"), help="what to list")
     parser.add_argument(
         "name",
         metavar="NAME",

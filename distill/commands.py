@@ -187,7 +187,7 @@ def export(args: argparse.Namespace) -> int:
         raise DistillError("export to which format? distill export best.pt onnx")
     from distill import dryrun
 
-    dryrun.export(args.checkpoint, formats, options.imgsz, Console(quiet=args.quiet))
+    dryrun.export(args.checkpoint, formats, options, Console(quiet=args.quiet))
     return 0
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from distill import pipeline, steps
+from distill import inputs, pipeline
 from distill.arms import OURS, Arm, Comparison, start_of
 from distill.console import Console
 from distill.device import pick_device
@@ -24,6 +24,7 @@ from distill.recipe_keys import SHAPES, Recipe
 from distill.report import compare as report
 from distill.results import about, figures
 from distill.yolo import data as datasets
+from distill.yolo.checkpoint import Detector
 
 FORMAT = 1
 # Two runs with the same of this have the same stages up to the first of those: from all of them to the teacher alone,
@@ -91,24 +92,32 @@ def possible(wanted: Comparison, console: Console) -> Comparison:
     """
     recipe, quiet = wanted.recipe, Console(quiet=True)  # the runs say what there is to say of each
     pick_device(recipe.device)
-    teacher = steps.open_teacher(recipe) if recipe.model else None
-    variants = [wanted.variant(arm, recipe.seed, None) for arm in wanted.arms]
+    teacher = inputs.open_teacher(recipe) if recipe.model else None
     fit: list[Arm] = []
-    for arm, variant in zip(wanted.arms, variants, strict=True):
+    for arm in wanted.arms:
+        variant = wanted.variant(arm, recipe.seed, None)
         try:
-            steps.fitting_losses(variant, teacher, quiet)
+            inputs.fitting_losses(variant, teacher, quiet)
+            _differs(variant, recipe, teacher)
             fit.append(arm)
         except DistillError as error:
             if wanted.named or arm.name == OURS:
                 raise DistillError(f"arm {arm.name}: {error}") from None
             console.line(f"arm {arm.name} left out: {error}")
-    if teacher is not None:
-        steps.check_budget(recipe, teacher.model)
+    inputs.check_network(recipe, teacher)
     if recipe.data != SHAPES:
         data = datasets.load(recipe.data, teacher.names if teacher else None, progress=quiet.track)
         if not data.labelled:
             raise DistillError(f"{data.path}: no labels, and arms are compared by mAP: give a data.yaml with labels")
     return replace(wanted, arms=tuple(fit), named=True)
+
+
+def _differs(variant: Recipe, recipe: Recipe, teacher: Detector | None) -> None:
+    """Raise for an arm that leaves out a loss which this head cannot have anyway."""
+    before, after = recipe.distill.losses, variant.distill.losses
+    lost = [spec for spec in before if spec not in after]
+    if lost and len(after) == len(before) - len(lost) and not inputs.fitting(lost, teacher)[0]:
+        raise DistillError(f"this head has no {lost[0].label} anyway: leave the arm out")
 
 
 class _Work:

@@ -30,14 +30,16 @@ def pick_device(name: str | torch.device) -> torch.device:
             "device 'mps': the proof and repair compute in float64, which it does not have: use device=cpu"
         )
     if kind != "cuda" or not index.isdigit():
-        raise DistillError(f"device '{name}' is not known here: use cpu, a GPU's number such as 0, or nothing")
+        several = "; several GPUs train together under torchrun" if "," in text else ""
+        raise DistillError(f"device '{name}' is not known here: use cpu, a GPU's number such as 0, or nothing{several}")
     if parallel.world() > 1 and (int(index) != parallel.local_rank() or int(index) >= count):
         raise DistillError(
             f"device '{name}': each process needs a GPU of its own, and this machine has {count or 'none'}: leave device "
             "empty and start as many processes as there are GPUs, or use device=cpu"
         )
     if int(index) >= count:
-        raise DistillError(f"device '{name}': this machine has {count or 'no'} CUDA devices that PyTorch can use")
+        has = f"{count or 'no'} CUDA devices that PyTorch can use"
+        raise DistillError(f"device '{name}': this machine has {has}: leave device empty, or use device=cpu")
     return torch.device(kind, int(index))
 
 

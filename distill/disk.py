@@ -16,6 +16,7 @@ except ImportError:  # Windows: two runs in one folder go unnoticed there
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
+_DESKTOP = ("libGL", "libgthread", "libxcb")  # libraries that opencv-python asks for
 _FULL_BYTES = 1 << 20  # less than this left on the disk explains any failure to write
 # What a machine does to someone who did nothing wrong.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
@@ -32,6 +33,9 @@ def machine_fault(error: BaseException, path: Path | None = None) -> RunError | 
     if isinstance(error, OSError) and error.errno in _FAULTS:
         verb, name = "write" if error.errno in _NO_ROOM else "use", path or error.filename
         return RunError((f"cannot {verb} {name}: " if name else "") + os.strerror(error.errno))
+    if isinstance(error, ImportError) and any(name in str(error) for name in _DESKTOP):
+        mend = "pip install --no-deps opencv-python-headless=={the version of opencv-python}"
+        return RunError(f"OpenCV needs the libraries of a desktop ({error}); a server does without: {mend}")
     if isinstance(error, (OSError, RuntimeError)) and path is not None:
         folder = next((folder for folder in (path, *path.parents) if folder.is_dir()), Path("."))
         # torch.save says nothing of the cause, only that its writer failed.

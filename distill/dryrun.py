@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import prune
-from distill import steps
+from distill import inputs, steps
 from distill.console import Console
 from distill.device import pick_device
 from distill.errors import DistillError
-from distill.recipe_keys import SHAPES, EvalOptions, Recipe
+from distill.recipe_keys import SHAPES, EvalOptions, ExportOptions, Recipe
 from distill.yolo import checkpoint
 from distill.yolo import data as datasets
 from distill.yolo.checkpoint import Detector
@@ -23,6 +23,7 @@ from distill.yolo.export import check_exports, export_checkpoint
 def plan(recipe: Recipe, console: Console) -> prune.PrunePlan:
     """Print what a run would cut, layer by layer, with the parameters and FLOPs that are left. Nothing is written."""
     teacher = _teacher(recipe)
+    inputs.warn_of_size(recipe, teacher, console)
     data = _open(recipe.data, teacher, console)
     made = steps.make_plan(recipe, teacher, data, pick_device(recipe.device), console)
     width = max(len(group.name) for group in made.groups)
@@ -41,20 +42,22 @@ def check(recipe: Recipe, console: Console) -> None:
     """
     pick_device(recipe.device)
     check_exports(recipe.export)
-    teacher = steps.open_teacher(recipe) if recipe.model else None
-    losses = steps.fitting_losses(recipe, teacher, console)
+    teacher = inputs.open_teacher(recipe) if recipe.model else None
     if teacher is not None:
-        steps.check_budget(recipe, teacher.model)
+        inputs.warn_of_size(recipe, teacher, console)
+    teaching = inputs.fitting_losses(recipe, teacher, console)
+    inputs.check_network(recipe, teacher)
     if recipe.data != SHAPES:
-        steps.check_labels(recipe, _open(recipe.data, teacher, console), losses)
+        inputs.check_labels(recipe, _open(recipe.data, teacher, console), teaching)
 
 
 def evaluate(path: str, options: EvalOptions, console: Console) -> None:
     """Print a checkpoint's mAP as its own project would measure it; given the teacher, also what boxes and scores lost."""
-    student = checkpoint.load(path)
-    teacher = checkpoint.load(options.teacher) if options.teacher else None
+    device = pick_device(options.device)
+    student = checkpoint.load(path, trust=options.trust)
+    teacher = checkpoint.load(options.teacher, trust=options.trust) if options.teacher else None
     data = _open(options.data, student, console)
-    size, device = options.imgsz or student.imgsz or 640, pick_device(options.device)
+    size = options.imgsz or student.imgsz or 640
 
     def measured(network: Detector, exchange: Exchange | None = None) -> Metrics:
         return measure(network.model, data, imgsz=size, batch=options.batch, device=device, exchange=exchange)
@@ -73,12 +76,12 @@ def evaluate(path: str, options: EvalOptions, console: Console) -> None:
         console.result(f"{name:<{width}}  {value:.3f}")
 
 
-def export(path: str, formats: tuple[str, ...], imgsz: int | None, console: Console) -> None:
+def export(path: str, formats: tuple[str, ...], options: ExportOptions, console: Console) -> None:
     """Convert a checkpoint; the results lie beside it."""
-    detector = checkpoint.load(path)
-    size = imgsz or detector.imgsz or 640
+    check_exports(formats)
+    size = options.imgsz or checkpoint.load(path, trust=options.trust).imgsz or 640
     for name in formats:
-        made = export_checkpoint(Path(path), name, Path(path).absolute().parent, size)
+        made = export_checkpoint(Path(path), name, Path(path).absolute().parent, size, trust=options.trust)
         checked = "not compared" if made.max_abs_diff is None else f"outputs differ by {made.max_abs_diff:.1e}"
         console.result(f"{made.file}  {made.size_mb:.1f} MB, {checked}")
 
@@ -96,4 +99,4 @@ def _teacher(recipe: Recipe) -> Detector:
         raise DistillError(
             f"plan {recipe.name}: it needs a trained checkpoint and its images: give model=... and data=..."
         )
-    return steps.open_teacher(recipe)
+    return inputs.open_teacher(recipe)

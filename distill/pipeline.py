@@ -82,7 +82,6 @@ def _teacher(session: Session) -> dict[str, Any]:
     wanted, names, images = session.recipe.teacher.train, session.data.names, len(session.data.train)
     assert wanted is not None and names is not None  # a recipe without a model has it, and it needs labels
     network = build(wanted.model, names, width=wanted.width, seed=session.recipe.seed)
-    steps.check_budget(session.recipe, network)
     batch = wanted.batch or session.recipe.batch
     course = schedule.teacher(images, batch, wanted.epochs, lr=wanted.lr, mosaic=wanted.mosaic)
     trained = session.train(network, course, "teacher", patience=wanted.patience)

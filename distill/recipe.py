@@ -69,7 +69,8 @@ def find(recipe: str | Path) -> Path:
         raise DistillError(f"{recipe} is the folder of a run; to go on with it: distill run --resume {recipe}")
     if str(recipe) in files:
         return files[str(recipe)]
-    hint = nearest(str(recipe), files) or f": give the path of a file or one of {', '.join(files)}"
+    known = f"give the path of a file or one of {', '.join(files)}; or, with --resume, the folder of a run"
+    hint = nearest(str(recipe), files) or f": {known}"
     raise DistillError(f"no recipe '{recipe}'{hint}")
 
 

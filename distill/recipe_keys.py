@@ -147,7 +147,9 @@ class Recipe:
     teacher: Teacher = key(Section(Teacher), "Where the teacher comes from, if not from `model`.", Teacher)
     sparsify: Sparsify | None = key(Section(Sparsify, optional=True), "Network slimming before the cut.", None)
     prune: Prune | None = key(
-        Section(Prune, optional=True), "What to cut; null cuts nothing: the network is trained on as it is."
+        Section(Prune, optional=True),
+        "What to cut; null cuts nothing: the network is trained on as it is.",
+        example="prune.flops=0.5, or prune=null",
     )
     repair: Repair | None = key(
         Section(Repair, optional=True), "Repair after the cut: in closed form, then block by block.", Repair
@@ -171,6 +173,7 @@ class EvalOptions:
     imgsz: int | None = key(Auto(_SIZE), "Width and height of the input in pixels; auto takes the checkpoint's.", None)
     batch: int = key(_COUNT, "Images in a batch.", 16)
     device: str = key(Text(empty=True), "cpu, 0, ...; empty takes a GPU where there is one.", "")
+    trust: bool = key(Flag(), "As of a recipe: execute what is pickled in the checkpoint.", False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,3 +181,4 @@ class ExportOptions:
     """What `distill export` takes beside a checkpoint and formats."""
 
     imgsz: int | None = key(Auto(_SIZE), "Width and height of the input in pixels; auto takes the checkpoint's.", None)
+    trust: bool = key(Flag(), "As of a recipe: execute what is pickled in the checkpoint.", False)

@@ -16,10 +16,12 @@ from distill.recipe_fields import Context, Kind, Nullable, Text, nearest
 from distill.recipe_yaml import Item, dump, read, wrap
 
 UNSET = "???"
+FEW = 10  # keys that a message can name
+LISTED = "distill ls keys prints those there are"
 Overrides = Mapping[str, Any] | Sequence[str]
 
 
-def key(kind: Kind, help: str, default: Any = MISSING, *, rivals: str = "") -> Any:
+def key(kind: Kind, help: str, default: Any = MISSING, *, rivals: str = "", example: str = "") -> Any:
     """Declare a field of a dataclass as a key of a recipe.
 
     Args:
@@ -27,8 +29,9 @@ def key(kind: Kind, help: str, default: Any = MISSING, *, rivals: str = "") -> A
         help: one sentence for `distill ls keys`.
         default: its value when it is left out; a class is called for one; without a default the key is required.
         rivals: a word shared by keys of which exactly one must be given.
+        example: what to give where a required key is missing; `key=...` if empty.
     """
-    metadata = {"kind": kind, "help": help, "rivals": rivals}
+    metadata = {"kind": kind, "help": help, "rivals": rivals, "example": example}
     if isinstance(default, type):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -64,7 +67,8 @@ class Section(Kind):
             if child is not None and child.text != UNSET:
                 values[name] = kind.read(child, here, context)
             elif child is not None and not isinstance(kind, Nullable) or _required(each):
-                context.complain(child or item, f"{here} is not set: give {here}=... ({each.metadata['help']})")
+                example = each.metadata["example"] or f"{here}=..."
+                context.complain(child or item, f"{here} is not set: give {example} ({each.metadata['help']})")
                 values[name] = None
         self._check_rivals(item, path, context)
         return self.cls(**values)
@@ -106,12 +110,11 @@ class Section(Kind):
             context.complain(at, f"{path}: give exactly one of {', '.join(names)}; {got}", at_key=True)
 
     def _refuse_unknown(self, item: Item, path: str, name: str, context: Context) -> None:
-        hint = nearest(name, self.fields)
+        hint = nearest(name, self.fields).replace("'", f"'{path}." if path else "'", 1)
         if not hint:  # perhaps a good name in the wrong place
             elsewhere = [known for known in context.known if known.endswith(f".{name.rpartition('.')[2]}")]
-            hint = (
-                f", did you mean {' or '.join(elsewhere)}?" if elsewhere else ": distill ls keys prints those there are"
-            )
+            known = f"there are {', '.join(context.known)}" if len(context.known) < FEW else LISTED
+            hint = f", did you mean {' or '.join(elsewhere)}?" if elsewhere else f": {known}"
         context.complain(item, f"unknown key '{_join(path, name)}'{hint}", at_key=True)
 
 
@@ -161,7 +164,8 @@ def rows(cls: Any, path: str = "") -> Iterator[tuple[str, str, str, str]]:
             yield here, str(kind).removeprefix("a "), default, each.metadata["help"]
             continue
         if kind.optional:
-            yield here, str(kind).removeprefix("a "), "null" if value is None else "(as below)", each.metadata["help"]
+            default = "(required)" if _required(each) else "null" if value is None else "(as below)"
+            yield here, str(kind).removeprefix("a "), default, each.metadata["help"]
         yield from rows(kind.cls, here)
 
 

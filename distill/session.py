@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 import prune
-from distill import parallel, schedule, shapes, steps
+from distill import inputs, parallel, schedule, shapes, steps
 from distill.console import Console
 from distill.device import pick_device
 from distill.folder import RunFolder
@@ -50,12 +50,13 @@ class Session:
         parallel.share(
             {"batch": recipe.batch, "distill.batch": recipe.distill.batch, "teacher.train.batch": begun or None}
         )
-        self.given = steps.open_teacher(recipe) if recipe.model else None
-        self.losses = steps.fitting_losses(recipe, self.given, console)
-        if self.given is not None:
-            steps.check_budget(recipe, self.given.model)
+        self.given = inputs.open_teacher(recipe) if recipe.model else None
+        self.losses = inputs.fitting_losses(recipe, self.given, console)
+        inputs.check_network(recipe, self.given)
         self.data = self._open_data()
         folder.open()
+        if self.given is not None:
+            inputs.warn_of_size(recipe, self.given, console)
         for warning in self.data.warnings:
             console.warn(warning)
 
@@ -68,21 +69,21 @@ class Session:
                 shapes.generate(path.parent, **asdict(recipe.shapes), progress=self.console.track)
             parallel.agree()
         data = datasets.load(path, self.given.names if self.given else None, progress=self.console.track)
-        steps.check_labels(recipe, data, self.losses)
+        inputs.check_labels(recipe, data, self.losses)
         return data
 
-    def stage(self, name: str, work: Callable[..., Mapping[str, Any]], *inputs: Any) -> dict[str, Any]:
-        """Do `work(session, *inputs)` once and keep what it returns. A resumed run takes what it left."""
+    def stage(self, name: str, work: Callable[..., Mapping[str, Any]], *given: Any) -> dict[str, Any]:
+        """Do `work(session, *given)` once and keep what it returns. A resumed run takes what it left."""
         if self.folder.done(name) is not None:
             self.console.line(f"{name}: done before")
         elif parallel.leads():
             self.console.header(name)
             start, warned = time.monotonic(), len(self.console.warnings)
-            payload = dict(work(self, *inputs))
+            payload = dict(work(self, *given))
             warnings = self.console.warnings[warned:]
             self.folder.finish(name, {**payload, "seconds": time.monotonic() - start, "warnings": warnings})
         elif name in TOGETHER:
-            work(self, *inputs)
+            work(self, *given)
         parallel.agree()
         if not parallel.leads():
             self.folder.refresh()

@@ -1,86 +1,24 @@
-"""Steps that more than one command takes: opening the teacher, planning a cut, measuring mAP or agreement."""
+"""Steps that more than one command takes: planning a cut, measuring mAP or agreement."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import prune
-from distill import losses
 from distill.console import Console
-from distill.errors import DistillError
-from distill.losses import Loss
-from distill.recipe_keys import Prune, Recipe
-from distill.yolo import agreement, checkpoint
+from distill.inputs import budget
+from distill.recipe_keys import Recipe
+from distill.yolo import agreement
 from distill.yolo.agreement import Agreement, Reference
 from distill.yolo.checkpoint import Detector
 from distill.yolo.data import DataSet
 from distill.yolo.evaluate import Metrics, evaluate
-from distill.yolo.heads import DFL, head_of
+from distill.yolo.heads import head_of
 from distill.yolo.images import calibration
 from distill.yolo.sensitivity import sensitivity_of
 
 FRAME = 16  # pixels
-
-
-def open_teacher(recipe: Recipe) -> Detector:
-    """The checkpoint that a recipe names.
-
-    Raises:
-        DistillError: it cannot be opened, or it is no detector that can be pruned.
-    """
-    if recipe.model is None:
-        raise DistillError("model is not set: give model=best.pt")
-    return checkpoint.load(recipe.model, trust=recipe.trust)
-
-
-def fitting_losses(recipe: Recipe, teacher: Detector | None, console: Console) -> list[Loss]:
-    """The losses of a recipe that the teacher's head can have, made; a line on the screen for each that it cannot.
-
-    Raises:
-        DistillError: a loss that is not there or takes other options, or nothing left to train on.
-    """
-    if not recipe.distill.epochs and not (recipe.sparsify and recipe.sparsify.distill):
-        return []
-    gives = (head_of(teacher.model) if teacher is not None else DFL).gives  # a teacher that is trained here has DFL
-    specs, left_out = losses.fitting(recipe.distill.losses, gives)
-    for line in left_out:
-        console.line(line)
-    if not any(spec.span.lasts for spec in specs) and not recipe.distill.labels:
-        which = "none that lasts to the end" if specs else "none of them"
-        raise DistillError(f"distill.losses: {which} fits this head, and labels is 0: nothing to train on")
-    made = losses.build(specs)
-    for loss in made:
-        if teacher is not None and (check := getattr(loss.call, "check", None)):
-            check(teacher.model)
-    return made
-
-
-def check_labels(recipe: Recipe, data: DataSet, losses: list[Loss]) -> None:
-    """See that what a recipe trains has something to learn from, where the data has no labels.
-
-    Args:
-        recipe: what is to be done.
-        data: where it is to be done.
-        losses: `fitting_losses` of the recipe.
-
-    Raises:
-        DistillError: a training that needs labels.
-    """
-    if data.labelled:
-        return
-    if recipe.teacher.train:
-        raise DistillError(f"{data.path}: no labels, and teacher.train needs them: give a data.yaml")
-    if recipe.sparsify and not recipe.sparsify.distill:
-        raise DistillError(f"{data.path}: no labels: give a data.yaml, or sparsify.distill=true")
-    trains = recipe.distill.epochs or recipe.sparsify
-    if trains and not any(loss.span.lasts for loss in losses):
-        which = "each ends before the training does (until)" if losses else "there is none"
-        raise DistillError(
-            f"{data.path}: no labels, so the losses of distill.losses must teach, and {which}: give some, or a data.yaml"
-        )
 
 
 def calibration_images(recipe: Recipe, teacher: Detector, data: DataSet, count: int) -> Tensor:
@@ -114,23 +52,11 @@ def make_plan(
         sensitivity=sensitivity_of(model),
         seed=recipe.seed,
         progress=console.track,
-        **_budget(wanted),
+        **budget(wanted),
     )
     model.cpu()
     console.line(describe(plan))
     return plan
-
-
-def check_budget(recipe: Recipe, model: nn.Module) -> None:
-    """Refuse a budget that cannot be met. Raises `PruneError`."""
-    if recipe.prune is not None:
-        graph = prune.trace(model, torch.zeros(1, 3, recipe.imgsz, recipe.imgsz))
-        prune.check_budget(graph, **_budget(recipe.prune))
-
-
-def _budget(wanted: Prune) -> dict[str, Any]:
-    names = ("flops", "params", "ratio", "round_to", "protect", "max_ratio")
-    return {name: getattr(wanted, name) for name in names}
 
 
 def describe(plan: prune.PrunePlan) -> str:

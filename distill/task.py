@@ -86,6 +86,15 @@ class DistillationTask(nn.Module):
         """Multiply the weights of losses, by name; those that are not named stay as they are."""
         self.losses = [replace(loss, weight=loss.weight * factors.get(loss.name, 1.0)) for loss in self.losses]
 
+    def try_out(self, batch: Mapping[str, Any]) -> None:
+        """Call each loss once; what it gives is not judged.
+
+        Raises:
+            DistillError: one that fails, or gives no scalar, by name.
+        """
+        self._seen = CHECKED_BATCHES
+        self(batch)
+
     def forward(self, batch: Mapping[str, Any], progress: float = 0.0) -> dict[str, Tensor]:
         """Every term times its weight, by name, and their sum as `loss`: a mean per image, whatever the batch size.
 

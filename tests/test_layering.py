@@ -17,7 +17,15 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("distill", "distill.cli", "distill.commands", "distill.__main__"),
     ("distill.compare",),
-    ("distill.pipeline", "distill.recovery", "distill.dryrun", "distill.session", "distill.steps", "distill.results"),
+    (
+        "distill.pipeline",
+        "distill.recovery",
+        "distill.dryrun",
+        "distill.session",
+        "distill.inputs",
+        "distill.steps",
+        "distill.results",
+    ),
     (
         "distill.yolo",
         "distill.classify",

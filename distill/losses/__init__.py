@@ -179,7 +179,8 @@ def _check_options(name: str, loss: Callable[..., Any], options: Mapping[str, An
     for option in options:
         if option not in known:
             takes = f"it takes {', '.join(known)}" if known else "it takes none"
-            raise DistillError(f"loss '{name}' has no option '{option}'{_nearest(option, known)}; {takes}")
+            near = _nearest(option, [*known, *RESERVED])
+            raise DistillError(f"loss '{name}' has no option '{option}'{near}; {takes}")
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in options:
             raise DistillError(f"loss '{name}' needs its option '{key}'")
@@ -188,7 +189,7 @@ def _check_options(name: str, loss: Callable[..., Any], options: Mapping[str, An
 def _import(name: str, place: str) -> ModuleType:
     try:
         return importlib.import_module(place)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DistillError(f"loss '{name}': importing {place} failed: {_one_line(error)}") from error
 
 
@@ -205,7 +206,7 @@ def _load_file(name: str, file: Path) -> ModuleType:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[module_name]
         raise DistillError(f"loss '{name}': running {file} failed: {_one_line(error)}") from error
     return module

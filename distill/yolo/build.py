@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
-from distill.errors import DistillError
+from distill.errors import DistillError, first_line
 from distill.yolo import checkpoint
 from distill.yolo.anchor_head import AnchorDetect
+
+USE = "use yolov5n.yaml, yolov8s.yaml, ..."
 
 
 def build(model: str, names: Mapping[int, str], *, width: float | None = None, seed: int = 0) -> DetectionModel:
@@ -23,30 +25,33 @@ def build(model: str, names: Mapping[int, str], *, width: float | None = None, s
         seed: of the random weights.
 
     Raises:
-        DistillError: no such description or checkpoint.
+        DistillError: no such description or checkpoint, or it is of no detector that is supported here.
     """
     source = None
     if Path(model).suffix == ".pt":
         source = checkpoint.load(model).model
         if isinstance(source.model[-1], AnchorDetect):  # type: ignore[index]
             raise DistillError(
-                f"teacher.train.model: {model} is of the original YOLOv5, which trains its own: give it as 'model', or "
-                "train from yolov5n.yaml, yolov8s.yaml, ..."
+                f"teacher.train.model: {model} is of the original YOLOv5, which trains its own: give it as 'model', or {USE}"
             )
         description = source.yaml  # type: ignore[union-attr]
     else:
         try:
             description = yaml_model_load(model)
-        except (FileNotFoundError, AttributeError, TypeError) as error:
-            raise DistillError(
-                f"teacher.train.model: no model '{model}': use yolov5n.yaml, yolov8s.yaml, ..."
-            ) from error
+        except (FileNotFoundError, AssertionError, AttributeError, TypeError) as error:
+            raise DistillError(f"teacher.train.model: no model '{model}': {USE}") from error
         if width is not None:
             depth, _, widest = description["scales"][description["scale"]]
             description["scales"] = {description["scale"]: [depth, width, widest]}
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        network = DetectionModel(dict(description), nc=len(names), verbose=False)  # type: ignore[call-overload, arg-type]
+    try:
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            network = DetectionModel(dict(description), nc=len(names), verbose=False)  # type: ignore[call-overload, arg-type]
+    except Exception as error:  # whatever a description of another kind of model leads to
+        raise DistillError(
+            f"teacher.train.model: no detector comes of '{model}' ({first_line(error)}): {USE}"
+        ) from error
+    checkpoint.check_head(Path(model), network)
     if source is not None:
         network.load(source, verbose=False)
     network.names = dict(names)

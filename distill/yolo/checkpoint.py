@@ -136,7 +136,7 @@ def _detector(path: Path, content: Any, trust: bool) -> Detector:
         raise DistillError(f"{path} holds weights but no network (a state dict): give the .pt that training saved")
     detector: Any = _check_model(path, model)
     _make_head(path, detector, content)
-    _check_detector(path, detector)
+    check_head(path, detector)
     if not trust:
         check_description(path, getattr(detector, "yaml", None))
     options = content.get("opt")
@@ -167,7 +167,8 @@ def _make_head(path: Path, model: Any, content: dict[str, Any]) -> None:
         model.model[-1] = restore(head)
 
 
-def _check_detector(path: Path, model: Any) -> None:
+def check_head(path: Path, model: Any) -> None:
+    """Refuse a network with a head, or in a state, that is not supported. Raises `DistillError` that names `path`."""
     head = model.model[-1]
     if getattr(head, "one2one_cv2", None) is not None or getattr(head, "end2end", False):
         raise DistillError(f"{path} has a head that works without NMS (YOLOv10, YOLO26): {SUPPORTED}")

@@ -87,7 +87,8 @@ def load(path: str | Path, names: Mapping[int, str] | None = None, *, progress: 
             )
         warnings += _left_out(key, found, read)
         records[key] = read.records
-    warnings += _rare(file.names, records["val"])
+    warnings += _rare(path, file.names, records["val"])
+    warnings += _seen(records)
     return _assemble(path, file.root, file.names, True, records, warnings)
 
 
@@ -127,14 +128,24 @@ def _left_out(key: str, found: tuple[Path, ...], read: labels.Labels) -> list[st
     return [f"{len(read.problems)} of the {len(found)} images of '{key}' left out: {_first(read.problems, '; ')}"]
 
 
-def _rare(names: Mapping[int, str], records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A warning of classes with next to no objects in a val that has many of others."""
+def _rare(path: Path, names: Mapping[int, str], records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A warning of classes with next to no objects in a val that has many of others; raises where it has none at all."""
     counts = Counter(int(cls) for record in records for cls in record["cls"][:, 0])
+    if not counts:
+        raise DistillError(f"{path}: there is not one object in the labels of 'val', so no mAP to measure")
     few = [f"{names[cls]} {count}" for cls, count in sorted(counts.items(), key=lambda item: item[1]) if count < FEW]
     if not few or counts.total() < WHOLE:
         return []
     having = f"'val' has fewer than {FEW} objects of {len(few)} of its {len(counts)} classes ({_first(few, ', ')})"
     return [f"{having}: a box or two decide their AP, and each is 1/{len(counts)} of mAP"]
+
+
+def _seen(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """A warning where what is measured on was learned from."""
+    train, val = ({record["im_file"] for record in records[key]} for key in ("train", "val"))
+    if not train & val:
+        return []
+    return [f"{len(train & val)} of the {len(val)} images of 'val' are in 'train' too: mAP looks too good"]
 
 
 def _first(items: Sequence[str], separator: str) -> str:
@@ -161,11 +172,16 @@ def _compare_names(path: Path, data: Mapping[int, str], model: Mapping[int, str]
     if model is None or list(data.values()) == list(model.values()):
         return []
     if len(data) != len(model):
-        ours, theirs = (", ".join(names.values()) for names in (data, model))
-        raise DistillError(f"{path} has {len(data)} classes ({ours}), the model {len(model)} ({theirs})")
+        ours, theirs = (_first(list(names.values()), ", ") for names in (data, model))
+        raise DistillError(
+            f"{path} has {len(data)} classes ({ours}), the model {len(model)} ({theirs}): they must be those that it was "
+            "trained on; train it on these first"
+        )
     if sorted(data.values()) == sorted(model.values()):
         raise DistillError(
             f"{path} has the model's classes in another order: the model's is {', '.join(model.values())}"
         )
-    index = next(i for i in data if data[i] != model.get(i))
-    return [f"class {index} is '{data[index]}' in {path} and '{model.get(index)}' in the model: taken to be the same"]
+    other = [
+        f"class {i} is '{data[i]}' there and '{model.get(i)}' in the model" for i in data if data[i] != model.get(i)
+    ]
+    return [f"{path}: {_first(other, '; ')}: taken to be the same"]

@@ -18,7 +18,7 @@ from distill.cli import COMMANDS, main
 from distill.console import Console
 from distill.errors import DistillError, RunError
 from distill.folder import RunFolder
-from distill.recipe_keys import EvalOptions, Recipe
+from distill.recipe_keys import EvalOptions, ExportOptions, Recipe
 
 GIVEN = ["model=best.pt", "data=data.yaml"]
 
@@ -101,6 +101,10 @@ def test_a_run_goes_on_by_its_folder_by_out_or_by_its_name(says: Any, pipeline: 
         (["train"], f"no command 'train': there are {', '.join(COMMANDS)}"),
         (["run"], "the following arguments are required: RECIPE (distill run --help)"),
         (["run", "demo", "--resme"], "unrecognized arguments: --resme, did you mean '--resume'? (distill run --help)"),
+        (
+            ["run", "demo", "--epochs"],
+            "unrecognized arguments: --epochs: a recipe's keys are given as key=value (distill run --help)",
+        ),
         (["run", "deom"], "no recipe 'deom', did you mean 'demo'?"),
         (["run", "demo", "shapes"], "command line: 'shapes' is not key=value"),
         (
@@ -114,9 +118,13 @@ def test_a_run_goes_on_by_its_folder_by_out_or_by_its_name(says: Any, pipeline: 
         ),
         (["run", "demo", "--resume", "--out", "x"], "x holds no run to go on with: there is no x/recipe.yaml"),
         (["run", "demo", "--out", "."], ". is there already: choose another --out"),
-        (["run", "demo", "prune.ratoi=1"], "command line: unknown key 'prune.ratoi', did you mean 'ratio'?"),
+        (["run", "demo", "prune.ratoi=1"], "command line: unknown key 'prune.ratoi', did you mean 'prune.ratio'?"),
         (["eval", "a.pt"], "command line: data is not set: give data=... (A data.yaml.)"),
         (["eval", "a.pt", "data=d", "imgs=3"], "command line: unknown key 'imgs', did you mean 'imgsz'?"),
+        (
+            ["eval", "a.pt", "data=d", "conf=0.1"],
+            "command line: unknown key 'conf': there are data, teacher, imgsz, batch, device, trust",
+        ),
         (["export", "a.pt", "imgsz=64"], "export to which format? distill export best.pt onnx"),
         (["report", "nowhere"], "nowhere holds no results.json: give the folder of a run that is finished"),
         (["cp", "demo", "no/where.yaml"], "no folder no to copy the recipe into"),
@@ -168,7 +176,7 @@ def test_the_other_commands_call_the_pipeline(says: Any, pipeline: Pipeline) -> 
     assert [call[0] for call in pipeline.calls[:2]] == ["plan", "check"] and pipeline.calls[0][1].prune.flops == 0.3
     assert pipeline.calls[2:] == [
         ("evaluate", "a.pt", EvalOptions(data="d.yaml", imgsz=320, device="cpu")),
-        ("export", "a.pt", ("onnx", "openvino"), 64),
+        ("export", "a.pt", ("onnx", "openvino"), ExportOptions(imgsz=64)),
     ]
 
 

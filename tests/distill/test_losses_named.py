@@ -73,6 +73,7 @@ number = 3
 '''
     (tmp_path / "mine.py").write_text(text)
     (tmp_path / "broken.py").write_text("import nothing_of_this_name")
+    (tmp_path / "script.py").write_text("import sys\n\nsys.exit(0)\n")
     return tmp_path / "mine.py"
 
 
@@ -104,6 +105,7 @@ def test_user_losses_are_found_beside_the_recipe_and_in_packages(file: Path):
         ("mine.py:my_dk", "nothing named 'my_dk' in mine.py, did you mean 'my_kd'"),
         ("mine.py:number", "'number' in mine.py is int, not a function"),
         ("broken.py:x", "running .*broken.py failed: ModuleNotFoundError: No module named"),
+        ("script.py:x", "running .*script.py failed: SystemExit: 0"),
         ("no_such_package:x", "importing no_such_package failed"),
         ("distill.losses.box:box_uoi", "nothing named 'box_uoi'.*did you mean 'box_iou'"),
     ],
@@ -119,6 +121,8 @@ def test_a_loss_that_is_not_there_is_one_clear_line(file: Path, name: str, messa
     [
         ("dfl_kl", "temprature", "'dfl_kl' has no option 'temprature', did you mean 'temperature'"),
         ("score_bce", "weighing", "'score_bce' has no option 'weighing', did you mean 'weighting'"),
+        ("score_bce", "wieght", "'score_bce' has no option 'wieght', did you mean 'weight'"),
+        ("score_bce", "warm_up", "'score_bce' has no option 'warm_up', did you mean 'warmup'"),
         ("feature_mgd", "masks", "'feature_mgd' has no option 'masks', did you mean 'mask'"),
         ("feature_at", "temperature", "'feature_at' has no option 'temperature'; it takes none"),
     ],

@@ -256,6 +256,15 @@ def test_a_class_of_a_few_objects_is_a_warning_where_val_has_many(root: Path, ra
     assert (expected in data.load(describe(root)).warnings) == says
 
 
+def test_a_val_without_objects_is_refused_and_one_that_was_learned_from_is_a_warning(root: Path) -> None:
+    (warning,) = data.load(describe(root, val="images/train")).warnings
+    assert warning == "6 of the 6 images of 'val' are in 'train' too: mAP looks too good"
+    for file in (root / "labels" / "val").glob("*.txt"):
+        file.write_text("")
+    with pytest.raises(DistillError, match="not one object in the labels of 'val', so no mAP to measure"):
+        data.load(describe(root))
+
+
 # --- what it leaves alone --------------------------------------------------------------------------------------------
 
 

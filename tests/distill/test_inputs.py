@@ -1,0 +1,110 @@
+"""What is checked before anything is done: a user's losses are called, a network to train first is built."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill import inputs
+from distill import recipe as recipes
+from distill.errors import DistillError
+from distill.recipe_keys import Recipe
+from distill.yolo.checkpoint import Detector
+from tests.distill.test_compare import Told
+from tests.distill.yolo.test_trainer import tiny
+
+LOSSES = """
+import torch
+from torch import nn
+
+def misspelt(ctx):
+    return ctx.student.scroes.mean()
+
+def no_context():
+    return torch.ones(())
+
+def number(ctx):
+    return 1.0
+
+def none_on_this_image(ctx):
+    return torch.zeros(())
+
+def of_labels(ctx):
+    return ctx.student.scores.mean() * len(ctx.targets["cls"])
+
+class Learned(nn.Module):
+    def prepare(self, channels):
+        self.layers = nn.ModuleList(nn.Conv2d(each, each, 1) for each in channels)
+
+    def forward(self, ctx):
+        return sum(layer(s).mean() for layer, (s, _) in zip(self.layers, ctx.features("neck")))
+"""
+
+
+@pytest.fixture
+def teacher() -> Detector:
+    return Detector(tiny(), {0: "square", 1: "disc"}, 320, Path("best.pt"), None)
+
+
+def recipe(*words: str) -> Recipe:
+    return recipes.load("yolov5-half", ["model=best.pt", "data=shapes", *words])
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("misspelt", "loss 'misspelt' failed: AttributeError: 'Outputs' object has no attribute 'scroes'"),
+        (
+            "no_context",
+            "loss 'no_context' failed: TypeError: no_context() takes 0 positional arguments but 1 was given",
+        ),
+        ("number", "loss 'number' must return a scalar tensor, not float"),
+        ("none_on_this_image", None),  # it may teach on others
+        ("of_labels", None),
+        ("Learned", None),
+    ],
+)
+def test_a_users_loss_is_called_before_anything_is_done(
+    teacher: Detector, tmp_path: Path, name: str, says: str | None
+) -> None:
+    (tmp_path / "mine.py").write_text(LOSSES)
+    wanted = recipe(f"distill.losses={{{tmp_path}/mine.py:{name}: {{until: 0.5}}, box_iou: 1}}")
+    before = copy.deepcopy(teacher.model.state_dict())
+    if says is None:
+        made = inputs.fitting_losses(wanted, teacher, Told())
+        assert [loss.name for loss in made] == [name, "box_iou"] and not hasattr(made[0].call, "layers")
+    else:
+        with pytest.raises(DistillError) as caught:
+            inputs.fitting_losses(wanted, teacher, Told())
+        assert str(caught.value) == says
+    assert all(torch.equal(value, before[key]) for key, value in teacher.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("yolov5n", "teacher.train.model: no model 'yolov5n': use yolov5n.yaml, "),
+        ("yolo5n.yaml", "teacher.train.model: no model 'yolo5n.yaml': use "),
+        ("yolov10n.yaml", "yolov10n.yaml has a head that works without NMS"),
+        ("yolov8n-seg.yaml", "yolov8n-seg.yaml has a Segment head"),
+        ("yolov8-world.yaml", "teacher.train.model: no detector comes of 'yolov8-world.yaml' ("),
+        ("{tmp}/data.yaml", "teacher.train.model: no detector comes of '{tmp}/data.yaml' ("),
+    ],
+)
+def test_a_network_that_could_not_be_pruned_is_not_trained_first(tmp_path: Path, model: str, says: str) -> None:
+    (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [square]\n")
+    train = f"teacher.train={{model: {model.format(tmp=tmp_path)}}}"
+    with pytest.raises(DistillError) as caught:
+        inputs.check_network(recipes.load("yolov5-half", ["model=null", "data=shapes", train]), None)
+    assert str(caught.value).startswith(says.format(tmp=tmp_path)) and "\n" not in str(caught.value)
+
+
+def test_another_size_than_that_of_training_is_a_warning(teacher: Detector) -> None:
+    told = Told()
+    inputs.warn_of_size(recipe("imgsz=320"), teacher, told)
+    assert not told.warnings
+    inputs.warn_of_size(recipe("imgsz=640"), teacher, told)
+    assert told.warnings == ["best.pt was trained at 320 pixels, and imgsz is 640: give imgsz=320 unless that is meant"]
