@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -175,13 +177,21 @@ def _refuse_idle(losses: Sequence[Loss], why: str) -> None:
         )
 
 
+def _place(error: Exception) -> str:
+    """The last line of somebody's own on the way to an error, and not of torch: where a loss is to be mended."""
+    frames = [
+        each for each in traceback.extract_tb(error.__traceback__)[1:] if "torch" not in Path(each.filename).parts
+    ]
+    return f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+
+
 def _evaluate(loss: Loss, ctx: LossContext) -> Tensor:
     try:
         value = loss.call(ctx)
     except (DistillError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise DistillError(f"loss '{loss.name}' failed: {type(error).__name__}: {error}") from error
+        raise DistillError(f"loss '{loss.name}' failed{_place(error)}: {type(error).__name__}: {error}") from error
     if not isinstance(value, Tensor) or value.numel() != 1:
         shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise DistillError(f"loss '{loss.name}' must return a scalar tensor, not {shape}")

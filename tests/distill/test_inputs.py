@@ -56,7 +56,7 @@ def recipe(*words: str) -> Recipe:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("misspelt", "loss 'misspelt' failed: AttributeError: 'Outputs' object has no attribute 'scroes'"),
+        ("misspelt", "loss 'misspelt' failed at mine.py:6: AttributeError: 'Outputs' object has no attribute 'scroes'"),
         (
             "no_context",
             "loss 'no_context' failed: TypeError: no_context() takes 0 positional arguments but 1 was given",
