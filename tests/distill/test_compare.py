@@ -228,7 +228,7 @@ def test_its_folder_is_not_that_of_a_run_and_its_runs_are(
             "arm mine: command line: unknown key 'distill.lables', did you mean 'distill.labels'?",
         ),
         (
-            ["--arms", "ours,no-objectness_bce", "distill.losses={objectness_bce: 1, score_bce: 1}"],
+            ["--arms", "ours,no-objectness_bce", "distill.losses.objectness_bce=1"],
             "arm no-objectness_bce: this head has no objectness_bce anyway: leave the arm out",
         ),
         (["--arm", "mine=distill.epochs=0"], "arm mine: distill.epochs is 0, so it would not be trained"),
