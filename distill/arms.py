@@ -64,7 +64,7 @@ class Comparison:
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
     lrs: tuple[float, ...]
-    named: bool = True
+    named: bool
 
     def variant(self, arm: Arm, seed: int, lr: float | None) -> Recipe:
         """The recipe of one run. What its cut costs and how it exports is the same for every arm, so neither is done."""

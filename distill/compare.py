@@ -57,8 +57,8 @@ def run(wanted: Comparison, folder: RunFolder, console: Console, *, quiet: bool 
         What compare.json holds.
 
     Raises:
-        DistillError, PruneError: bad input, before anything is written; or a step that cannot be done. A run that fails is
-            none: the others are made, and what it failed of is raised when the comparison is written.
+        DistillError, PruneError: bad input, before anything is written; or a step that cannot be done. Where it is an arm's
+            training, the other arms are trained and the comparison is written first.
     """
     wanted = possible(wanted, console)
     work = _Work(wanted, folder, console, quiet)
@@ -109,14 +109,14 @@ def possible(wanted: Comparison, console: Console) -> Comparison:
         data = datasets.load(recipe.data, teacher.names if teacher else None, progress=quiet.track)
         if not data.labelled:
             raise DistillError(f"{data.path}: no labels, and arms are compared by mAP: give a data.yaml with labels")
-    return replace(wanted, arms=tuple(fit), named=True)
+    return replace(wanted, arms=tuple(fit))
 
 
 def _differs(variant: Recipe, recipe: Recipe, teacher: Detector | None) -> None:
     """Raise for an arm that leaves out a loss which this head cannot have anyway."""
     before, after = recipe.distill.losses, variant.distill.losses
     lost = [spec for spec in before if spec not in after]
-    if lost and len(after) == len(before) - len(lost) and not inputs.fitting(lost, teacher)[0]:
+    if lost and all(spec in before for spec in after) and not inputs.fitting(lost, teacher)[0]:
         raise DistillError(f"this head has no {lost[0].label} anyway: leave the arm out")
 
 
@@ -175,9 +175,9 @@ class _Work:
 
     def complain(self) -> None:
         """Raise where an arm lacks a seed, for its run failed."""
+        done = {(row["arm"], row["seed"]) for row in self.rows}
         for lost in self.failed:
-            found = [row for row in self.rows if (row["arm"], row["seed"]) == (lost["arm"], lost["seed"])]
-            if not found:
+            if (lost["arm"], lost["seed"]) not in done:
                 raise DistillError(f"arm {lost['arm']} has no result with seed {lost['seed']}: {lost['error']}")
 
     def run(self, recipe: Recipe, path: Path, title: str) -> dict[str, Any]:

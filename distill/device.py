@@ -43,6 +43,6 @@ def pick_device(name: str | torch.device) -> torch.device:
     return torch.device(kind, int(index))
 
 
-def half(device: torch.device) -> bool:
+def in_bfloat16(device: torch.device) -> bool:
     """Whether training there is in bfloat16. It has float32's range: no scaled losses, and no model downloaded to try."""
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -34,7 +34,7 @@ def machine_fault(error: BaseException, path: Path | None = None) -> RunError | 
         verb, name = "write" if error.errno in _NO_ROOM else "use", path or error.filename
         return RunError((f"cannot {verb} {name}: " if name else "") + os.strerror(error.errno))
     if isinstance(error, ImportError) and any(name in str(error) for name in _DESKTOP):
-        mend = "pip install --no-deps opencv-python-headless=={the version of opencv-python}"
+        mend = "pip install --no-deps opencv-python-headless==VERSION, with the version of opencv-python"
         return RunError(f"OpenCV needs the libraries of a desktop ({error}); a server does without: {mend}")
     if isinstance(error, (OSError, RuntimeError)) and path is not None:
         folder = next((folder for folder in (path, *path.parents) if folder.is_dir()), Path("."))

@@ -18,14 +18,13 @@ from distill.losses import Loss
 from distill.recipe_keys import Prune, Recipe
 from distill.recipe_losses import LossSpec
 from distill.schedule import ALWAYS
+from distill.task import PROBE
 from distill.yolo import checkpoint
 from distill.yolo.build import build
 from distill.yolo.checkpoint import Detector
 from distill.yolo.data import DataSet
 from distill.yolo.heads import DFL, head_of
 from distill.yolo.outputs import distillation
-
-SIDE = 64  # pixels of an image that losses are tried on: every detector takes it
 
 
 def open_teacher(recipe: Recipe) -> Detector:
@@ -81,7 +80,7 @@ def _try(own: list[Loss], teacher: Detector) -> None:
     copies = [replace(loss, call=copy.deepcopy(loss.call), span=ALWAYS) for loss in own]
     task = distillation(copy.deepcopy(teacher.model), teacher.model, copies, labels=0.0)
     box = {"batch_idx": torch.zeros(1), "cls": torch.zeros(1, 1), "bboxes": torch.full((1, 4), 0.5)}
-    task.try_out({"img": torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)), **box})
+    task.try_out({"img": torch.rand(1, 3, PROBE, PROBE, generator=torch.Generator().manual_seed(0)), **box})
 
 
 def check_labels(recipe: Recipe, data: DataSet, teaching: list[Loss]) -> None:

@@ -57,10 +57,10 @@ def show(item: Item) -> str:
     return repr(text) if isinstance(item.value, str) else text
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
-    """`, did you mean 'x'?` for the most similar of the words; nothing where none is similar."""
+def nearest(word: str, words: Iterable[str], before: str = "") -> str:
+    """`, did you mean 'x'?` for the most similar of the words; nothing where none is similar. `before` goes in front of x."""
     close = difflib.get_close_matches(word, list(words), n=1)
-    return f", did you mean '{close[0]}'?" if close else ""
+    return f", did you mean '{before}{close[0]}'?" if close else ""
 
 
 @dataclass(frozen=True)

@@ -110,11 +110,11 @@ class Section(Kind):
             context.complain(at, f"{path}: give exactly one of {', '.join(names)}; {got}", at_key=True)
 
     def _refuse_unknown(self, item: Item, path: str, name: str, context: Context) -> None:
-        hint = nearest(name, self.fields).replace("'", f"'{path}." if path else "'", 1)
+        hint = nearest(name, self.fields, _join(path, ""))
         if not hint:  # perhaps a good name in the wrong place
             elsewhere = [known for known in context.known if known.endswith(f".{name.rpartition('.')[2]}")]
-            known = f"there are {', '.join(context.known)}" if len(context.known) < FEW else LISTED
-            hint = f", did you mean {' or '.join(elsewhere)}?" if elsewhere else f": {known}"
+            listed = f"there are {', '.join(context.known)}" if len(context.known) < FEW else LISTED
+            hint = f", did you mean {' or '.join(elsewhere)}?" if elsewhere else f": {listed}"
         context.complain(item, f"unknown key '{_join(path, name)}'{hint}", at_key=True)
 
 

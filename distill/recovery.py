@@ -90,7 +90,7 @@ def average(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, An
     statistics there was nothing to gain, and the mean of two networks' statistics belongs to neither.
     """
     # Training began from other BatchNorm statistics, and weights for them, that compute what `start` does.
-    before, after = _training(session, start, plan)[0].model.cpu().state_dict(), session.load(TRAINED)
+    before, after = _beginning(session, start)[0].model.cpu().state_dict(), session.load(TRAINED)
     with torch.no_grad():
         for name, value in after.model.state_dict().items():
             if value.is_floating_point():
@@ -103,6 +103,14 @@ def _training(
     session: Session, start: str, plan: prune.PrunePlan, lr: float | None = None, freeze_bn: bool = False
 ) -> tuple[Detector, DistillationTask, schedule.Schedule]:
     """What is trained, what teaches it, and how long."""
+    student, course = _beginning(session, start, lr, freeze_bn)
+    return student, session.task(student, plan.keep_inputs), course
+
+
+def _beginning(
+    session: Session, start: str, lr: float | None = None, freeze_bn: bool = False
+) -> tuple[Detector, schedule.Schedule]:
+    """The network as its training begins, recentred, and how long that is."""
     wanted, student = session.recipe.distill, session.load(start)
     batch, keep = wanted.batch or session.recipe.batch, wanted.batch is not None
     images = len(session.data.train)
@@ -110,8 +118,7 @@ def _training(
         images, batch, wanted.epochs, lr=lr, freeze_bn=freeze_bn, keep_batch=keep, processes=parallel.world()
     )
     recentre(student.model, session.data, course, **_where(session))
-    task = session.task(student, plan.keep_inputs)
-    return student, task, course
+    return student, course
 
 
 def _where(session: Session) -> dict[str, Any]:

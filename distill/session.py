@@ -46,10 +46,10 @@ class Session:
         self.recipe, self.folder, self.console = recipe, folder, console
         self.device = pick_device(recipe.device)
         check_exports(recipe.export)
-        begun = recipe.teacher.train and recipe.teacher.train.batch
-        parallel.share(
-            {"batch": recipe.batch, "distill.batch": recipe.distill.batch, "teacher.train.batch": begun or None}
-        )
+        batches = {"batch": recipe.batch, "distill.batch": recipe.distill.batch}
+        if recipe.teacher.train:
+            batches["teacher.train.batch"] = recipe.teacher.train.batch
+        parallel.share(batches)
         self.given = inputs.open_teacher(recipe) if recipe.model else None
         self.losses = inputs.fitting_losses(recipe, self.given, console)
         inputs.check_network(recipe, self.given)

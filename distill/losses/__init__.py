@@ -8,7 +8,6 @@ optimizer is made.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -22,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from distill.errors import DistillError
+from distill.recipe_fields import nearest
 from distill.recipe_losses import RESERVED, LossSpec
 from distill.schedule import ALWAYS, Span
 
@@ -129,13 +129,13 @@ def resolve(name: str, folder: Path | str = ".") -> Callable[..., Any]:
     place, _, attribute = BUILTIN.get(name, name).rpartition(":")
     if not place or not attribute:
         raise DistillError(
-            f"no loss '{name}'{_nearest(name, BUILTIN)}; there are {', '.join(BUILTIN)}, "
+            f"no loss '{name}'{nearest(name, BUILTIN)}; there are {', '.join(BUILTIN)}, "
             "and your own as file.py:name or package.module:name"
         )
     module = _load_file(name, Path(folder, place).expanduser()) if place.endswith(".py") else _import(name, place)
     if not hasattr(module, attribute):
         own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise DistillError(f"loss '{name}': nothing named '{attribute}' in {place}{_nearest(attribute, own)}")
+        raise DistillError(f"loss '{name}': nothing named '{attribute}' in {place}{nearest(attribute, own)}")
     loss = getattr(module, attribute)
     if not callable(loss):
         raise DistillError(
@@ -179,7 +179,7 @@ def _check_options(name: str, loss: Callable[..., Any], options: Mapping[str, An
     for option in options:
         if option not in known:
             takes = f"it takes {', '.join(known)}" if known else "it takes none"
-            near = _nearest(option, [*known, *RESERVED])
+            near = nearest(option, [*known, *RESERVED])
             raise DistillError(f"loss '{name}' has no option '{option}'{near}; {takes}")
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in options:
@@ -196,7 +196,7 @@ def _import(name: str, place: str) -> ModuleType:
 def _load_file(name: str, file: Path) -> ModuleType:
     if not file.is_file():
         near = [other.name for other in file.parent.glob("*.py")] if file.parent.is_dir() else []
-        raise DistillError(f"loss '{name}': no file {file}{_nearest(file.name, near)}")
+        raise DistillError(f"loss '{name}': no file {file}{nearest(file.name, near)}")
     # A name of its own for each path: two recipes may each have a losses.py. It is entered in sys.modules because
     # dataclasses and pickle look a class's module up there.
     module_name = f"{file.stem}_{hashlib.sha1(str(file.resolve()).encode()).hexdigest()[:8]}"
@@ -214,8 +214,3 @@ def _load_file(name: str, file: Path) -> ModuleType:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _nearest(word: str, words: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(words), n=1)
-    return f", did you mean '{close[0]}'?" if close else ""

@@ -18,7 +18,7 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.torch_utils import init_seeds
 
 import prune
-from distill.device import half
+from distill.device import in_bfloat16
 from distill.errors import DistillError
 from distill.schedule import ALWAYS, Schedule
 from distill.task import DistillationTask
@@ -213,7 +213,7 @@ def _judge(learner: Learner, judges: list[dict[str, Any]], device: torch.device)
 
 def _loss(learner: Learner, batch: Mapping[str, Any], device: torch.device) -> Tensor:
     """Of a batch, its sum, in the precision that training has."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=half(device)):
+    with torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16(device)):
         return learner(_on(batch, device))[0]
 
 

@@ -13,7 +13,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from distill import parallel
 from distill.console import Console
-from distill.device import half, pick_device
+from distill.device import in_bfloat16, pick_device
 from distill.errors import DistillError
 from distill.schedule import Schedule
 from distill.task import DistillationTask
@@ -145,7 +145,7 @@ def _settings(
         "warmup_epochs": 0,  # the schedule warms up, step by step
         **schedule.augmentation,
         "close_mosaic": schedule.close_mosaic,
-        "amp": "bf16" if half(torch.device(device)) else False,
+        "amp": "bf16" if in_bfloat16(torch.device(device)) else False,
         "plots": False,
         "verbose": False,
     }

@@ -307,10 +307,6 @@ def test_an_arm_that_fails_does_not_take_the_others_with_it(
     assert "bad failed with seed 0, lr auto: loss 'nothing' is zero" in report and "2 runs are missing" in report
 
 
-def found_arm(name: str) -> arms.Arm:
-    return next(arm for arm in arms.BUILTIN if arm.name == name)
-
-
 # --- arms ------------------------------------------------------------------------------------------------------------
 
 
@@ -332,7 +328,8 @@ def test_arms_are_the_recipe_with_a_few_keys_changed(here: Path) -> None:
         arms.plan(recipe, None, ["plots=seed=1"])
     assert len({arms.start_of(one, recipe).distill for one in found.values()}) == 1
     taught = recipes.load(here / "tiny.yaml", ["sparsify.distill=true", "distill.labels=0.5"])
-    start = arms.start_of(arms.plan(taught).variant(found_arm("finetune"), 0, None), taught)
+    alone = arms.plan(taught, "finetune")
+    start = arms.start_of(alone.variant(alone.arms[0], 0, None), taught)
     assert (start.distill.losses, start.distill.labels) == (taught.distill.losses, 0.5), "sparsified as the recipe says"
     assert arms.plan(recipe, before=json.loads(json.dumps(made.to_dict()))).to_dict() == made.to_dict()
     assert arms.plan(recipe, seeds=4, before=made.to_dict()).seeds == (0, 1, 2, 3)

@@ -133,6 +133,9 @@ def test_what_the_machine_did_is_told_from_what_the_code_did(tmp_path: Path) -> 
     assert str(machine_fault(torch_save, tmp_path)) == f"cannot write {tmp_path}: No space left on device"
     assert machine_fault(RuntimeError("shapes do not match"), tmp_path) is None
     assert machine_fault(FileNotFoundError(errno.ENOENT, "x", "a.pt")) is None
+    server = str(machine_fault(ImportError("libGL.so.1: cannot open shared object file")))
+    assert "OpenCV needs the libraries of a desktop (libGL.so.1: " in server and "opencv-python-headless" in server
+    assert machine_fault(ImportError("No module named 'mine'"), tmp_path) is None
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
