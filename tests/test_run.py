@@ -104,9 +104,10 @@ def test_everything_that_a_run_promises_is_there(done: Path) -> None:
     results = json.loads((done / "results.json").read_text())
     models = results["models"]
     assert list(models) == ["teacher", "pruned", "repaired", "student"]
-    assert models["teacher"]["map50_95"] > 0.1
-    assert models["repaired"]["map50_95"] > models["pruned"]["map50_95"]
-    assert models["student"]["map50_95"] >= models["repaired"]["map50_95"] or results["warnings"]
+    # Closer to its teacher, which is not always higher: one trained for so short a time may be beaten by its own cut copy.
+    teacher, pruned, repaired = (models[name]["map50_95"] for name in ("teacher", "pruned", "repaired"))
+    assert teacher > 0.1 and abs(repaired - teacher) < abs(pruned - teacher)
+    assert models["student"]["map50_95"] >= repaired or results["warnings"]
     assert 0.55 < models["student"]["gflops"] / models["teacher"]["gflops"] <= 0.61
     assert models["student"]["params"] < models["teacher"]["params"]
     assert models["student"]["size_mb"] < models["teacher"]["size_mb"]
