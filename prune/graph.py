@@ -84,11 +84,12 @@ class ChannelGraph:
     Attributes:
         model: The traced module itself (not a copy).
         input_shape: Shape of the example input, (N, C, H, W).
-        layers: Layers in execution order.
+        layers: Layers in execution order, but for those that surgery cannot cut: `frozen` says why.
         norms: BatchNorms.
         groups: Groups that may be cut.
         splits: Parts that must keep equal widths.
         frozen: Layer name -> reason, for layers with output channels that may not be cut.
+        whole_flops: FLOPs per image of the layers that surgery cannot cut.
     """
 
     model: nn.Module
@@ -98,6 +99,7 @@ class ChannelGraph:
     groups: tuple[Group, ...]
     splits: tuple[Split, ...]
     frozen: Mapping[str, str]
+    whole_flops: int = 0
     _by_name: dict[str, Layer] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -154,7 +156,7 @@ class ChannelGraph:
 
     def flops(self, kept: Iterable[int] | None = None) -> int:
         """FLOPs per image of all traced layers (two per multiply-add), with the `kept` channels or with all."""
-        return sum(layer.flops(*_counts(layer, kept)) for layer in self.layers)
+        return self.whole_flops + sum(layer.flops(*_counts(layer, kept)) for layer in self.layers)
 
     def params(self, kept: Iterable[int] | None = None) -> int:
         """Parameters of the traced layers and BatchNorms, with the `kept` channels or with all."""

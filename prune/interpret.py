@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_arg
 
+from prune.owners import KINDS, Owners
 from prune.raw import export
 
 Visitor = Callable[[Node, Any], Any]
@@ -25,6 +26,7 @@ class Program:
         signature = exported.graph_signature
         state = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         self.model, self._state = model, {p: name.removeprefix("net.") for p, name in state.items()}
+        self._owners = Owners(model, self._state)
         self._constants = {
             placeholder: exported.constants[name].to(example_input.device)
             for placeholder, name in signature.inputs_to_lifted_tensor_constants.items()
@@ -33,11 +35,11 @@ class Program:
         self.last_use: dict[Node, Node] = {n: node for node in self.nodes for n in node.all_input_nodes}
 
     def layer(self, node: Node) -> str | None:
-        """Path of the convolution, linear layer or BatchNorm that this node computes, else None."""
-        if node.op != "call_function" or operator_name(node) not in ("conv2d", "linear", "batch_norm"):
+        """Path of the convolution, linear layer or BatchNorm that this node computes; None where surgery cannot cut it."""
+        if node.op != "call_function" or operator_name(node) not in KINDS:
             return None
-        weight = node.args[1] if node.args[1] is not None else node.args[3]
-        return self._state[weight.name].rpartition(".")[0] if isinstance(weight, Node) else None
+        name, why = self._owners.layer(node, operator_name(node))
+        return name if why is None else None
 
     def placeholder(self, node: Node, x: Tensor) -> Tensor:
         """The value of a placeholder: a weight, a buffer, a constant, or the input."""

@@ -10,29 +10,21 @@ from typing import Any
 from torch import Tensor
 from torch.fx import Node
 
-from prune.atoms import Atoms
+from prune.following import Vector
+from prune.layer_rules import LayerRules
 from prune.operators import POINTWISE, SPATIAL, module_path, where, within
+from prune.owners import Owners
 
-Vector = tuple[int, list[int]]  # (dimension that carries channels, atom id of each position)
 
-
-class Rules:
+class Rules(LayerRules):
     """Follows channels through a graph, operator by operator.
 
     Attributes:
-        vectors: Node -> what its channel dimension carries; None where there is none, or it was lost.
-        layers: Path -> fields of a `Layer`, with atoms for channels.
-        norms: Path -> (atoms, affine).
         chunks: (path of the module that splits, atoms of each part), for equal splits of channels.
     """
 
-    def __init__(self, names: dict[str, str]) -> None:
-        self.names = names  # placeholder -> path of the parameter or buffer
-        self.atoms = Atoms()
-        self.vectors: dict[Node, Vector | None] = {}
-        self.lists: dict[Node, list[Vector | None]] = {}
-        self.layers: dict[str, dict[str, Any]] = {}
-        self.norms: dict[str, tuple[list[int], bool]] = {}
+    def __init__(self, owners: Owners) -> None:
+        super().__init__(owners)
         self.chunks: list[tuple[str, list[list[int]]]] = []
 
     def input(self, node: Any) -> None:
@@ -57,80 +49,8 @@ class Rules:
             rule = self._unknown
         self.vectors[node] = rule(node)
 
-    def _freeze(self, value: Any, reason: str) -> None:
-        for vector in [self.vectors.get(value), *self.lists.get(value, [])]:
-            self.atoms.freeze(vector[1] if vector else (), reason)
-
-    def _vector(self, value: Any) -> Vector | None:
-        return self.vectors.get(value) if isinstance(value, Node) else None
-
-    def _give_up(self, node: Any, reason: str) -> Vector | None:
-        """Freeze everything that enters the operator; nothing is known of what leaves it."""
-        for value in node.all_input_nodes:
-            self._freeze(value, reason)
-        return None
-
-    def _unknown(self, node: Any) -> Vector | None:
-        return self._give_up(node, f"{str(node.target).removeprefix('aten.')} {where(node)} has no rule")
-
     def _pass(self, node: Any) -> Vector | None:
         return self._vector(node.args[0])
-
-    def _op_conv2d(self, node: Any) -> Vector | None:
-        x, weight = node.args[0], node.args[1]
-        shape, groups = weight.meta["val"].shape, node.args[6] if len(node.args) > 6 else 1
-        vector = self._entering(node, x, 1)
-        kind = "conv" if groups == 1 else "depthwise" if groups == shape[0] == len(vector[1]) else "grouped"
-        if kind == "grouped":  # equally many per group: the i-th channels of all groups go together
-            self.atoms.tie(vector[1], groups)
-        outputs = self._layer(
-            node, kind, vector[1], shape[0], prod(shape[2:]), prod(node.meta["val"].shape[2:]), groups
-        )
-        if kind == "grouped":
-            self.atoms.tie(outputs, groups)
-        return 1, outputs
-
-    def _op_linear(self, node: Any) -> Vector | None:
-        x, weight = node.args[0], node.args[1]
-        rank = len(node.meta["val"].shape)
-        vector = self._entering(node, x, rank - 1)
-        positions = prod(node.meta["val"].shape[1:-1])
-        return rank - 1, self._layer(node, "linear", vector[1], weight.meta["val"].shape[0], 1, positions, 1)
-
-    def _entering(self, node: Any, x: Any, dim: int) -> Vector:
-        """What enters a layer, which reads channels along `dim` whether or not they could be followed to here."""
-        vector = self._vector(x)
-        if vector is not None and vector[0] == dim:
-            return vector
-        reason = f"the input of '{module_path(node)}' cannot be followed"
-        self._freeze(x, reason)
-        atoms = self.atoms.fresh(x.meta["val"].shape[dim], ("unknown",))
-        self.atoms.freeze(atoms, reason)
-        return dim, atoms
-
-    def _layer(self, node, kind, inputs, width, kernel, positions, groups) -> list[int]:
-        name = self.names[node.args[1].name].removesuffix(".weight")
-        bias = len(node.args) > 2 and node.args[2] is not None
-        known = self.layers.get(name)
-        if known:  # one module called twice: both calls read and write the same weights
-            self.atoms.unite(known["inputs"], inputs)
-            known["positions"] += positions
-            return known["outputs"]
-        outputs = inputs if kind == "depthwise" else self.atoms.fresh(width, ("layer", len(self.layers)))
-        sizes = {"kernel": kernel, "positions": positions, "groups": groups}
-        self.layers[name] = {"name": name, "kind": kind, "inputs": inputs, "outputs": outputs, "bias": bias, **sizes}
-        return outputs
-
-    def _op_batch_norm(self, node: Any) -> Vector | None:
-        vector = self._vector(node.args[0])
-        if vector is None:
-            return None
-        weight, mean = node.args[1], node.args[3]
-        name = self.names[(weight or mean).name].rpartition(".")[0]
-        if name in self.norms:
-            self.atoms.unite(self.norms[name][0], vector[1])
-        self.norms[name] = (vector[1], weight is not None)
-        return vector
 
     def _op_add(self, node: Any) -> Vector | None:
         a, b = node.args[0], node.args[1]

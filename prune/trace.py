@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from prune.errors import PruneError
 from prune.graph import ChannelGraph, Channels, Group, Layer, Norm, Split
+from prune.owners import Owners
 from prune.raw import export, set_raw
 from prune.rules import Rules
 
@@ -30,12 +31,13 @@ def trace(model: nn.Module, example_input: Tensor) -> ChannelGraph:
         PruneError: The model cannot be traced, or nothing in it can be cut.
     """
     try:
-        program = export(set_raw(copy.deepcopy(model)), example_input)
+        copied = set_raw(copy.deepcopy(model))
+        program = export(copied, example_input)
     except Exception as error:  # torch.export raises many types; the first line is the part that tells
         raise PruneError(f"{type(model).__name__} cannot be traced: {str(error).splitlines()[0]}") from error
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    rules = Rules({placeholder: name.removeprefix("net.") for placeholder, name in names.items()})
+    rules = Rules(Owners(copied, {placeholder: name.removeprefix("net.") for placeholder, name in names.items()}))
     for node in program.graph.nodes:
         if node.op == "call_function":
             rules.apply(node)
@@ -78,7 +80,8 @@ def _graph(rules: Rules, model: nn.Module, shape: tuple[int, ...]) -> ChannelGra
             Group(i, _group_name(channels, layers), tuple(channels)) for i, channels in enumerate(members.values())
         ),
         splits=tuple(Split(owner, tuple(ids(part) for part in parts)) for owner, parts in rules.chunks),
-        frozen={name: why[0] for name, why in reasons.items() if why},
+        frozen={name: why[0] for name, why in reasons.items() if why} | rules.whole,
+        whole_flops=rules.whole_flops,
     )
 
 
