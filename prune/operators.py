@@ -11,8 +11,11 @@ POINTWISE = frozenset(
 )
 SPATIAL = frozenset(
     "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d "  # noqa: SIM905
-    "upsample_bicubic2d _upsample_nearest_exact2d pad constant_pad_nd reflection_pad2d replication_pad2d".split()
+    "upsample_bicubic2d _upsample_nearest_exact2d reflection_pad2d replication_pad2d".split()
 )
+PADDING = frozenset(("pad", "constant_pad_nd"))
+# Operators of two tensors, or of one and a number, element by element.
+ARITHMETIC = frozenset("add sub rsub mul div maximum minimum".split())  # noqa: SIM905
 
 
 def module_path(node: Any) -> str:

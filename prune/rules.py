@@ -44,13 +44,38 @@ class Rules(LayerRules):
         name = "getitem" if node.target is operator.getitem else str(node.target).split(".")[1].rstrip("_")
         rule: Callable[[Node], Vector | None] | None = getattr(self, f"_op_{name}", None)
         if rule is None and name in POINTWISE | SPATIAL:
-            rule = self._pass
+            rule = self._pass if name in POINTWISE else self._over_space
         if rule is None or not isinstance(node.meta.get("val"), (Tensor, list, tuple)):
             rule = self._unknown
         self.vectors[node] = rule(node)
 
     def _pass(self, node: Any) -> Vector | None:
+        if len(node.all_input_nodes) > 1:  # clamp and pow may take a tensor, with a value for each channel
+            return self._unknown(node)
         return self._vector(node.args[0])
+
+    def _over_space(self, node: Any) -> Vector | None:
+        vector, rank = self._vector(node.args[0]), len(node.args[0].meta["val"].shape)
+        if vector is not None and vector[0] >= rank - 2:  # a linear layer's channels stand last
+            return self._give_up(node, f"channels are resized {where(node)}")
+        return vector
+
+    def _op_pad(self, node: Any) -> Vector | None:
+        vector, amounts = self._vector(node.args[0]), node.args[1]
+        if vector is None:
+            return None
+        dim, atoms = vector
+        place = 2 * (len(node.meta["val"].shape) - 1 - dim)  # amounts are (before, after), from the last dimension on
+        before, after = (*amounts, 0, 0)[place : place + 2] if place < len(amounts) else (0, 0)
+        if before == after == 0:
+            return vector
+        if min(before, after) < 0 or (len(node.args) > 2 and node.args[2] in ("reflect", "replicate", "circular")):
+            return self._give_up(node, f"channels are padded {where(node)}")
+        added = self.atoms.fresh(before + after, ("padding",))
+        self.atoms.freeze(added, f"channels are padded {where(node)}")  # as many are added whatever is cut
+        return dim, [*added[:before], *atoms, *added[before:]]
+
+    _op_constant_pad_nd = _op_pad
 
     def _op_add(self, node: Any) -> Vector | None:
         a, b = node.args[0], node.args[1]
@@ -77,7 +102,7 @@ class Rules(LayerRules):
             self.atoms.unite(whole[0][1], whole[1][1])
         return dim, whole[0][1]
 
-    _op_sub = _op_mul = _op_div = _op_maximum = _op_minimum = _op_add
+    _op_sub = _op_rsub = _op_mul = _op_div = _op_maximum = _op_minimum = _op_add
 
     def _op_cat(self, node: Any) -> Vector | None:
         dim = (node.args[1] if len(node.args) > 1 else 0) % len(node.meta["val"].shape)
@@ -116,7 +141,7 @@ class Rules(LayerRules):
 
     def _op_getitem(self, node: Any) -> Vector | None:
         source, index = node.args
-        return self.lists[source][index] if source in self.lists else None
+        return self.lists[source][index] if source in self.lists else self._vector(source)  # pooled, or where from
 
     def _op_slice(self, node: Any) -> Vector | None:
         vector = self._vector(node.args[0])

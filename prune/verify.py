@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -11,16 +12,19 @@ from torch.fx import Node
 
 from prune.errors import PruneError
 from prune.interpret import Program, operator_name
-from prune.operators import POINTWISE
+from prune.operators import ARITHMETIC, PADDING, POINTWISE, SPATIAL
 from prune.plan import PrunePlan
 from prune.raw import set_raw, tensors
+
+Cut = tuple[int, Tensor]  # the dimension that holds channels, and the positions of those that are cut
 
 
 def verify(model: nn.Module, student: nn.Module, plan: PrunePlan, example_input: Tensor) -> float:
     """Largest difference between the raw outputs of the masked model and of the pruned one, in float64.
 
-    The masked model is `model` run operator by operator, with every cut channel set to zero after its BatchNorm and
-    after its activation. `student` must come straight from `prune.apply`, before any repair or training.
+    The masked model is `model` run operator by operator, with every cut channel set to zero after its BatchNorm, after
+    its activation and after all else that makes more of it. `student` must come straight from `prune.apply`, before any
+    repair or training.
 
     Args:
         model: The full model.
@@ -49,7 +53,7 @@ def verify(model: nn.Module, student: nn.Module, plan: PrunePlan, example_input:
 def masked_outputs(model: nn.Module, plan: PrunePlan, x: Tensor) -> list[Tensor]:
     """Raw outputs of `model`, in the mode that it is in, with the channels that the plan cuts set to zero."""
     program = Program(model, x)
-    cut: dict[Node, Tensor] = {}  # node -> positions of its cut channels
+    cut: dict[Node, Cut] = {}
 
     def mask(node: Node, value: Any) -> Any:
         name = program.layer(node)
@@ -57,12 +61,30 @@ def masked_outputs(model: nn.Module, plan: PrunePlan, x: Tensor) -> list[Tensor]
             dim = value.dim() - 1 if operator_name(node) == "linear" else 1
             gone = torch.ones(value.shape[dim], dtype=torch.bool)
             gone[list(plan.keep[name])] = False
-            cut[node] = gone.nonzero()[:, 0].to(value.device)
-        elif operator_name(node) in POINTWISE and node.all_input_nodes[0] in cut:  # act(0) need not be 0
-            cut[node] = cut[node.all_input_nodes[0]]
-        if node not in cut:
-            return value
-        dim = value.dim() - 1 if value.dim() != 4 else 1
-        return value.index_fill(dim, cut[node], 0.0)
+            cut[node] = dim, gone.nonzero()[:, 0].to(value.device)
+        elif (found := _passed_on(node, cut)) is not None:
+            cut[node] = found
+        return value.index_fill(*cut[node], 0.0) if node in cut else value
 
     return program.run(x, mask)
+
+
+def _passed_on(node: Node, cut: dict[Node, Cut]) -> Cut | None:
+    """What is cut of a value because it is of those that it was made from, where an operator makes more than 0 of 0."""
+    args: Any = node.args
+    if operator_name(node) == "cat":
+        dim = (args[1] if len(args) > 1 else 0) % node.meta["val"].dim()
+        starts = accumulate((part.meta["val"].shape[dim] for part in args[0]), initial=0)
+        parts = [cut[part][1] + start for part, start in zip(args[0], starts, strict=False) if part in cut]
+        along = all(cut[part][0] == dim for part in args[0] if part in cut)
+        return (dim, torch.cat(parts)) if parts and along else None
+    if operator_name(node) in POINTWISE | SPATIAL | PADDING | ARITHMETIC:
+        for used in node.all_input_nodes:
+            if used in cut and _width(used, cut[used][0]) == _width(node, cut[used][0]):
+                return cut[used]
+    return None
+
+
+def _width(node: Node, dim: int) -> tuple[int, int] | None:
+    value = node.meta["val"]
+    return (value.dim(), value.shape[dim]) if isinstance(value, Tensor) and dim < value.dim() else None

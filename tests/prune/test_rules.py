@@ -1,0 +1,114 @@
+"""Operators between two layers: what passes channels on passes them exactly, and what cannot be cut stays, with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import prune
+from tests.prune.networks import Block, randomize
+
+IMAGE = torch.rand(1, 3, 16, 16)
+
+
+class Between(nn.Module):
+    """Two blocks, `operation` between them, and two that read what it gives."""
+
+    def __init__(self, operation: Callable[[nn.Module, Tensor], Tensor], width: int = 8) -> None:
+        super().__init__()
+        self.operation = operation
+        self.stem, self.first = Block(3, 8), Block(8, 8)
+        self.second, self.out = Block(width, 8), nn.Conv2d(8, 4, 1)
+        self.scale = nn.Parameter(torch.rand(1, 8, 1, 1) + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.second(self.operation(self, self.first(self.stem(x)))))
+
+
+def difference(model: nn.Module, graph: prune.ChannelGraph) -> float:
+    """The largest of three cuts of two thirds of the channels."""
+    found = []
+    for seed in range(3):
+        plan = prune.make_plan(graph, prune.score(graph, "random", seed=seed), ratio=0.6, round_to=1)
+        found.append(prune.verify(model, prune.apply(model, plan), plan, torch.rand(2, 3, 16, 16)))
+    return max(found)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda m, x: F.pad(x, (1, 1, 1, 1)),
+        lambda m, x: F.pad(x, (1, 1, 2, 0), value=2.0),
+        lambda m, x: F.pad(x, (1, 1, 1, 1, 0, 0), value=-1.0),
+        lambda m, x: F.pad(x, (1, 1, 1, 1), mode="reflect"),
+        lambda m, x: torch.constant_pad_nd(x, (1, 1), 0.5),
+        lambda m, x: x + 1,
+        lambda m, x: 3 - torch.cat([x.sigmoid(), x], 1).sigmoid(),
+        lambda m, x: F.adaptive_max_pool2d(x, 8),
+        lambda m, x: F.max_pool2d(x + 1, 2) / 2,
+    ],
+)
+def test_channels_pass(operation: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    width = operation(Between(operation), torch.rand(1, 8, 16, 16)).shape[1]
+    model = randomize(Between(operation, width))
+    graph = prune.trace(model, IMAGE)
+    assert [group.name for group in graph.groups] == ["stem.conv", "first.conv", "second.conv"]
+    assert difference(model, graph) < 1e-10
+
+
+@pytest.mark.parametrize(
+    "operation, reason",
+    [
+        (lambda m, x: F.pad(x, (0, 0, 0, 0, -1, 1)), "channels are padded in the model's own forward"),
+        (lambda m, x: x.sigmoid().pow(m.scale), "pow.Tensor_Tensor in the model's own forward has no rule"),
+        (lambda m, x: x.clamp(m.scale), "clamp.Tensor in the model's own forward has no rule"),
+    ],
+)
+def test_channels_stay(operation: Callable[[nn.Module, Tensor], Tensor], reason: str) -> None:
+    model = randomize(Between(operation))
+    graph = prune.trace(model, IMAGE)
+    assert graph.frozen["first.conv"] == reason
+    assert [group.name for group in graph.groups] == ["stem.conv", "second.conv"]
+    assert difference(model, graph) < 1e-10
+
+
+class Shortcut(nn.Module):
+    """A ResNet for CIFAR: the shortcut to a wider stage is padded with channels of zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.narrow, self.wide = Block(3, 8), Block(8, 8), Block(8, 16, 3, 2)
+        self.last, self.out = Block(16, 16), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.narrow(x)
+        x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4)) + self.wide(x)
+        return self.out(x + self.last(x))
+
+
+def test_padded_channels_stay_and_those_between_them_are_cut() -> None:
+    model = randomize(Shortcut())
+    graph = prune.trace(model, IMAGE)
+    assert [(group.name, len(group.channels)) for group in graph.groups] == [("stem.conv", 8)]
+    assert graph.frozen["wide.conv"] == "channels are padded in the model's own forward"
+    outputs = graph.layer("wide.conv").outputs
+    assert outputs[4:12] == graph.layer("stem.conv").outputs and not {*outputs[:4], *outputs[12:]} & set(graph.group_of)
+    assert difference(model, graph) < 1e-10
+
+
+def test_what_pools_over_the_channels_of_a_linear_layer_freezes_them() -> None:
+    class Mixer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.mix, self.out = Block(3, 8), nn.Linear(256, 12), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(F.avg_pool2d(self.mix(self.stem(x).flatten(2)), (1, 2)))
+
+    with pytest.raises(prune.PruneError, match="channels are resized in the model's own forward"):
+        prune.trace(Mixer(), IMAGE)
