@@ -114,6 +114,12 @@ class ChannelGraph:
         return {c: g.index for g in self.groups for c in g.channels}
 
     @cached_property
+    def staying(self) -> frozenset[int]:
+        """Every channel that is in no group."""
+        met = [*(layer.inputs + layer.outputs for layer in self.layers), *(norm.channels for norm in self.norms)]
+        return frozenset().union(*met) - self.group_of.keys()
+
+    @cached_property
     def place_of(self) -> dict[int, int]:
         """Channel id -> its place in its group."""
         return {c: place for g in self.groups for place, c in enumerate(g.channels)}

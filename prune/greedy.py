@@ -118,10 +118,10 @@ class Cutter:
                 kept -= set(self.graph.groups[i].channels[narrowest:])
         if self.unit == "ratio":
             return float(len(kept))
-        frozen = {c for layer in self.graph.layers for c in layer.inputs + layer.outputs} - set(self.graph.group_of)
+        kept |= self.graph.staying
         if self.unit == "flops":
-            return float(self.graph.flops(kept | frozen))
-        return float(self._all_params() - self.graph.params() + self.graph.params(kept | frozen))
+            return float(self.graph.flops(kept))
+        return float(self._all_params() - self.graph.params() + self.graph.params(kept))
 
     def until(self, budget: float) -> Iterator[int]:
         """Cut until no more than `budget` is left; yields each percent of the way."""

@@ -70,3 +70,15 @@ class Owners:
             if not alike or self.module(user)[1] is not module:
                 return f"the weights of '{self._names[module]}' are used {where(user)} too"
         return None
+
+
+def stores_width(module: nn.Module, width: int) -> bool:
+    """Whether a module that splits channels has the width of a part as its `c`, as stock blocks (C2f and its kin) do."""
+    c: Any = getattr(module, "c", None)
+    return type(c) is int and c == width
+
+
+def reads_width(module: nn.Module) -> bool:
+    """Whether its forward reads `c`. A number written there, or stored elsewhere, would not change with the parts."""
+    code: Any = getattr(module.forward, "__code__", None)
+    return "c" in getattr(code, "co_names", ())

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
+from torch import nn
 
 from prune.errors import PruneError
-from prune.graph import ChannelGraph
+from prune.graph import ChannelGraph, Split
 from prune.greedy import Cutter
 from prune.importance import Importance, Progress, StaticImportance
 
@@ -34,7 +35,8 @@ class PrunePlan:
     Attributes:
         keep: Module path -> kept output channels (ascending), for every layer and BatchNorm that changes.
         keep_inputs: Module path -> kept input channels, for every layer that changes.
-        parts: Module path -> new width of each part of a chunk or split in that module's forward.
+        parts: Module path -> new width of each part of a chunk or split in that module's forward; not of a module whose
+            `c` is something else.
         groups: Width of every group before and after.
         flops_before, flops_after: FLOPs per image of the traced layers, two per multiply-add.
         params_before, params_after: Parameters of the whole model.
@@ -125,7 +127,7 @@ def keep_all(graph: ChannelGraph) -> PrunePlan:
 
 def plan_from_channels(graph: ChannelGraph, kept: Iterable[int]) -> PrunePlan:
     """The plan that keeps the given channel ids of `graph` (frozen ones always stay)."""
-    kept = set(kept) | {c for layer in graph.layers for c in layer.inputs + layer.outputs if c not in graph.group_of}
+    kept = graph.staying.union(kept)
 
     def indices(channels: Sequence[int]) -> tuple[int, ...]:
         return tuple(i for i, c in enumerate(channels) if c in kept)
@@ -133,7 +135,9 @@ def plan_from_channels(graph: ChannelGraph, kept: Iterable[int]) -> PrunePlan:
     keep = {layer.name: indices(layer.outputs) for layer in graph.layers}
     keep |= {norm.name: indices(norm.channels) for norm in graph.norms}
     keep_inputs = {layer.name: indices(layer.inputs) for layer in graph.layers}
-    parts = {split.owner: len(indices(split.parts[0])) for split in graph.splits}
+    modules = dict(graph.model.named_modules())
+    splits = [split for split in graph.splits if not _stores_another(modules[split.owner], split)]
+    parts = {split.owner: len(indices(split.parts[0])) for split in splits}
     total = sum(p.numel() for p in graph.model.parameters())
     return PrunePlan(
         keep=keep,
@@ -145,6 +149,12 @@ def plan_from_channels(graph: ChannelGraph, kept: Iterable[int]) -> PrunePlan:
         params_before=total,
         params_after=total - graph.params() + graph.params(kept),
     )
+
+
+def _stores_another(module: nn.Module, split: Split) -> bool:
+    """Whether the `c` of a module that splits, where surgery writes the new width of a part, is some other number."""
+    c: Any = getattr(module, "c", None)
+    return type(c) is int and c != len(split.parts[0])
 
 
 def cut_until(cut: Cutter, goal: float, progress: Progress | None) -> PrunePlan:

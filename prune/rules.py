@@ -13,19 +13,19 @@ from torch.fx import Node
 from prune.following import Vector
 from prune.layer_rules import LayerRules
 from prune.operators import POINTWISE, SPATIAL, module_path, where, within
-from prune.owners import Owners
+from prune.owners import Owners, reads_width, stores_width
 
 
 class Rules(LayerRules):
     """Follows channels through a graph, operator by operator.
 
     Attributes:
-        chunks: (path of the module that splits, atoms of each part), for equal splits of channels.
+        chunks: (path of the module that splits, atoms of each part, whether it stores their width), for equal splits.
     """
 
     def __init__(self, owners: Owners) -> None:
         super().__init__(owners)
-        self.chunks: list[tuple[str, list[list[int]]]] = []
+        self.chunks: list[tuple[str, list[list[int]], bool]] = []
 
     def input(self, node: Any) -> None:
         """The model's input: its channels stay."""
@@ -115,7 +115,7 @@ class Rules(LayerRules):
             self.atoms.unite(vectors[0][1], v[1])
         return vectors[0]
 
-    def _op_chunk(self, node: Any) -> None:
+    def _op_chunk(self, node: Any, fixed: bool = False) -> None:
         vector, dim = self._vector(node.args[0]), node.args[2] if len(node.args) > 2 else 0
         parts = [value.shape for value in node.meta["val"]]
         if vector is None:
@@ -125,17 +125,29 @@ class Rules(LayerRules):
             return
         sizes = [shape[vector[0]] for shape in parts]
         pieces = [vector[1][sum(sizes[:i]) : sum(sizes[: i + 1])] for i in range(len(sizes))]
-        if len(set(sizes)) == 1:
-            for part, piece in enumerate(pieces):
-                for atom in piece:
-                    self.atoms.labels[atom].append(("part", len(self.chunks), part))
-            self.chunks.append((module_path(node), pieces))
-        else:
+        owner, module = self.owners.module(node)
+        if len(set(sizes)) > 1:
             self._freeze(node.args[0], f"unequal split {where(node)}")
+        elif fixed and not (stores_width(module, sizes[0]) and reads_width(module)):
+            self._freeze(node.args[0], f"split at a fixed width {where(node)}")
+        else:
+            self._chunk(owner, pieces, stores_width(module, sizes[0]))
         self.lists[node] = [(vector[0], piece) for piece in pieces]
 
+    def _chunk(self, owner: str, pieces: list[list[int]], stored: bool) -> None:
+        """Parts that stay equally wide; all of a module that stores their width, for it stores one."""
+        index = next((i for i, chunk in enumerate(self.chunks) if stored and chunk[::2] == (owner, True)), None)
+        if index is None:
+            index = len(self.chunks)
+            self.chunks.append((owner, [], stored))
+        together = self.chunks[index][1]
+        for piece in pieces:
+            for atom in piece:
+                self.atoms.labels[atom].append(("part", index, len(together)))
+            together.append(piece)
+
     def _op_split(self, node: Any) -> None:
-        return self._op_chunk(node)
+        return self._op_chunk(node, fixed=True)
 
     _op_split_with_sizes = _op_split
 

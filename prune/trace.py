@@ -55,7 +55,7 @@ def trace(model: nn.Module, example_input: Tensor) -> ChannelGraph:
 
 
 def _graph(rules: Rules, model: nn.Module, shape: tuple[int, ...]) -> ChannelGraph:
-    for _, parts in rules.chunks:
+    for _, parts, _ in rules.chunks:
         _even_out(rules, parts)
     roots, keys, frozen_roots = _keys(rules)
     members: dict[tuple, list[int]] = {}
@@ -79,7 +79,7 @@ def _graph(rules: Rules, model: nn.Module, shape: tuple[int, ...]) -> ChannelGra
         groups=tuple(
             Group(i, _group_name(channels, layers), tuple(channels)) for i, channels in enumerate(members.values())
         ),
-        splits=tuple(Split(owner, tuple(ids(part) for part in parts)) for owner, parts in rules.chunks),
+        splits=tuple(Split(owner, tuple(ids(part) for part in parts)) for owner, parts, _ in rules.chunks),
         frozen={name: why[0] for name, why in reasons.items() if why} | rules.whole,
         whole_flops=rules.whole_flops,
     )

@@ -128,6 +128,15 @@ def test_flops_of_layers_that_stay_whole_count() -> None:
     assert prune.keep_all(odd).flops_after == plain.flops()
 
 
+def test_a_batch_norm_of_channels_that_no_layer_knows_stays_whole() -> None:
+    model = randomize(nn.Sequential(Block(3, 8), Block(8, 8), weight_norm(nn.Conv2d(8, 4, 1)), nn.BatchNorm2d(4)))
+    graph = prune.trace(model, IMAGE)
+    plan = prune.make_plan(graph, prune.score(graph, "random"), ratio=0.4, round_to=1)
+    student = prune.apply(model, plan)
+    assert student[3].num_features == 4
+    assert prune.verify(model, student, plan, IMAGE) < 1e-10
+
+
 def test_a_model_of_nothing_but_odd_weights_is_refused_with_the_reasons() -> None:
     with pytest.raises(prune.PruneError) as error:
         prune.trace(nn.Sequential(weight_norm(nn.Conv2d(3, 8, 3)), nn.SiLU(), Scaled(8, 4, 3)), IMAGE)

@@ -112,3 +112,83 @@ def test_what_pools_over_the_channels_of_a_linear_layer_freezes_them() -> None:
 
     with pytest.raises(prune.PruneError, match="channels are resized in the model's own forward"):
         prune.trace(Mixer(), IMAGE)
+
+
+class Halves(nn.Module):
+    """A block that splits what enters it and concatenates the halves the other way round."""
+
+    def __init__(self, how: str, c: object = 8) -> None:
+        super().__init__()
+        self.how, self.c, self.half, self.both = how, c, 8, (8, 8)
+        self.cv1, self.m = Block(8, 16), Block(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.cv1(x)
+        if self.how == "chunk":
+            a, b = x.chunk(2, 1)
+        elif self.how == "literal":
+            a, b = torch.split(x, 8, dim=1)
+        elif self.how == "attribute":
+            a, b = x.split(self.half, 1)
+        elif self.how == "sizes":
+            a, b = x.split_with_sizes(self.both, 1)
+        return torch.cat([self.m(b), a], 1)
+
+
+class Stock(Halves):
+    """Splits as stock blocks do: its part width is its `c`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.cv1(x).split((self.c, self.c), 1)
+        return torch.cat([self.m(b), a], 1)
+
+
+class Splitting(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.block, self.last, self.out = Block(3, 8), block, Block(16, 8), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.last(self.block(self.stem(x))))
+
+
+@pytest.mark.parametrize("how", ["literal", "attribute", "sizes"])
+def test_a_split_at_a_fixed_width_stays(how: str) -> None:
+    model = randomize(Splitting(Halves(how)))
+    graph = prune.trace(model, IMAGE)
+    assert graph.frozen == {"block.cv1.conv": "split at a fixed width in 'block'", "out": "an output of the model"}
+    assert difference(model, graph) < 1e-10
+
+
+@pytest.mark.parametrize("c", [8, 5, None])
+def test_a_chunk_is_cut_and_a_number_that_is_not_its_width_is_left_alone(c: int | None) -> None:
+    model = randomize(Splitting(Halves("chunk", c)))
+    graph = prune.trace(model, IMAGE)
+    assert list(graph.frozen) == ["out"]
+    assert difference(model, graph) < 1e-10
+    plan = prune.make_plan(graph, prune.score(graph, "random"), ratio=0.6, round_to=1)
+    assert prune.apply(model, plan).block.c == (plan.parts["block"] if c == 8 else c)
+
+
+def test_a_split_at_the_stored_width_is_cut() -> None:
+    model = randomize(Splitting(Stock("c")))
+    graph = prune.trace(model, IMAGE)
+    assert list(graph.frozen) == ["out"]
+    assert difference(model, graph) < 1e-10
+
+
+def test_all_splits_at_one_stored_width_are_cut_alike() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.c, self.cv1, self.cv2 = 8, Block(8, 16), Block(16, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            a, b = self.cv1(x).split(self.c, 1)
+            a, b = self.cv2(torch.cat([b, a], 1)).split(self.c, 1)
+            return torch.cat([b, a], 1)
+
+    model = randomize(Splitting(Two()))
+    graph = prune.trace(model, IMAGE)
+    assert sorted(map(len, graph.bundles)) == [1, 1, 4]
+    assert difference(model, graph) < 1e-10
