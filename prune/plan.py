@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import index
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
@@ -67,8 +68,11 @@ class PrunePlan:
         """
         try:
             data = json.loads(text)
-            indices = {key: {k: tuple(v) for k, v in data[key].items()} for key in ("keep", "keep_inputs")}
-            return PrunePlan(**{**data, **indices, "groups": tuple(Width(**width) for width in data["groups"])})
+            indices = {key: {k: tuple(map(index, v)) for k, v in data[key].items()} for key in ("keep", "keep_inputs")}
+            parts = {owner: index(width) for owner, width in data["parts"].items()}
+            return PrunePlan(
+                **{**data, **indices, "parts": parts, "groups": tuple(Width(**width) for width in data["groups"])}
+            )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PruneError(f"not a prune plan: {error}") from error
 

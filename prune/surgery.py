@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from prune.errors import PruneError
 from prune.plan import PrunePlan
+
+LAYERS = (nn.Conv2d, nn.Linear)
 
 
 def apply(model: nn.Module, plan: PrunePlan) -> nn.Module:
@@ -20,14 +24,16 @@ def apply(model: nn.Module, plan: PrunePlan) -> nn.Module:
     Raises:
         PruneError: The plan was made for another model.
     """
+    _check(model, plan)
     student = copy.deepcopy(model)
-    modules = dict(student.named_modules())
-    unknown = [name for name in plan.keep if name not in modules]
-    if unknown:
-        raise PruneError(f"the plan is for another model: {type(model).__name__} has no module '{unknown[0]}'")
+    modules = dict(student.named_modules(remove_duplicate=False))
     with torch.no_grad():
         for name, keep in plan.keep.items():
-            _shrink(name, modules[name], keep, plan.keep_inputs.get(name))
+            module: Any = modules[name]
+            if name in plan.keep_inputs:
+                _shrink_layer(module, list(keep), list(plan.keep_inputs[name]))
+            else:
+                _shrink_norm(module, list(keep))
     for owner, width in plan.parts.items():
         # Stock blocks (C2f and its kin) store the width of a part: forward() does without it, export and split do not.
         if isinstance(getattr(modules[owner], "c", None), int):
@@ -35,22 +41,42 @@ def apply(model: nn.Module, plan: PrunePlan) -> nn.Module:
     return student
 
 
-def _shrink(name: str, module: nn.Module, keep: Sequence[int], keep_inputs: Sequence[int] | None) -> None:
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        _fits(name, module.num_features, keep)
-        _shrink_norm(module, list(keep))
-    elif isinstance(module, (nn.Conv2d, nn.Linear)) and keep_inputs is not None:
-        _fits(name, module.weight.shape[0], keep)
-        _shrink_layer(module, list(keep), list(keep_inputs))
-    else:
-        raise PruneError(f"'{name}' is a {type(module).__name__}, which surgery does not know")
+def _check(model: nn.Module, plan: PrunePlan) -> None:
+    """Raise where the plan cannot have been made for this model, before anything is cut."""
+    modules: dict[str, Any] = dict(model.named_modules(remove_duplicate=False))
+    for name in [*plan.keep, *plan.keep_inputs, *plan.parts]:
+        if name not in modules:
+            raise _another(f"{type(model).__name__} has no module '{name}'")
+    if lonely := [name for name in plan.keep_inputs if name not in plan.keep]:
+        raise PruneError(f"the plan says which inputs of '{lonely[0]}' to keep, and not which outputs")
+    for name, keep in plan.keep.items():
+        module, inputs = modules[name], plan.keep_inputs.get(name)
+        wanted, kinds = ("BatchNorm", _BatchNorm) if inputs is None else ("convolution or linear layer", LAYERS)
+        if not isinstance(module, kinds):
+            raise _another(f"'{name}' is a {type(module).__name__}, the plan cuts a {wanted}")
+        _fits(name, "channels", _width(module, "num_features", "out_features", "out_channels"), keep)
+        if inputs is not None:
+            _fits(name, "input channels", _width(module, "in_features", "in_channels"), inputs)
+    total = sum(p.numel() for p in model.parameters())
+    if total != plan.params_before:  # widths are not in a plan, but hardly two models of the same names are as large
+        raise _another(f"{type(model).__name__} has {total:,} parameters, the plan's model had {plan.params_before:,}")
 
 
-def _fits(name: str, width: int, keep: Sequence[int]) -> None:
-    if max(keep, default=-1) >= width:
-        raise PruneError(
-            f"the plan is for another model: '{name}' has {width} channels, the plan keeps number {max(keep)}"
-        )
+def _width(module: nn.Module, *names: str) -> int:
+    """The attribute that the module has, of several that say how wide it is."""
+    return next(getattr(module, name) for name in names if hasattr(module, name))
+
+
+def _fits(name: str, what: str, width: int, keep: Sequence[int]) -> None:
+    if not keep:
+        raise PruneError(f"the plan keeps none of the {what} of '{name}'")
+    wrong = [i for i in keep if not 0 <= i < width]
+    if wrong:
+        raise _another(f"'{name}' has {width} {what}, the plan keeps number {wrong[-1]}")
+
+
+def _another(why: str) -> PruneError:
+    return PruneError(f"the plan is for another model: {why}")
 
 
 def _shrink_layer(module: nn.Conv2d | nn.Linear, keep: list[int], keep_inputs: list[int]) -> None:
@@ -69,7 +95,7 @@ def _shrink_layer(module: nn.Conv2d | nn.Linear, keep: list[int], keep_inputs: l
         module.bias = _parameter(module.bias[keep], module.bias)
 
 
-def _shrink_norm(module: nn.modules.batchnorm._BatchNorm, keep: list[int]) -> None:
+def _shrink_norm(module: _BatchNorm, keep: list[int]) -> None:
     module.num_features = len(keep)
     if module.affine:
         module.weight = _parameter(module.weight[keep], module.weight)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import nn
 
 import prune
 from prune.importance import StaticImportance
-from tests.prune.networks import SMALL, randomize, yolo
+from tests.prune.networks import SMALL, Block, randomize, yolo
 
 IMAGE = torch.rand(1, 3, 64, 64)
 
@@ -76,6 +79,8 @@ def test_json_loses_nothing(graph: prune.ChannelGraph) -> None:
     assert prune.PrunePlan.from_json(plan.to_json()) == plan
     with pytest.raises(prune.PruneError, match=r"^not a prune plan: "):
         prune.PrunePlan.from_json('{"keep": 3}')
+    with pytest.raises(prune.PruneError, match=r"^not a prune plan: 'str' object cannot be interpreted as an integer$"):
+        prune.PrunePlan.from_json(plan.to_json().replace('"model.0.conv": [\n   0', '"model.0.conv": [\n   "0"'))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +157,50 @@ def test_a_plan_for_another_model_is_refused() -> None:
         prune.apply(prune.apply(narrow, prune_again(narrow)), plans["split"])
 
 
-def prune_again(model: torch.nn.Module) -> prune.PrunePlan:
+def other(plan: prune.PrunePlan, **changes: dict) -> prune.PrunePlan:
+    """The plan with some entries changed, and without those that are None."""
+    fields = {name: {**getattr(plan, name), **change} for name, change in changes.items()}
+    return replace(plan, **{n: {k: v for k, v in field.items() if v is not None} for n, field in fields.items()})
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"keep_inputs": {"out": (0, 99)}}, "another model: 'out' has 12 input channels, the plan keeps number 99"),
+        ({"keep": {"out": (0, -1)}}, "another model: 'out' has 4 channels, the plan keeps number -1"),
+        ({"keep_inputs": {"out": None}}, "another model: 'out' is a Conv2d, the plan cuts a BatchNorm"),
+        ({"keep": {"cv1.act": (0,)}}, "another model: 'cv1.act' is a SiLU, the plan cuts a BatchNorm"),
+        (
+            {"keep_inputs": {"cv1.bn": (0,)}},
+            "another model: 'cv1.bn' is a BatchNorm2d, the plan cuts a convolution or linear layer",
+        ),
+        ({"keep_inputs": {"in": (0,)}}, "another model: Split has no module 'in'"),
+        ({"parts": {"m.m": 4}}, "another model: Split has no module 'm.m'"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused_in_one_line(changes: dict, message: str) -> None:
+    model = SMALL["split"]()
+    plan = prune_again(model)
+    with pytest.raises(prune.PruneError) as error:
+        prune.apply(model, other(plan, **changes))
+    assert str(error.value) == f"the plan is for {message}"
+    with pytest.raises(prune.PruneError, match=r"^the plan keeps none of the channels of 'cv1.conv'$"):
+        prune.apply(model, other(plan, keep={"cv1.conv": ()}))
+    with pytest.raises(prune.PruneError, match=r"^the plan says which inputs of 'out' to keep, and not which outputs$"):
+        prune.apply(model, other(plan, keep={"out": None}))
+
+
+def test_a_plan_for_a_narrower_model_of_the_same_names_is_refused() -> None:
+    narrow, wide = (nn.Sequential(Block(3, width), Block(width, 8), nn.Conv2d(8, 4, 1)) for width in (8, 16))
+    with pytest.raises(prune.PruneError) as error:
+        prune.apply(wide, prune_again(narrow))
+    before = [sum(p.numel() for p in model.parameters()) for model in (wide, narrow)]
+    assert str(error.value) == (
+        f"the plan is for another model: Sequential has {before[0]:,} parameters, the plan's model had {before[1]:,}"
+    )
+
+
+def prune_again(model: nn.Module) -> prune.PrunePlan:
     graph = prune.trace(model, IMAGE)
     return prune.make_plan(graph, prune.score(graph, "l1"), ratio=0.4, round_to=1)
 
