@@ -117,7 +117,7 @@ def check_network(recipe: Recipe, teacher: Detector | None) -> None:
 
     Raises:
         DistillError: `teacher.train.model` is no detector that is supported.
-        PruneError: a budget that cannot be met.
+        PruneError: a budget that cannot be met, or a pattern of `prune.protect` that names nothing.
     """
     network: nn.Module
     if teacher is not None:

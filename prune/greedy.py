@@ -63,7 +63,7 @@ class Cutter:
 
     def _protected(self, index: int, patterns: Sequence[str]) -> bool:
         names = [layer.name for layer in self.graph.producers[index]]
-        return any(fnmatchcase(name, p) or fnmatchcase(name, p + ".*") for name in names for p in patterns)
+        return any(matches(name, pattern) for name in names for pattern in patterns)
 
     def _neighbours(self) -> list[set[int]]:
         """Per group, the bundles whose next step changes when the group shrinks: those that share a layer with it."""
@@ -164,6 +164,11 @@ class Cutter:
             stale |= self.neighbours[i]
         self.now -= saved
         return stale
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a pattern of `protect` names this module, or one that it is in."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name, pattern + ".*")
 
 
 def _uses(graph: ChannelGraph, channel: int) -> list[tuple[Layer, int, int]]:

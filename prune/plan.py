@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from torch import nn
 
 from prune.errors import PruneError
 from prune.graph import ChannelGraph, Split
-from prune.greedy import Cutter
+from prune.greedy import Cutter, matches
 from prune.importance import Importance, Progress, StaticImportance
 
 if TYPE_CHECKING:
@@ -85,15 +86,16 @@ class Budget(TypedDict, total=False):
         params: Parameters to keep, as a fraction, in (0, 1).
         ratio: Pruning ratio: the fraction of the prunable channels to cut, in (0, 1). Exactly one of the three.
         round_to: Widths are multiples of this; 1 for none. Default 8.
-        protect: Patterns (`model.0*`) of layers whose output channels all stay. Default none.
-        max_ratio: No group loses more than this fraction of its channels. Default 0.95.
+        protect: Patterns (`model.0*`), or one, of layers whose output channels all stay; each must name a module of the
+            model. Default none.
+        max_ratio: No group loses more than this fraction of its channels, in (0, 1). Default 0.95.
     """
 
     flops: float | None
     params: float | None
     ratio: float | None
     round_to: int
-    protect: Sequence[str]
+    protect: Sequence[str] | str
     max_ratio: float
 
 
@@ -112,7 +114,8 @@ def make_plan(
         budget: See `Budget`: one of `flops`, `params` and `ratio`, and what the cut must keep to.
 
     Raises:
-        PruneError: The budget is out of range, or cannot be met within `protect`, `max_ratio` and `round_to`.
+        PruneError: The budget or a limit is out of range, a pattern of `protect` names nothing, or the budget cannot be
+            met within `protect`, `max_ratio` and `round_to`.
     """
     cut, goal = cutter(graph, scores.fresh(), **budget)
     return cut_until(cut, goal, progress)
@@ -176,7 +179,7 @@ def cutter(
     params: float | None = None,
     ratio: float | None = None,
     round_to: int = 8,
-    protect: Sequence[str] = (),
+    protect: Sequence[str] | str = (),
     max_ratio: float = 0.95,
 ) -> tuple[Cutter, float]:
     """The greedy loop, ready to go, and what it may leave; every argument checked."""
@@ -188,7 +191,11 @@ def cutter(
         raise PruneError(f"{unit}={value:g} is no budget: it must be between 0 and 1")
     if round_to < 1:
         raise PruneError(f"round_to={round_to} must be 1 or more")
-    cut = Cutter(graph, scores, unit, round_to, protect, max_ratio)
+    if not 0 < max_ratio < 1:  # written so that NaN fails
+        raise PruneError(f"max_ratio={max_ratio:g} must be above 0 and below 1: the most of a layer that may go")
+    patterns = (protect,) if isinstance(protect, str) else tuple(protect)
+    _check_patterns(graph, patterns)
+    cut = Cutter(graph, scores, unit, round_to, patterns, max_ratio)
     budget = cut.total * (1 - value if unit == "ratio" else value)
     least = cut.least()
     if least > budget:
@@ -197,3 +204,13 @@ def cutter(
             f"as protect, max_ratio={max_ratio:g} and round_to={round_to} allow"
         )
     return cut, budget
+
+
+def _check_patterns(graph: ChannelGraph, patterns: Sequence[str]) -> None:
+    """Raise where one names no module: what was to be protected would be cut."""
+    names = [name for name, _ in graph.model.named_modules() if name]
+    for pattern in patterns:
+        if not any(matches(name, pattern) for name in names):
+            close = difflib.get_close_matches(pattern, names, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"its layers are named like '{graph.layers[0].name}'"
+            raise PruneError(f"protect='{pattern}' matches no layer of {type(graph.model).__name__}: {hint}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from prune.errors import PruneError
 from prune.graph import ChannelGraph
 from prune.importance import Importance, Progress, Sensitivity
 from prune.plan import Budget, PrunePlan, check_budget, cut_until, cutter
@@ -41,7 +42,7 @@ def plan_in_rounds(
         graph: Of the full model, from `prune.trace`.
         name: Of the importance, see `prune.score`.
         images: See `prune.score` and `prune.repair`.
-        rounds: How many.
+        rounds: How many, 1 or more.
         sensitivity: Raw outputs -> scalar, see `prune.statistics`.
         seed: Of the first round; each has its own.
         progress: Called as progress(iterable, label, total).
@@ -51,8 +52,10 @@ def plan_in_rounds(
         The plan for the full model.
 
     Raises:
-        PruneError: As `score` and `make_plan` do.
+        PruneError: As `score` and `make_plan` do; no round at all.
     """
+    if rounds < 1:
+        raise PruneError(f"rounds={rounds} must be 1 or more")
     check_budget(graph, **budget)  # before the work
     count = rounds if name in FROM_OUTPUTS else 1
     batches = images if images is None or isinstance(images, Tensor) else list(images)

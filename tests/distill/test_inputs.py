@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import prune
 from distill import inputs
 from distill import recipe as recipes
 from distill.errors import DistillError
@@ -100,6 +101,14 @@ def test_a_network_that_could_not_be_pruned_is_not_trained_first(tmp_path: Path,
     with pytest.raises(DistillError) as caught:
         inputs.check_network(recipes.load("yolov5-half", ["model=null", "data=shapes", train]), None)
     assert str(caught.value).startswith(says.format(tmp=tmp_path)) and "\n" not in str(caught.value)
+
+
+def test_a_pattern_that_protects_nothing_is_refused_before_anything_is_done(teacher: Detector) -> None:
+    wanted = recipes.load("yolov5-half", ["model=best.pt", "data=shapes", "imgsz=64", "prune.protect=[modle.0.*]"])
+    with pytest.raises(
+        prune.PruneError, match=r"^protect='modle\.0\.\*' matches no layer of \w+: did you mean 'model\.0'\?$"
+    ):
+        inputs.check_network(wanted, teacher)
 
 
 def test_another_size_than_that_of_training_is_a_warning(teacher: Detector) -> None:

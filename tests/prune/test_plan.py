@@ -11,6 +11,7 @@ from prune.importance import StaticImportance
 from tests.prune.networks import SMALL, Block, randomize, yolo
 
 IMAGE = torch.rand(1, 3, 64, 64)
+RANGE = "must be above 0 and below 1: the most of a layer that may go"
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,16 @@ def test_protected_layers_and_max_ratio(graph: prune.ChannelGraph) -> None:
     assert all(group.after >= 0.4 * group.before for group in plan.groups)
 
 
+def test_one_pattern_is_a_string_and_may_name_what_is_not_cut_anyway(graph: prune.ChannelGraph) -> None:
+    scores = prune.score(graph, "l1")
+    plans = [
+        prune.make_plan(graph, scores, flops=0.6, protect=p)
+        for p in ("model.0", ("model.0",), ("model.0", "model.22.dfl"))
+    ]
+    assert plans[0] == plans[1] == plans[2]
+    assert len(plans[0].keep["model.0.conv"]) == len(graph.layer("model.0.conv").outputs)
+
+
 def test_parts_of_a_split_lose_equally_many(graph: prune.ChannelGraph) -> None:
     plan = prune.make_plan(graph, prune.score(graph, "random"), flops=0.5, round_to=1)
     after = {group.name: group.after for group in plan.groups}
@@ -90,6 +101,18 @@ def test_json_loses_nothing(graph: prune.ChannelGraph) -> None:
         ({"flops": 0.5, "params": 0.5}, "give exactly one budget of flops, params or ratio, not 2"),
         ({"flops": 1.5}, "flops=1.5 is no budget: it must be between 0 and 1"),
         ({"flops": 0.5, "round_to": 0}, "round_to=0 must be 1 or more"),
+        ({"flops": 0.5, "max_ratio": 0}, f"max_ratio=0 {RANGE}"),
+        ({"flops": 0.5, "max_ratio": 1.0}, f"max_ratio=1 {RANGE}"),
+        ({"flops": 0.5, "max_ratio": -0.5}, f"max_ratio=-0.5 {RANGE}"),
+        ({"flops": 0.5, "max_ratio": float("nan")}, f"max_ratio=nan {RANGE}"),
+        (
+            {"flops": 0.5, "protect": ["model.0", "modle.1.*"]},
+            "protect='modle.1.*' matches no layer of DetectionModel: did you mean 'model.1'?",
+        ),
+        (
+            {"flops": 0.5, "protect": "backbone"},
+            "protect='backbone' matches no layer of DetectionModel: its layers are named like 'model.0.conv'",
+        ),
     ],
 )
 def test_bad_budgets(graph: prune.ChannelGraph, options: dict, message: str) -> None:

@@ -58,3 +58,5 @@ def test_importances_of_the_weights_need_no_images() -> None:
         prune.plan_in_rounds(graph, "obs", flops=0.2, round_to=1)
     with pytest.raises(prune.PruneError, match="cannot be met"):
         prune.plan_in_rounds(graph, "obs", images=IMAGES, flops=1e-6)
+    with pytest.raises(prune.PruneError, match=r"^rounds=0 must be 1 or more$"):
+        prune.plan_in_rounds(graph, "l1", rounds=0, flops=0.2)
