@@ -41,7 +41,8 @@ class Rules(LayerRules):
 
     def apply(self, node: Any) -> None:
         """Follow the channels through one operator."""
-        name = "getitem" if node.target is operator.getitem else str(node.target).split(".")[1].rstrip("_")
+        words = str(node.target).split(".")  # aten.conv2d.default; what runs a part of the graph has a bare name
+        name = "getitem" if node.target is operator.getitem else words[len(words) > 1].rstrip("_")
         rule: Callable[[Node], Vector | None] | None = getattr(self, f"_op_{name}", None)
         if rule is None and name in POINTWISE | SPATIAL:
             rule = self._pass if name in POINTWISE else self._over_space

@@ -76,6 +76,16 @@ def test_channels_stay(operation: Callable[[nn.Module, Tensor], Tensor], reason:
     assert difference(model, graph) < 1e-10
 
 
+def test_a_part_that_runs_without_gradients_freezes_what_enters_it() -> None:
+    @torch.no_grad()
+    def mean(m: nn.Module, x: Tensor) -> Tensor:
+        return x * x.mean()
+
+    graph = prune.trace(Between(mean), IMAGE)
+    assert graph.frozen["first.conv"] == "wrap_with_set_grad_enabled in the model's own forward has no rule"
+    assert [group.name for group in graph.groups] == ["stem.conv", "second.conv"]
+
+
 class Shortcut(nn.Module):
     """A ResNet for CIFAR: the shortcut to a wider stage is padded with channels of zeros."""
 
