@@ -12,6 +12,7 @@ from prune.graph import ChannelGraph, Layer
 from prune.importance import Costs
 
 WINDOW = 0.01  # a budget is met from below within this fraction of it, where the rounding of widths allows it
+ROUNDING = 1e-9  # channels: 20 * (1 - 0.95) is a little more than the one that it should be
 
 
 class Cutter:
@@ -58,7 +59,7 @@ class Cutter:
         return len(self.graph.group_of)
 
     def _floor(self, width: int, max_ratio: float) -> int:
-        least = max(1, math.ceil(width * (1 - max_ratio)))
+        least = max(1, math.ceil(width * (1 - max_ratio) - ROUNDING))
         return min(width, math.ceil(least / self.round_to) * self.round_to)
 
     def _protected(self, index: int, patterns: Sequence[str]) -> bool:

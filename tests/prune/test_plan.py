@@ -71,6 +71,14 @@ def test_one_pattern_is_a_string_and_may_name_what_is_not_cut_anyway(graph: prun
     assert len(plans[0].keep["model.0.conv"]) == len(graph.layer("model.0.conv").outputs)
 
 
+def test_max_ratio_is_not_rounded_up() -> None:
+    """20 * (1 - 0.95) is 1.0000000000000009."""
+    model = nn.Sequential(Block(3, 20), nn.Conv2d(20, 4, 1))
+    graph = prune.trace(model, IMAGE)
+    plan = prune.make_plan(graph, prune.score(graph, "l1"), ratio=0.95, round_to=1, max_ratio=0.95)
+    assert plan.groups[0].after == 1
+
+
 def test_parts_of_a_split_lose_equally_many(graph: prune.ChannelGraph) -> None:
     plan = prune.make_plan(graph, prune.score(graph, "random"), flops=0.5, round_to=1)
     after = {group.name: group.after for group in plan.groups}
