@@ -33,10 +33,11 @@ def verify(model: nn.Module, student: nn.Module, plan: PrunePlan, example_input:
         example_input: Input to compare on, (N, C, H, W). Random values test more than zeros.
 
     Returns:
-        The largest absolute difference over all raw output values. Below 1e-8 is rounding.
+        The largest absolute difference over all raw output values. Below 1e-8 is rounding. Infinite where a value is NaN,
+        or infinite in one of the two only: nothing is proved then.
 
     Raises:
-        PruneError: The student does not run, or its outputs have other shapes.
+        PruneError: The student does not run, its outputs have other shapes, or there is no output value to compare.
     """
     x = example_input.to(next(model.parameters()).device, torch.float64)
     with torch.no_grad():
@@ -47,7 +48,15 @@ def verify(model: nn.Module, student: nn.Module, plan: PrunePlan, example_input:
             raise PruneError(f"the cut network does not run: {error}") from error
     if [t.shape for t in reference] != [t.shape for t in outputs]:
         raise PruneError("the student's outputs have other shapes than the model's")
-    return max((a - b).abs().max().item() for a, b in zip(reference, outputs, strict=True))
+    if not any(t.numel() for t in reference):
+        raise PruneError(f"nothing to compare: {type(model).__name__} returns no tensor")
+    return max(_difference(a, b) for a, b in zip(reference, outputs, strict=True))
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    """Largest absolute difference; NaN, which compares as neither more nor less, counts as infinite."""
+    far = torch.where(a == b, 0.0, (a.double() - b.double()).abs())  # infinities that agree are no difference
+    return far.nan_to_num(nan=torch.inf, posinf=torch.inf).max().item() if far.numel() else 0.0
 
 
 def masked_outputs(model: nn.Module, plan: PrunePlan, x: Tensor) -> list[Tensor]:

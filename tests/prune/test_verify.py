@@ -1,0 +1,120 @@
+"""What the proof says where a network is not a plain stack of convolutions, or its outputs are not numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import prune
+from tests.prune.networks import Block, randomize
+
+
+class ChannelsLast(nn.Module):
+    """Linear layers and an activation on maps (B, H, W, C)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(3, 12), nn.Linear(12, 12), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.second(self.first(x).sigmoid()).sigmoid())
+
+
+class Flat(nn.Module):
+    """BatchNorm1d on (B, C)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.bn, self.last = nn.Linear(6, 12), nn.BatchNorm1d(12), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.bn(self.first(x)).sigmoid())
+
+
+class Flattened(nn.Module):
+    """BatchNorm1d on (B, C, L), where L is as wide as C."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.bn, self.last = nn.Conv2d(3, 16, 1), nn.BatchNorm1d(16), nn.Linear(256, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.bn(self.first(x).flatten(2)).sigmoid().flatten(1))
+
+
+class Attended(nn.Module):
+    """A map of one channel that weighs all others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = Block(3, 12), Block(12, 12, act=nn.Sigmoid())
+        self.gate, self.last = nn.Conv2d(12, 1, 1), nn.Conv2d(12, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.last(self.gate(x).sigmoid() * self.body(x))
+
+
+CASES = [
+    (ChannelsLast(), (2, 12, 5, 3)),
+    (ChannelsLast(), (2, 5, 3)),
+    (Flat(), (4, 6)),
+    (Flattened(), (2, 3, 4, 4)),
+    (Attended(), (2, 3, 8, 8)),
+]
+
+
+def cut(model: nn.Module, x: Tensor) -> tuple[nn.Module, prune.PrunePlan]:
+    graph = prune.trace(model, x)
+    plan = prune.make_plan(graph, prune.score(graph, "random"), ratio=0.5, round_to=1)
+    return prune.apply(model, plan), plan
+
+
+@pytest.mark.parametrize("model, shape", CASES, ids=lambda case: type(case).__name__ if case else None)
+def test_the_channels_that_are_zeroed_are_those_that_are_cut(model: nn.Module, shape: tuple[int, ...]) -> None:
+    randomize(model)
+    x = torch.rand(shape)
+    student, plan = cut(model, x)
+    assert plan.params_after < plan.params_before
+    assert prune.verify(model, student, plan, x) < 1e-10
+
+
+class Spoiled(nn.Module):
+    """The last of two outputs holds one value that is not finite."""
+
+    def __init__(self, value: float, shift: float = 0.0) -> None:
+        super().__init__()
+        self.first, self.last, self.value, self.shift = Block(3, 8), nn.Conv2d(8, 4, 1), value, shift
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.last(self.first(x))
+        return y, torch.cat([y[:, :, :1] * 0 + self.value, y], 2) + self.shift
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_values_that_are_not_finite_do_not_pass_unless_they_agree(value: float) -> None:
+    model, x = randomize(Spoiled(value)), torch.rand(1, 3, 8, 8)
+    student, plan = cut(model, x)
+    found = prune.verify(model, student, plan, x)
+    assert found == math.inf if math.isnan(value) else found < 1e-10
+    student.value = 0.0
+    assert prune.verify(model, student, plan, x) == math.inf
+    model.value, student.value = 0.0, value
+    assert prune.verify(model, student, plan, x) == math.inf
+
+
+def test_a_network_without_an_output_is_refused() -> None:
+    class Silent(Spoiled):
+        def forward(self, x: Tensor) -> dict[str, str]:  # type: ignore[override]
+            super().forward(x)
+            return {"name": "silent"}
+
+    model, x = Spoiled(0.0), torch.rand(1, 3, 8, 8)
+    student, plan = cut(model, x)
+    for network in (model, student):
+        network.__class__ = Silent
+    with pytest.raises(prune.PruneError, match="^nothing to compare: Silent returns no tensor"):
+        prune.verify(model, student, plan, x)
