@@ -8,7 +8,7 @@ switched; every BatchNorm stays as it was.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,8 +51,8 @@ def tensors(outputs: Any) -> list[Tensor]:
     """The output tensors in a fixed order. A head's `feats` are its inputs handed through: not outputs, so left out."""
     if isinstance(outputs, Tensor):
         return [outputs]
-    if isinstance(outputs, dict):
-        return [t for key, value in outputs.items() if key != "feats" for t in tensors(value)]
+    if isinstance(outputs, Mapping):
+        return [t for key in outputs if not _handed_through(outputs, key) for t in tensors(outputs[key])]
     if isinstance(outputs, (list, tuple)):
         return [t for value in outputs for t in tensors(value)]
     return []
@@ -62,11 +62,20 @@ def refill(outputs: Any, values: Iterator[Tensor]) -> Any:
     """`outputs` with the tensors that `tensors` lists replaced by `values`, one after another."""
     if isinstance(outputs, Tensor):
         return next(values)
-    if isinstance(outputs, dict):
-        return {key: value if key == "feats" else refill(value, values) for key, value in outputs.items()}
+    if isinstance(outputs, Mapping):
+        return {
+            key: value if _handed_through(outputs, key) else refill(value, values) for key, value in outputs.items()
+        }
+    if isinstance(outputs, tuple) and hasattr(outputs, "_fields"):  # a named one
+        return type(outputs)(*(refill(value, values) for value in outputs))
     if isinstance(outputs, (list, tuple)):
         return type(outputs)(refill(value, values) for value in outputs)
     return outputs
+
+
+def _handed_through(outputs: Mapping, key: Any) -> bool:
+    """Whether a detection head's raw outputs have its inputs under this key; any other network may call an output so."""
+    return key == "feats" and ("maps" in outputs or {"boxes", "scores"} <= outputs.keys())
 
 
 class RawOutputs(nn.Module):

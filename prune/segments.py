@@ -121,6 +121,8 @@ class _Kept:
             found = self.of(used) if used.op == "call_function" else None
             if found is not None:
                 dim, channels = found
+                if used.meta["val"].dim() == value.dim() and used.meta["val"].shape[dim] == 1 < value.shape[dim]:
+                    continue  # one channel weighs all those of another operand
                 same = used.meta["val"].dim() == value.dim() and used.meta["val"].shape[dim] == value.shape[dim]
                 # Elements moved between dimensions can only be compared where none is missing.
                 return found if same else (1, None) if channels is None else None

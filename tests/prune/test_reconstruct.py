@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import namedtuple
+
 import pytest
 import torch
 from torch import nn
@@ -62,7 +64,7 @@ def test_blocks_cover_every_operator_once_and_compare_like_with_like(name: str) 
         seen: dict[int, torch.Tensor] = {}
         number = {node: i for i, node in enumerate(program.nodes)}
 
-        def keep(node, value, seen=seen, number=number):
+        def keep(node, value, _, seen=seen, number=number):
             if isinstance(value, torch.Tensor):
                 seen[number[node]] = value.clone()
             return value
@@ -143,3 +145,17 @@ def test_outputs_are_put_back_into_their_structure() -> None:
     made = refill(given, iter(flat))
     assert [t.shape for t in tensors(made)] == [t.shape for t in flat] and made["feats"] is given["feats"]
     assert all((t == 1).all() for t in tensors(made)) and made["maps"][1][1] is None
+
+
+def test_an_output_that_is_called_feats_is_one_unless_a_detection_head_gives_it() -> None:
+    one, two = torch.zeros(1), torch.zeros(2)
+    for given, listed in (
+        ({"feats": [one], "boxes": two, "scores": two}, 2),
+        ({"feats": [one], "maps": [two]}, 1),
+        ({"feats": [one], "scores": two}, 2),
+        ({"feats": one}, 1),
+        (namedtuple("Out", "feats logits")(one, [two]), 2),
+    ):
+        assert len(tensors(given)) == listed
+        made = refill(given, iter([torch.ones(1)] * listed))
+        assert type(made) is type(given) and all((t == 1).all() for t in tensors(made))

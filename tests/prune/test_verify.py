@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import prune
+from prune.interpret import Program, operator_name
+from prune.raw import raw_copy
+from prune.segments import _Kept, segments
 from tests.prune.networks import Block, randomize
 
 
@@ -80,6 +83,18 @@ def test_the_channels_that_are_zeroed_are_those_that_are_cut(model: nn.Module, s
     student, plan = cut(model, x)
     assert plan.params_after < plan.params_before
     assert prune.verify(model, student, plan, x) < 1e-10
+
+
+def test_a_map_of_one_channel_does_not_hide_what_was_cut_from_the_others() -> None:
+    model, images = randomize(Attended()), torch.rand(12, 3, 8, 8)
+    student, plan = cut(model, images)
+    assert len(plan.keep["body.conv"]) < 12
+    program = Program(raw_copy(model), images)
+    (target,) = next(part for part in segments(program, plan) if part.name == "body").targets
+    assert target.channels == plan.keep["body.conv"]
+    number = next(i for i, node in enumerate(program.nodes) if operator_name(node) == "mul")
+    assert _Kept(program, plan).of(program.nodes[number]) == (1, plan.keep["body.conv"])
+    assert prune.repair(student, model, plan, images) and prune.reconstruct(student, model, plan, images, steps=2)
 
 
 class Spoiled(nn.Module):
