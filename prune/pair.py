@@ -34,32 +34,32 @@ class Pair:
         if names[0] != names[1]:
             raise PruneError("the student computes other operators than the model: it is no pruned copy of it")
         self.nodes = list(zip(teacher.nodes, self.student.nodes, strict=True))
-        self._point: Point = (0, 0)
-        self._held: list[tuple[Values, Values]] = [({}, {}) for _ in batches]
+        # Per batch: where its values are held, the bytes that they take, and they themselves.
+        self._held: list[tuple[Point, int, tuple[Values, Values]]] = [((0, 0), 0, ({}, {})) for _ in batches]
 
     def hold(self, point: Point) -> None:
-        """Hold every batch's values at `point` from now on, for what comes after it.
+        """Hold the batches' values at `point` from now on, for what comes after it.
 
-        Where that takes more than `MEMORY`, those of an earlier point stay, and `at` goes on from there each time: images
-        cost time then, not memory. It is early layers, with large maps, that are not held. A student's layers before
-        a point that is held must not change any more.
+        As many batches as `MEMORY` has room for; those of the others stay at an earlier point, and `at` goes on from there
+        each time: images cost time then, not memory. It is early layers, with large maps, that are not all held. A
+        student's layers before a point that is held must not change any more.
         """
         programs = (self.teacher, self.student)
         each = sum(program.live_bytes(count) for program, count in zip(programs, point, strict=True))
-        if each * len(self.batches) <= MEMORY:
-            for index in range(len(self.batches)):
-                self._held[index] = self.at(index, point)
-            self._point = point
+        total = sum(size for _, size, _ in self._held)
+        for index, (_, size, _) in enumerate(self._held):
+            if total - size + each <= MEMORY:
+                self._held[index] = point, each, self.at(index, point)
+                total += each - size
 
     def at(self, index: int, point: Point) -> tuple[Values, Values]:
         """Batch number `index`: the (teacher's, student's) values at `point` that later nodes need. Not to be changed."""
-        if point == self._point:
-            return self._held[index]
+        known, _, held = self._held[index]
+        if point == known:
+            return held
         found = []
-        for program, held, start, end in zip(
-            (self.teacher, self.student), self._held[index], self._point, point, strict=True
-        ):
-            values = dict(held)
+        for program, before, start, end in zip((self.teacher, self.student), held, known, point, strict=True):
+            values = dict(before)
             own: set[Node] = set()
             for node in program.nodes[start:end]:
                 if node.op == "placeholder":

@@ -1,0 +1,38 @@
+"""What two networks side by side hold of their values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from prune.interpret import Program
+from prune.pair import Pair
+from prune.raw import raw_copy
+from tests.prune.networks import SMALL, randomize
+from tests.prune.test_repair import cut
+
+
+def test_as_many_batches_are_held_as_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = randomize(SMALL["pyramid"]()), torch.rand(32, 3, 16, 16)
+    student, _ = cut(model, images)
+    teacher, batches = Program(raw_copy(model), images[:8]), list(images.split(8))
+    pair = Pair(raw_copy(student), teacher, batches)
+    points = [
+        i for i, node in enumerate(teacher.nodes) if teacher.layer(node) in ("stem.bn", "down.bn", "spp.conv", "out")
+    ]
+    each = [teacher.live_bytes(point) + pair.student.live_bytes(point) for point in points]
+    monkeypatch.setattr("prune.pair.MEMORY", 2.5 * each[0])
+    for point in points:
+        pair.hold((point, point))
+        held = sum(
+            v.untyped_storage().nbytes() for _, _, both in pair._held for values in both for v in _computed(values)
+        )
+        assert 0 < held <= 2.5 * each[0]
+    assert [size for _, size, _ in pair._held].count(0) < 4
+
+
+def _computed(values: dict[Any, Any]) -> list[Tensor]:
+    return [v for node, v in values.items() if node.op == "call_function" and isinstance(v, Tensor)]
