@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.fx import Node
 from torch.nn.grad import conv2d_weight
 
+from prune.errors import PruneError
 from prune.graph import ChannelGraph
-from prune.importance import Progress, Sensitivity, StaticImportance, places_in, weighted_layers
-from prune.statistics import as_batches, gaussian, gradients
+from prune.importance import Progress, Sensitivity, StaticImportance, places_in
+from prune.interpret import Program
+from prune.patches import Reading, reading
+from prune.raw import raw_copy
+from prune.statistics import UNREACHED, as_batches, backward, gaussian, seeded
 
 
 def fisher(
@@ -25,36 +31,59 @@ def fisher(
     A gate on channel j inside a layer that reads it scales that layer's weights W_j, so its derivative is
     <W_j, dW_j>, one image at a time (Theis et al. 2018, arXiv:1801.05787; Liu et al. 2021, arXiv:2108.00708).
     """
-    gates: dict[int, list[Tensor]] = {}  # image -> per group, the derivative by each channel's gate
     costs = [torch.zeros(len(g.channels)) for g in graph.groups]
-    places = {layer.name: places_in(graph, layer.inputs) for layer in graph.layers}
+    places = {layer.name: places_in(graph, layer.inputs) for layer in graph.layers if layer.kind != "depthwise"}
+    device = next(graph.model.parameters()).device
+    images = [image for batch in as_batches(batches) for image in batch.split(1)]
+    program = Program(raw_copy(graph.model), images[0].to(device, torch.float32))
+    reached: set[str] = set()
 
-    def visit(index: int, name: str, module: nn.Module, x: Tensor, gradient: Tensor) -> None:
-        weight = module.weight.detach()  # type: ignore[union-attr, operator]
-        if isinstance(module, nn.Linear):
-            grad = gradient.reshape(-1, gradient.shape[-1]).T @ x.reshape(-1, x.shape[-1])
-        else:
-            grad = conv2d_weight(
-                x,
-                weight.shape,
-                gradient,
-                module.stride,
-                module.padding,
-                module.dilation,
-                module.groups,  # type: ignore[arg-type]
-            )
-        product = weight * grad
-        per_input = product.unflatten(0, (getattr(module, "groups", 1), -1)).sum(1)  # (groups, C_in / groups, ...)
-        per_input = per_input.flatten(2).sum(2) if per_input.dim() > 2 else per_input
-        gate = gates.setdefault(index, [torch.zeros_like(c) for c in costs])
-        for group, (where, columns) in places[name].items():
-            gate[group].index_add_(0, where, per_input.flatten().float().cpu()[columns])
+    with seeded(device, seed):
+        for image in images if progress is None else progress(images, "importance", len(images)):
+            gates = [torch.zeros_like(cost) for cost in costs]  # the derivative by each channel's gate
 
-    singles = [image for batch in as_batches(batches) for image in batch.split(1)]
-    gradients(
-        graph.model, weighted_layers(graph), singles, sensitivity or gaussian, visit, seed, progress, "importance"
-    )
-    for gate in gates.values():
-        for cost, derivative in zip(costs, gate, strict=True):
-            cost += derivative.square() / len(gates)
+            def watch(part: Program, node: Node, values: dict[Node, Any], gates: list[Tensor] = gates) -> Any:
+                name = part.layer(node)
+                if name is None or name not in places:
+                    return None
+                x, weight = (values[used].detach() for used in node.all_input_nodes[:2])
+                return lambda gradient: look(name, reading(node), x, weight, gradient, gates)
+
+            def look(
+                name: str, layer: Reading, x: Tensor, weight: Tensor, gradient: Tensor, gates: list[Tensor]
+            ) -> None:
+                if gradient.any():
+                    reached.add(name)
+                per_input = _per_input(layer, x, weight, gradient)
+                for group, (where, columns) in places[name].items():
+                    gates[group].index_add_(0, where, per_input[columns])
+
+            backward(program, image.to(device, torch.float32), sensitivity or gaussian, watch)
+            for cost, derivative in zip(costs, gates, strict=True):
+                cost += derivative.square() / len(images)
+    if not reached:
+        raise PruneError(UNREACHED)
+    for name in places.keys() - reached:  # nobody knows what it is worth: what it reads stays
+        for group, (where, _) in places[name].items():
+            costs[group][where] = torch.inf
     return StaticImportance(dict(enumerate(costs)))
+
+
+def _per_input(layer: Reading, x: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
+    """<W_j, dW_j> of every input channel j of a layer, (C_in,)."""
+    if layer.dim == -1:
+        grad = gradient.reshape(-1, gradient.shape[-1]).T @ x.reshape(-1, x.shape[-1])
+    else:
+        left, right, top, bottom = layer.padding
+        around = (top, left) if (left, top) == (right, bottom) else (0, 0)
+        grad = conv2d_weight(
+            x if any(around) else layer.padded(x),
+            weight.shape,
+            gradient,
+            layer.stride,
+            around,
+            layer.dilation,
+            layer.groups,
+        )
+    product = (weight * grad).unflatten(0, (layer.groups, -1)).sum(1)  # (groups, C_in / groups, ...)
+    return (product.flatten(2).sum(2) if product.dim() > 2 else product).flatten().float().cpu()

@@ -12,15 +12,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 
 from prune.blocks import Block
+from prune.errors import PruneError
+from prune.felt import POSITIONS, Felt, feel
 from prune.graph import ChannelGraph, Layer
 from prune.importance import Progress, Sensitivity, places_in, weighted_layers
-from prune.patches import input_rows, position_weights, sample_positions
-from prune.statistics import as_batches, gaussian, gradients
+from prune.interpret import Program
+from prune.patches import input_rows, reading, sample_positions
+from prune.raw import raw_copy
+from prune.statistics import UNREACHED, as_batches, gaussian, passes
 
 MAX_COLUMNS = 2304  # side of the largest covariance block: 256 channels of a 3x3 convolution, 21 MB
-POSITIONS = 8192  # sampled per batch and layer
 
 
 @dataclass
@@ -29,11 +33,15 @@ class LayerStatistics:
 
     layer: Layer
     blocks: list[Any]  # Block while collecting, Inverse while a plan is made
-    sensitivity: Tensor  # (C_out,) squared gradient, summed over positions, mean over images
-    images: int = 0
+    sensitivity: Tensor | None = None  # (C_out,) see `Felt.channels`; None where no gradient reaches the layer
     places: dict[int, list[tuple[int, Tensor, Tensor]]] = field(
         default_factory=dict
     )  # group -> (block, places, columns)
+
+    def working(self) -> LayerStatistics:
+        """A copy to make a plan with. The inverses are made here."""
+        felt = None if self.sensitivity is None else self.sensitivity.clone()
+        return LayerStatistics(self.layer, [block.inverted() for block in self.blocks], felt, self.places)
 
 
 class OBS:
@@ -54,12 +62,8 @@ class OBS:
         self.cache: dict[tuple[str, int], Tensor] = {}
 
     def fresh(self) -> OBS:
-        """A working copy. The inverses are made here."""
-        copies = {
-            name: LayerStatistics(s.layer, [b.inverted() for b in s.blocks], s.sensitivity.clone(), s.images, s.places)
-            for name, s in self.statistics.items()
-        }
-        return OBS(self.graph, copies, working=True)
+        """A working copy."""
+        return OBS(self.graph, {name: s.working() for name, s in self.statistics.items()}, working=True)
 
     def cost(self, group: int) -> Tensor:
         if not self.working:
@@ -73,6 +77,8 @@ class OBS:
         return total
 
     def _cost(self, statistics: LayerStatistics, group: int) -> Tensor:
+        if statistics.sensitivity is None:  # nobody knows what it is worth: what it reads stays
+            return torch.full((len(self.alive[group]),), torch.inf)
         cost = torch.zeros(len(self.alive[group]))
         for block, places, columns in statistics.places[group]:
             left = self.alive[group][places]
@@ -88,10 +94,10 @@ class OBS:
                     statistics.blocks[block].drop(columns[row])
             self._forget(layer.name)
         for layer in self.graph.producers[group]:
-            if layer.name in self.statistics:
+            felt = self.statistics[layer.name].sensitivity if layer.name in self.statistics else None
+            if felt is not None:
                 lost = self.graph.groups[group].channels[channel]
-                outputs = [i for i, c in enumerate(layer.outputs) if c == lost]
-                self.statistics[layer.name].sensitivity[outputs] = 0
+                felt[[i for i, c in enumerate(layer.outputs) if c == lost]] = 0
                 self._forget(layer.name)
 
     def _forget(self, layer: str) -> None:
@@ -106,25 +112,49 @@ def obs(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> OBS:
-    """Collect the statistics of the OBS importance: one pass forward and back over the images."""
-    modules = weighted_layers(graph)
+    """Collect the statistics of the OBS importance: a pass forward and back over the images, and one more forward.
+
+    A batch whose activations do not fit `prune.statistics.MEMORY` runs in parts; the sums are those of the whole batch.
+    """
+    modules, images = weighted_layers(graph), as_batches(batches)
+    device = next(graph.model.parameters()).device
+    program = Program(raw_copy(graph.model), images[0].to(device, torch.float32))
+    felt = feel(program, modules, images, sensitivity or gaussian, seed, progress, "importance")
+    if not felt.channels:
+        raise PruneError(UNREACHED)
     found = {layer.name: _empty(graph, layer, modules[layer.name]) for layer in graph.layers if layer.name in modules}
-
-    def visit(index: int, name: str, module: nn.Module, x: Tensor, gradient: Tensor) -> None:
-        statistics = found[name]
-        dims = [d for d in range(gradient.dim()) if d != (gradient.dim() - 1 if isinstance(module, nn.Linear) else 1)]
-        statistics.sensitivity += gradient.float().square().sum(dims).cpu()
-        statistics.images += len(x)
-        positions = sample_positions(gradient.shape, module, POSITIONS, seed=seed + index).to(x.device)
-        weights = position_weights(gradient, module)[positions]
-        rows = input_rows(x, gradient.shape, module, positions).float()
-        for block in statistics.blocks:
-            block.add(rows, weights)
-
-    gradients(graph.model, found, as_batches(batches), sensitivity or gaussian, visit, seed, progress, "importance")
-    for statistics in found.values():
-        statistics.sensitivity /= max(statistics.images, 1)
+    for name, statistics in found.items():
+        statistics.sensitivity = felt.channels.get(name)
+    for index, batch in enumerate(images):
+        _collect(found, program, batch.to(device, torch.float32), felt, index, seed)
     return OBS(graph, found)
+
+
+def _collect(
+    found: dict[str, LayerStatistics], program: Program, batch: Tensor, felt: Felt, index: int, seed: int
+) -> None:
+    """Take in what the layers read at the sampled positions of a batch."""
+    done = 0  # images
+    for images in passes(program, batch):
+        part = program.at(images)
+
+        def take(node: Node, value: Any, values: dict[Node, Any], part: Program = part, first: int = done) -> Any:
+            weights = felt.weights.get((index, part.number[node]))
+            if weights is not None:
+                layer = reading(node)
+                here = layer.positions(value)
+                before = here * first // part.images
+                positions = sample_positions(here * len(batch) // part.images, POSITIONS, seed + index)
+                inside = (positions >= before) & (positions < before + here)
+                positions, weights = (positions[inside] - before).to(value.device), weights[inside.to(value.device)]
+                rows = input_rows(values[node.args[0]], value.shape, layer, positions).float()  # type: ignore[index]
+                for block in found[part.layer(node)].blocks:  # type: ignore[index]
+                    block.add(rows, weights)
+            return value
+
+        with torch.no_grad():
+            part.run(images, take)
+        done += len(images)
 
 
 def _empty(graph: ChannelGraph, layer: Layer, module: nn.Module) -> LayerStatistics:
@@ -139,7 +169,7 @@ def _empty(graph: ChannelGraph, layer: Layer, module: nn.Module) -> LayerStatist
             at = (g * columns + start, g * columns + end)
             n = end - start
             blocks.append(Block(at, outputs, weight[outputs, start:end], torch.zeros(n, n), torch.zeros(n)))
-    statistics = LayerStatistics(layer, blocks, torch.zeros(weight.shape[0]))
+    statistics = LayerStatistics(layer, blocks)
     for group, (places, positions) in places_in(graph, layer.inputs).items():
         statistics.places[group] = list(_columns(places, positions, blocks, layer.kernel))
     return statistics

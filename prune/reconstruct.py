@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from prune.importance import Progress, Sensitivity
+from prune.interpret import Program
 from prune.pair import Pair, advance, beginning
 from prune.patches import capped
 from prune.plan import PrunePlan
-from prune.raw import emitting_raw, refill
+from prune.raw import emitting_raw
 from prune.segments import Segment, Target, segments
-from prune.statistics import gaussian, seeded
+from prune.statistics import backward, gaussian, seeded
 
 BATCH = 8  # images to a step, where a tensor of images is given; 16 were no better for twice the time
 SETTLED = 0.01  # of the outputs' variance: a block with a smaller error has nothing to win
@@ -90,34 +91,36 @@ def reconstruct(
             parameter.requires_grad_(flag)
 
 
-def _weights(program, parts, batches, sensitivity, seed) -> dict[Target, list[Tensor]]:
-    """Per target and batch, what the outputs feel of its elements: a weight for each position times one for each channel."""
-    targets = {program.nodes[t.node]: t for part in parts for t in part.targets}
-    positions: dict[Target, list[Tensor]] = {t: [] for t in targets.values()}
+def _weights(program, parts, batches, sensitivity, seed) -> dict[Target, list[tuple[Tensor, Tensor]]]:
+    """Per target and batch, what the outputs feel of its elements: a weight for each position, and one for each channel.
+
+    Their product is as large as the values, so it is made where it is used.
+    """
+    targets = {t.node: t for part in parts for t in part.targets}
+    positions: dict[Target, list[list[Tensor]]] = {t: [[] for _ in batches] for t in targets.values()}  # per pass
     channels: dict[Target, Any] = dict.fromkeys(targets.values(), 0.0)
 
-    def feel(target: Target, gradient: Tensor) -> None:
+    def look(target: Target, index: int, gradient: Tensor) -> None:
         squared = target.kept(gradient).float().square()
-        positions[target].append(squared.sum(target.dim, keepdim=True))
+        positions[target][index].append(squared.sum(target.dim, keepdim=True))
         channels[target] = channels[target] + squared.sum([d for d in range(squared.dim()) if d != target.dim])
 
-    def watch(node: Node, value: Any) -> Any:
-        if node in targets and value.requires_grad:
-            value.register_hook(lambda gradient: feel(targets[node], gradient))
-        return value
+    with seeded(batches[0].device, seed):
+        for index, batch in enumerate(batches):
 
-    shape = program.model(batches[0][:1])
-    with seeded(batches[0].device, seed), torch.enable_grad():
-        for batch in batches:
-            outputs = program.run(batch.clone().requires_grad_(True), watch)
-            sensitivity(refill(shape, iter(outputs))).backward()
+            def watch(part: Program, node: Node, _: dict[Node, Any], index: int = index) -> Any:
+                target = targets.get(part.number[node])
+                return None if target is None else lambda gradient: look(target, index, gradient)
+
+            backward(program, batch, sensitivity, watch)
     found = {}
     for target, felt in positions.items():
-        if felt:
+        if all(felt):
+            whole = torch.cat([square for squares in felt for square in squares])
             each = channels[target] / channels[target].mean().clamp(min=1e-30)
-            each = each.view([-1 if d == target.dim % felt[0].dim() else 1 for d in range(felt[0].dim())])
-            whole = 0.5 + 0.5 * capped(torch.cat(felt))  # half of it even: see `repair`
-            found[target] = [each * part for part in whole.split([len(part) for part in felt])]
+            each = each.view([-1 if d == target.dim % whole.dim() else 1 for d in range(whole.dim())])
+            even = 0.5 + 0.5 * capped(whole)  # half of it even: see `repair`
+            found[target] = [(each, part) for part in even.split([sum(map(len, squares)) for squares in felt])]
     return found
 
 
@@ -125,7 +128,12 @@ class _Walk:
     """Trains the segments on the way through both networks."""
 
     def __init__(
-        self, pair: Pair, weights: dict[Target, list[Tensor]], steps: int, lr: float, draw: torch.Generator
+        self,
+        pair: Pair,
+        weights: dict[Target, list[tuple[Tensor, Tensor]]],
+        steps: int,
+        lr: float,
+        draw: torch.Generator,
     ) -> None:
         self.pair, self.weights, self.steps, self.lr, self.draw = pair, weights, steps, lr, draw
 
@@ -183,8 +191,12 @@ class _Walk:
         total = torch.zeros((), device=self.pair.batches[batch].device)
         for target in targets:
             t, s = self.pair.nodes[target.node]
-            total = total + ((values[s] - target.kept(theirs[t])).square() * self.weights[target][batch]).mean()
+            total = total + ((values[s] - target.kept(theirs[t])).square() * self._weight(target, batch)).mean()
         return total
+
+    def _weight(self, target: Target, batch: int) -> Tensor:
+        each, positions = self.weights[target][batch]
+        return each * positions
 
     def _variance(self, part: Segment, targets: list[Target]) -> float:
         """What `_loss` would be, in the mean over batches, of the best constant outputs."""
@@ -193,7 +205,7 @@ class _Walk:
         for batch in range(len(self.pair.batches)):
             theirs, _ = self.pair.at(batch, _ends(part))
             for target in targets:
-                y, w = target.kept(theirs[self.pair.nodes[target.node][0]]), self.weights[target][batch]
+                y, w = target.kept(theirs[self.pair.nodes[target.node][0]]), self._weight(target, batch)
                 over = [d for d in range(y.dim()) if d != target.dim % y.dim()]
                 sums[target] = sums[target] + torch.stack([(w * y**power).sum(over) for power in range(3)])
                 count[target] += y.numel()

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from prune.felt import POSITIONS, feel
 from prune.importance import Progress, Sensitivity
 from prune.interpret import Program
 from prune.pair import Pair, beginning
-from prune.patches import input_rows, output_rows, position_weights, sample_positions
+from prune.patches import input_rows, output_rows, reading, sample_positions
 from prune.plan import PrunePlan
 from prune.raw import emitting_raw
 from prune.regression import Regression
-from prune.statistics import BATCH, gaussian, gradients
+from prune.statistics import BATCH, gaussian
 
-POSITIONS = 8192  # sampled per batch and layer
 HELD_OUT = 6  # every sixth image judges a layer before its solution is accepted
 
 
@@ -74,23 +74,10 @@ def repair(
     """
     program, batches = beginning(model, images, BATCH)
     layers = [name for name in plan.keep_inputs if name in plan.keep]
-    weights = _position_weights(model, layers, batches, sensitivity or gaussian, seed, progress)
+    weights = feel(program, layers, batches, sensitivity or gaussian, seed, progress).weights
     with emitting_raw(student), torch.no_grad():
         walk = _Walk(student, program, plan, batches, weights, seed)
         return list(walk.layers() if progress is None else progress(walk.layers(), "repair", len(layers)))
-
-
-def _position_weights(model, layers, batches, sensitivity, seed, progress) -> dict[tuple[int, str], Tensor]:
-    """(batch, layer) -> weights of its sampled positions: half what the outputs feel there, half 1."""
-    found: dict[tuple[int, str], Tensor] = {}
-
-    def visit(index: int, name: str, module: nn.Module, x: Tensor, gradient: Tensor) -> None:
-        positions = sample_positions(gradient.shape, module, POSITIONS, seed + index)
-        felt = position_weights(gradient, module)[positions.to(gradient.device)]
-        found[index, name] = 0.5 + 0.5 * felt
-
-    gradients(model, layers, batches, sensitivity, visit, seed, progress, "sensitivity")
-    return found
 
 
 class _Walk:
@@ -111,7 +98,7 @@ class _Walk:
 
     def _solve(self, name: str, number: int) -> LayerRepair:
         t, s = self.pair.nodes[number]
-        module = self.modules[name]
+        module, layer = self.modules[name], reading(s)
         norm = self._batch_norm(s)
         bn: Any = self.modules[norm] if norm is not None else None
         constant = bn is not None or module.bias is not None
@@ -122,14 +109,15 @@ class _Walk:
         for index in range(len(self.pair.batches)):
             theirs, ours = self.pair.at(index, (number + 1, number))
             x, target = ours[inputs], theirs[t]
-            shape = target.shape
-            positions = sample_positions(shape, module, POSITIONS, self.seed + index)
-            image = index * shape[0] + positions // (shape.numel() // shape[0] // target.shape[_channel_dim(module)])
+            total = layer.positions(target)
+            positions = sample_positions(total, POSITIONS, self.seed + index)
+            image = index * len(target) + positions // (total // len(target))
             held_out = (image % HELD_OUT == HELD_OUT - 1).to(self.device)
             positions = positions.to(self.device)
-            rows = input_rows(x, shape, module, positions)
-            wanted = output_rows(target, module, positions)[:, keep] * factor + offset
-            weights = self.weights[index, name].to(self.device)
+            rows = input_rows(x, target.shape, layer, positions)
+            wanted = output_rows(target, layer, positions)[:, keep] * factor + offset
+            felt = self.weights.get((index, number))  # of its positions: half what the outputs feel there, half 1
+            weights = torch.ones(len(rows), device=self.device) if felt is None else 0.5 + 0.5 * felt
             if index == 0 and constant:
                 fit.origin = judge.origin = rows.mean(0)
             for regression, part in ((fit, ~held_out), (judge, held_out)):
@@ -176,7 +164,3 @@ def _affine(norm: Any) -> tuple[Tensor, Tensor]:
     scale = scale if norm.weight is None else scale * norm.weight.double()
     shift = -norm.running_mean.double() * scale
     return scale, shift if norm.bias is None else shift + norm.bias.double()
-
-
-def _channel_dim(module: nn.Module) -> int:
-    return -1 if isinstance(module, nn.Linear) else 1

@@ -64,7 +64,7 @@ def masked_outputs(model: nn.Module, plan: PrunePlan, x: Tensor) -> list[Tensor]
     program = Program(model, x)
     cut: dict[Node, Cut] = {}
 
-    def mask(node: Node, value: Any) -> Any:
+    def mask(node: Node, value: Any, _: dict[Node, Any]) -> Any:
         name = program.layer(node)
         if name is not None and name in plan.keep:
             dim = value.dim() - 1 if operator_name(node) == "linear" else 1
