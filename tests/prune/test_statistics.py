@@ -1,4 +1,4 @@
-"""What the layers read and what the outputs feel of them: in parts, shared, functional, padded, and behind a detach."""
+"""What the layers read and what the outputs feel of them: in parts, shared, padded, and behind a detach."""
 
 from __future__ import annotations
 
@@ -61,20 +61,27 @@ def test_the_sums_of_a_batch_in_parts_are_those_of_the_whole(name: str, monkeypa
         torch.testing.assert_close(weight, weights[key], rtol=1e-3, atol=1e-4)
 
 
+class Strided(nn.Conv2d):
+    """A convolution whose forward does not read the attributes that say how it moves."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, stride=2, padding=(2, 1))
+
+
 class Shared(nn.Module):
-    """One layer called twice, in two places whose maps differ in size; one called by its weights alone."""
+    """One layer called twice, in two places whose maps differ in size, and one that moves in its own way."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.body = Block(3, 8), Block(8, 8)
-        self.hidden, self.last = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1)
+        self.hidden, self.last = Strided(8, 8, 3), nn.Conv2d(8, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.body(F.max_pool2d(self.body(self.stem(x)), 2))
-        return self.last(F.conv2d(x, self.hidden.weight, self.hidden.bias, stride=2, padding=(2, 1)).relu())
+        return self.last(self.hidden(x).relu())
 
 
-def test_calls_of_a_shared_layer_are_summed_and_functional_ones_are_seen() -> None:
+def test_calls_of_a_shared_layer_are_summed_and_a_layer_is_read_as_its_operator_says() -> None:
     model, images = randomize(Shared()).eval(), torch.rand(6, 3, 16, 16)
     graph = prune.trace(model, images[:1])
     scores = prune.score(graph, "obs", batches=images, sensitivity=plain)
