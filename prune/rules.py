@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from prune.following import Vector
+from prune.interpret import operator_name
 from prune.layer_rules import LayerRules
 from prune.operators import POINTWISE, SPATIAL, module_path, where, within
 from prune.owners import Owners, reads_width, stores_width
@@ -41,8 +42,7 @@ class Rules(LayerRules):
 
     def apply(self, node: Any) -> None:
         """Follow the channels through one operator."""
-        words = str(node.target).split(".")  # aten.conv2d.default; what runs a part of the graph has a bare name
-        name = "getitem" if node.target is operator.getitem else words[len(words) > 1].rstrip("_")
+        name = "getitem" if node.target is operator.getitem else operator_name(node)
         rule: Callable[[Node], Vector | None] | None = getattr(self, f"_op_{name}", None)
         if rule is None and name in POINTWISE | SPATIAL:
             rule = self._pass if name in POINTWISE else self._over_space
