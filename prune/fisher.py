@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,42 +32,54 @@ def fisher(
     A gate on channel j inside a layer that reads it scales that layer's weights W_j, so its derivative is
     <W_j, dW_j>, one image at a time (Theis et al. 2018, arXiv:1801.05787; Liu et al. 2021, arXiv:2108.00708).
     """
-    costs = [torch.zeros(len(g.channels)) for g in graph.groups]
-    places = {layer.name: places_in(graph, layer.inputs) for layer in graph.layers if layer.kind != "depthwise"}
     device = next(graph.model.parameters()).device
     images = [image for batch in as_batches(batches) for image in batch.split(1)]
     program = Program(raw_copy(graph.model), images[0].to(device, torch.float32))
-    reached: set[str] = set()
-
+    costs, gates = [torch.zeros(len(g.channels)) for g in graph.groups], _Gates(graph)
     with seeded(device, seed):
         for image in images if progress is None else progress(images, "importance", len(images)):
-            gates = [torch.zeros_like(cost) for cost in costs]  # the derivative by each channel's gate
-
-            def watch(part: Program, node: Node, values: dict[Node, Any], gates: list[Tensor] = gates) -> Any:
-                name = part.layer(node)
-                if name is None or name not in places:
-                    return None
-                x, weight = (values[used].detach() for used in node.all_input_nodes[:2])
-                return lambda gradient: look(name, reading(node), x, weight, gradient, gates)
-
-            def look(
-                name: str, layer: Reading, x: Tensor, weight: Tensor, gradient: Tensor, gates: list[Tensor]
-            ) -> None:
-                if gradient.any():
-                    reached.add(name)
-                per_input = _per_input(layer, x, weight, gradient)
-                for group, (where, columns) in places[name].items():
-                    gates[group].index_add_(0, where, per_input[columns])
-
-            backward(program, image.to(device, torch.float32), sensitivity or gaussian, watch)
-            for cost, derivative in zip(costs, gates, strict=True):
+            gates.derivatives = [torch.zeros_like(cost) for cost in costs]
+            backward(program, image.to(device, torch.float32), sensitivity or gaussian, gates.watch)
+            for cost, derivative in zip(costs, gates.derivatives, strict=True):
                 cost += derivative.square() / len(images)
-    if not reached:
+    if not gates.reached:
         raise PruneError(UNREACHED)
-    for name in places.keys() - reached:  # nobody knows what it is worth: what it reads stays
-        for group, (where, _) in places[name].items():
+    for name in gates.places.keys() - gates.reached:  # nobody knows what it is worth: what it reads stays
+        for group, (where, _) in gates.places[name].items():
             costs[group][where] = torch.inf
     return StaticImportance(dict(enumerate(costs)))
+
+
+class _Gates:
+    """A gate on every channel, in all layers that read it.
+
+    Attributes:
+        places: Layer -> where the channels that it reads stand, see `places_in`.
+        derivatives: Per group, of the outputs' distance by each channel's gate, (channels,).
+        reached: Layers that a gradient other than zero came to.
+    """
+
+    def __init__(self, graph: ChannelGraph) -> None:
+        self.places = {
+            layer.name: places_in(graph, layer.inputs) for layer in graph.layers if layer.kind != "depthwise"
+        }
+        self.derivatives: list[Tensor] = []
+        self.reached: set[str] = set()
+
+    def watch(self, program: Program, node: Node, values: dict[Node, Any]) -> Callable[[Tensor], None] | None:
+        """See `prune.statistics.backward`."""
+        name = program.layer(node)
+        if name is None or name not in self.places:
+            return None
+        x, weight = (values[used].detach() for used in node.all_input_nodes[:2])
+        return partial(self._add, name, reading(node), x, weight)
+
+    def _add(self, name: str, layer: Reading, x: Tensor, weight: Tensor, gradient: Tensor) -> None:
+        if gradient.any():
+            self.reached.add(name)
+        per_input = _per_input(layer, x, weight, gradient)
+        for group, (where, columns) in self.places[name].items():
+            self.derivatives[group].index_add_(0, where, per_input[columns])
 
 
 def _per_input(layer: Reading, x: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:

@@ -118,6 +118,11 @@ def operator_name(node: Node) -> str:
     return _overloaded(node).rstrip("_")
 
 
+def channel_dim(node: Node) -> int:
+    """The dimension that holds channels in the output of a layer: 1, or -1 of a linear one, which has no more after them."""
+    return -1 if operator_name(node) == "linear" else 1
+
+
 def in_place(node: Node) -> bool:
     """Whether the operator writes into its first input."""
     return _overloaded(node).endswith("_")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Node
 
-from prune.interpret import operator_name
+from prune.interpret import channel_dim
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,9 @@ class Reading:
 
 def reading(node: Node) -> Reading:
     """How the convolution or linear layer that a node computes reads its input."""
-    if operator_name(node) == "linear":
-        return Reading(-1)
+    dim = channel_dim(node)
+    if dim == -1:
+        return Reading(dim)
     weight: Any = node.args[1]
     given = list(node.args[3:])
     defaults: list[Any] = [[1], [0], [1], 1]
@@ -60,7 +61,7 @@ def reading(node: Node) -> Reading:
     else:
         top, left = _pair([0] if padding == "valid" else padding)
         sides = left, left, top, top
-    return Reading(1, kernel, _pair(stride), apart, sides, groups)
+    return Reading(dim, kernel, _pair(stride), apart, sides, groups)
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -10,12 +10,12 @@ from operator import index
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
-from torch import nn
 
 from prune.errors import PruneError
-from prune.graph import ChannelGraph, Split
+from prune.graph import ChannelGraph
 from prune.greedy import Cutter, matches
 from prune.importance import Importance, Progress, StaticImportance
+from prune.owners import stores_width
 
 if TYPE_CHECKING:
     from typing import Unpack  # Python 3.11; no version imports it when it runs
@@ -37,8 +37,7 @@ class PrunePlan:
     Attributes:
         keep: Module path -> kept output channels (ascending), for every layer and BatchNorm that changes.
         keep_inputs: Module path -> kept input channels, for every layer that changes.
-        parts: Module path -> new width of each part of a chunk or split in that module's forward; not of a module whose
-            `c` is something else.
+        parts: Module path -> new width of each part of a chunk or split in its forward, of modules that store it as `c`.
         groups: Width of every group before and after.
         flops_before, flops_after: FLOPs per image of the traced layers, two per multiply-add.
         params_before, params_after: Parameters of the whole model.
@@ -143,8 +142,8 @@ def plan_from_channels(graph: ChannelGraph, kept: Iterable[int]) -> PrunePlan:
     keep |= {norm.name: indices(norm.channels) for norm in graph.norms}
     keep_inputs = {layer.name: indices(layer.inputs) for layer in graph.layers}
     modules = dict(graph.model.named_modules())
-    splits = [split for split in graph.splits if not _stores_another(modules[split.owner], split)]
-    parts = {split.owner: len(indices(split.parts[0])) for split in splits}
+    stored = [split for split in graph.splits if stores_width(modules[split.owner], len(split.parts[0]))]
+    parts = {split.owner: len(indices(split.parts[0])) for split in stored}
     total = sum(p.numel() for p in graph.model.parameters())
     return PrunePlan(
         keep=keep,
@@ -156,12 +155,6 @@ def plan_from_channels(graph: ChannelGraph, kept: Iterable[int]) -> PrunePlan:
         params_before=total,
         params_after=total - graph.params() + graph.params(kept),
     )
-
-
-def _stores_another(module: nn.Module, split: Split) -> bool:
-    """Whether the `c` of a module that splits, where surgery writes the new width of a part, is some other number."""
-    c: Any = getattr(module, "c", None)
-    return type(c) is int and c != len(split.parts[0])
 
 
 def cut_until(cut: Cutter, goal: float, progress: Progress | None) -> PrunePlan:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from prune.interpret import Program, operator_name
+from prune.interpret import Program, channel_dim, operator_name
 from prune.plan import PrunePlan
 
 
@@ -113,7 +113,7 @@ class _Kept:
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() < 2:
             return None
         if name is not None:
-            dim, channels = -1 if operator_name(node) == "linear" else 1, self.plan.keep.get(name)
+            dim, channels = channel_dim(node), self.plan.keep.get(name)
             return dim, None if channels is None or len(channels) == value.shape[dim] else channels
         if operator_name(node) == "cat":
             return self._cat(node)

@@ -34,10 +34,8 @@ def apply(model: nn.Module, plan: PrunePlan) -> nn.Module:
                 _shrink_layer(module, list(keep), list(plan.keep_inputs[name]))
             else:
                 _shrink_norm(module, list(keep))
-    for owner, width in plan.parts.items():
-        # Stock blocks (C2f and its kin) store the width of a part: forward() does without it, export and split do not.
-        if isinstance(getattr(modules[owner], "c", None), int):
-            modules[owner].c = width  # type: ignore[assignment]
+    for owner, width in plan.parts.items():  # a chunk does without it, a split and an export do not
+        modules[owner].c = width  # type: ignore[assignment]
     return student
 
 

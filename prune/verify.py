@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from prune.errors import PruneError
-from prune.interpret import Program, operator_name
+from prune.interpret import Program, channel_dim, operator_name
 from prune.operators import ARITHMETIC, PADDING, POINTWISE, SPATIAL
 from prune.plan import PrunePlan
 from prune.raw import set_raw, tensors
@@ -67,7 +67,7 @@ def masked_outputs(model: nn.Module, plan: PrunePlan, x: Tensor) -> list[Tensor]
     def mask(node: Node, value: Any, _: dict[Node, Any]) -> Any:
         name = program.layer(node)
         if name is not None and name in plan.keep:
-            dim = value.dim() - 1 if operator_name(node) == "linear" else 1
+            dim = channel_dim(node) % value.dim()
             gone = torch.ones(value.shape[dim], dtype=torch.bool)
             gone[list(plan.keep[name])] = False
             cut[node] = dim, gone.nonzero()[:, 0].to(value.device)
