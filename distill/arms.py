@@ -20,7 +20,7 @@ SEEDS = 3
 OURS = "ours"  # what the others are compared with
 
 _LABELS = {"distill.losses": {}, "distill.labels": 1}
-_STOCK = {"distill.losses": {"distill.yolo.stock:Ultralytics": 1}, "distill.labels": 1}
+_STOCK = {"distill.losses": {"distill.yolo.stock:Ultralytics": 1}, "distill.labels": 1, "distill.balance": False}
 _PRUNED = {"repair": None}
 _COMMON = {"prune.importance": "bn_scale", "repair": None}
 

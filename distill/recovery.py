@@ -54,7 +54,7 @@ def rehearse(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, A
     _, task, course = _training(session, start, plan)
     freeze_bn = not bears_batch_statistics(task, session.data, course, **where)
     known: dict[str, Any] = {"freeze_bn": freeze_bn, "factors": {}}
-    if recipe.distill.balance:
+    if recipe.distill.balance and task.losses:
         known["factors"] = balance(task, session.data, replace(course, freeze_bn=freeze_bn), **where)
         console.line("losses times " + ", ".join(f"{name} {factor:.3g}" for name, factor in known["factors"].items()))
         task.scale(known["factors"])

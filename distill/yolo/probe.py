@@ -33,6 +33,7 @@ JUDGES = 8  # batches, the same for all
 SETTLE = 128  # images that BatchNorm's statistics are taken from
 LOST = 4.0  # times the loss of the start: a trial that comes there is not played to its end,
 RECENT = 10  # judged by its last batches: a single one may cost many times the mean of an untouched network
+MOST = 100.0  # a loss is multiplied by at most this: one that starts next to its minimum pulls with noise alone
 NOISY = 1.25  # times the loss with running statistics: with those of the batch the student is another network
 
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
@@ -137,8 +138,8 @@ def balance(
     """A factor for each loss, by name, with which losses of one weight pull equally hard where the training starts.
 
     The pull is the norm of a loss's gradient to the student's weights, a mean over batches. With labels, a loss of
-    weight 1 pulls as hard as they do. Factors equalize once, from the start; Chen et al., GradNorm, ICML 2018
-    (arXiv:1711.02257), go on doing so.
+    weight 1 pulls as hard as they do, unless it takes more than a factor of 100. Factors equalize once, from the start;
+    Chen et al., GradNorm, ICML 2018 (arXiv:1711.02257), go on doing so.
 
     Args: as for `find_lr`.
     """
@@ -158,7 +159,7 @@ def balance(
             squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
             norms[name] += torch.stack(squares).sum().sqrt().item() / JUDGES
     common = norms.pop("labels") or max(norms.values())
-    return {name: common / max(norm, 1e-12) for name, norm in norms.items()}
+    return {name: common / max(norm, common / MOST) for name, norm in norms.items()}
 
 
 def _learner(task: DistillationTask, schedule: Schedule, imgsz: int, device: torch.device) -> Learner:
