@@ -27,6 +27,8 @@ def run(folder: Path, out: str, *extra: str, launcher: list[str]) -> subprocess.
         "distill.lr=1e-3",
         "distill.batch=4",
         "distill.labels=0",
+        "distill.balance=false",  # its factors are each run's own: losses of two runs would not compare
+        "distill.losses={score_bce: 2, box_iou: 1, dfl_kl: 2, feature_pkd: 1}",
         "export=[]",
     ]
     given = [f"model={folder / 'best.pt'}", f"data={folder / 'data' / 'images' / 'train'}", "imgsz=64", "device=cpu"]
