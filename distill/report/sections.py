@@ -201,7 +201,9 @@ def _factors(results: Results) -> Text | None:
     if not found:
         return None
     factors = ", ".join(f"{name} {factor:.3g}" for name, factor in found.items())
-    return Text(f"Losses were balanced: each was multiplied, beside its weight, so that all of weight 1 pull equally hard: {factors}.")
+    return Text(
+        f"Losses were balanced: each was multiplied, beside its weight, so that all of weight 1 pull equally hard: {factors}."
+    )
 
 
 def _rates(results: Results) -> Text | None:
