@@ -19,10 +19,10 @@ IMPORTANCES = {
     "random": "Nothing: what any other importance has to beat.",
 }
 DEFAULT_LOSSES = (
-    LossSpec("score_bce", 2.0),
-    LossSpec("objectness_bce", 2.0),
-    LossSpec("box_iou", 1.0),
-    LossSpec("dfl_kl", 2.0),
+    LossSpec("score_bce", 1.0),
+    LossSpec("objectness_bce", 1.0),
+    LossSpec("box_iou", 2.0),
+    LossSpec("dfl_kl", 1.0),
     LossSpec("feature_pkd", 1.0),
 )
 
@@ -113,8 +113,8 @@ class Distill:
     labels: float = key(Number(low=0), "Weight of the labels' own loss; 0 learns from the teacher alone.", 1.0)
     balance: bool = key(
         Flag(),
-        "Scale each loss by its gradient at the start: weights then say how hard they pull, not a factor.",
-        False,
+        "A loss of weight 1 pulls as hard as the labels do where training starts; false: weights are plain factors.",
+        True,
     )
     lr: float | None = key(Auto(_POSITIVE), "Highest learning rate; auto finds one by short trials.", None)
     batch: int | None = key(Auto(_COUNT), "Images in a batch; auto chooses it from the optimizer steps.", None)

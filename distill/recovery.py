@@ -47,17 +47,18 @@ def repair(session: Session, base: str, plan: prune.PrunePlan) -> dict[str, Any]
 
 
 def rehearse(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, Any]:
-    """What the training to come can bear: batch statistics or not, how strong each loss is where the recipe asks for that,
-    and unless the recipe says it, how high a rate."""
+    """How strong each loss is, unless the recipe's weights are plain factors; then what a training by them can bear: batch
+    statistics or not, and unless the recipe says it, how high a rate."""
     recipe, console = session.recipe, session.console
     where = _where(session)
     _, task, course = _training(session, start, plan)
-    freeze_bn = not bears_batch_statistics(task, session.data, course, **where)
-    known: dict[str, Any] = {"freeze_bn": freeze_bn, "factors": {}}
+    factors: dict[str, float] = {}
     if recipe.distill.balance and task.losses:
-        known["factors"] = balance(task, session.data, replace(course, freeze_bn=freeze_bn), **where)
-        console.line("losses times " + ", ".join(f"{name} {factor:.3g}" for name, factor in known["factors"].items()))
-        task.scale(known["factors"])
+        factors = balance(task, session.data, course, **where)
+        console.line("losses times " + ", ".join(f"{name} {factor:.3g}" for name, factor in factors.items()))
+        task.scale(factors)
+    freeze_bn = not bears_batch_statistics(task, session.data, course, **where)
+    known = {"freeze_bn": freeze_bn, "factors": factors}
     if recipe.distill.lr is not None:
         return {**known, "lr": recipe.distill.lr, "search": None}
     found = find_lr(task, session.data, replace(course, freeze_bn=freeze_bn), **where, progress=console.track)

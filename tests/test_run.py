@@ -334,7 +334,7 @@ def test_without_labels_agreement_with_the_teacher_is_measured(
     folder, out = kept[0], kept[0].parent / "unlabelled"
     given = [f"model={folder / 'teacher.pt'}", f"data={folder.parent / 'data' / 'images' / 'train'}", "device=cpu"]
     size = ["imgsz=64", "batch=8", "repair.images=16", "distill.epochs=1", "latency.runs=2", "export=[]"]
-    cut = ["prune={flops: 0.7, images: 16, round_to: 1}", "sparsify={epochs: 1}", "distill.balance=true"]
+    cut = ["prune={flops: 0.7, images: 16, round_to: 1}", "sparsify={epochs: 1}"]
     assert main(["run", "yolov5-original", *given, *size, *cut, "--out", str(out)]) == 2
     assert "no labels: give a data.yaml, or sparsify.distill=true" in capsys.readouterr().err and not out.exists()
     for command in ("check", "run"):

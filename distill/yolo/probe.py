@@ -137,14 +137,15 @@ def balance(
 ) -> dict[str, float]:
     """A factor for each loss, by name, with which losses of one weight pull equally hard where the training starts.
 
-    The pull is the norm of a loss's gradient to the student's weights, a mean over batches. With labels, a loss of
-    weight 1 pulls as hard as they do, unless it takes more than a factor of 100. Factors equalize once, from the start;
-    Chen et al., GradNorm, ICML 2018 (arXiv:1711.02257), go on doing so.
+    The pull is the norm of a loss's gradient to the student's weights, a mean over batches, with BatchNorm's running
+    statistics: of the network as it is used. With labels, a loss of weight 1 pulls as hard as they do, unless it takes
+    more than a factor of 100. Factors equalize once, from the start; Chen et al., GradNorm, ICML 2018
+    (arXiv:1711.02257), go on doing so.
 
     Args: as for `find_lr`.
     """
     init_seeds(seed)
-    learner = _learner(task, schedule, imgsz, device)
+    learner = _learner(task, replace(schedule, freeze_bn=True), imgsz, device)
     assert learner.task is not None
     weights = [parameter for parameter in learner.student_model.parameters() if parameter.requires_grad]
     norms: dict[str, float] = dict.fromkeys(["labels", *(loss.name for loss in task.losses)], 0.0)

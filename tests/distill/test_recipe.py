@@ -294,7 +294,7 @@ def test_every_key_explains_itself_and_has_a_default_that_it_accepts() -> None:
     rows = {row[0]: row[1:] for row in keys()}
     assert rows["prune.round_to"] == ("whole number >= 1", "8", "Widths end on multiples of this.")
     assert rows["distill.losses"][1] == (
-        "{score_bce: 2.0, objectness_bce: 2.0, box_iou: 1.0, dfl_kl: 2.0, feature_pkd: 1.0}"
+        "{score_bce: 1.0, objectness_bce: 1.0, box_iou: 2.0, dfl_kl: 1.0, feature_pkd: 1.0}"
     )
     assert all(help.endswith(".") for _, _, help in rows.values())
     write(BASE)
