@@ -183,7 +183,7 @@ def test_one_loss_can_be_changed_alone() -> None:
     kept = load("r.yaml", ["distill.losses.dfl_kl=0"]).distill.losses
     assert kept == tuple(loss for loss in recipe_keys.DEFAULT_LOSSES if loss.name != "dfl_kl")
     read = load("r.yaml", ["distill.losses.dfl_kl.temperature=3", "distill.losses.box_iou=0.5"]).distill.losses
-    assert LossSpec("dfl_kl", 2.0, {"temperature": 3}) in read and LossSpec("box_iou", 0.5) in read
+    assert LossSpec("dfl_kl", 1.0, {"temperature": 3}) in read and LossSpec("box_iou", 0.5) in read
 
 
 def test_a_loss_may_have_a_time_of_its_own() -> None:
