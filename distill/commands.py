@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import traceback
@@ -155,7 +156,8 @@ def copy(args: argparse.Namespace) -> int:
 
     source = find(args.recipe)
     target = Path(args.dest or source.name)
-    target = target / source.name if target.is_dir() else target
+    if target.is_dir() or str(args.dest).endswith(("/", os.sep)):
+        target /= source.name
     text = source.read_text(encoding="utf-8")
     try:
         with target.open("x", encoding="utf-8") as file:

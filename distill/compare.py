@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import prune
 from distill import inputs, pipeline
 from distill.arms import OURS, Arm, Comparison, start_of
 from distill.console import Console
@@ -97,10 +98,14 @@ def possible(wanted: Comparison, console: Console) -> Comparison:
     for arm in wanted.arms:
         variant = wanted.variant(arm, recipe.seed, None)
         try:
-            inputs.fitting_losses(variant, teacher, quiet)
+            own = teacher
+            if (variant.model, variant.prune, variant.imgsz) != (recipe.model, recipe.prune, recipe.imgsz):
+                own = inputs.open_teacher(variant) if variant.model else None
+                inputs.check_network(variant, own)
+            inputs.fitting_losses(variant, own, quiet)
             _differs(variant, recipe, teacher)
             fit.append(arm)
-        except DistillError as error:
+        except (DistillError, prune.PruneError) as error:
             if wanted.named or arm.name == OURS:
                 raise DistillError(f"arm {arm.name}: {error}") from None
             console.line(f"arm {arm.name} left out: {error}")

@@ -58,7 +58,8 @@ class Console:
         """Print a result to stdout, and keep it in the log."""
         self.record(text)
         self._erase()
-        print(text, flush=True)
+        encoding = sys.stdout.encoding or "utf-8"
+        print(text.encode(encoding, "replace").decode(encoding), flush=True)
         self._redraw()
 
     def track(self, iterable: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:

@@ -23,7 +23,7 @@ from distill.yolo import checkpoint
 from distill.yolo.build import build
 from distill.yolo.checkpoint import Detector
 from distill.yolo.data import DataSet
-from distill.yolo.heads import DFL, head_of
+from distill.yolo.heads import DFL, head_of, stride_of
 from distill.yolo.outputs import distillation
 
 
@@ -69,15 +69,16 @@ def fitting_losses(recipe: Recipe, teacher: Detector | None, console: Console) -
     for loss in made:
         if teacher is not None and (check := getattr(loss.call, "check", None)):
             check(teacher.model)
-    own = [loss for loss, spec in zip(made, specs, strict=True) if spec.name not in losses.BUILTIN]
-    if teacher is not None and own:
-        _try(own, teacher)
+    doubtful = [loss for loss, spec in zip(made, specs, strict=True) if spec.name not in losses.BUILTIN or spec.options]
+    if teacher is not None and doubtful:
+        _try(doubtful, teacher)
     return made
 
 
-def _try(own: list[Loss], teacher: Detector) -> None:
-    """Call each of a user's losses once, on an image of nothing: a slip in it shows now, and not after repair."""
-    copies = [replace(loss, call=copy.deepcopy(loss.call), span=ALWAYS) for loss in own]
+def _try(doubtful: list[Loss], teacher: Detector) -> None:
+    """Call each loss of a user's, and each with options, once, on an image of nothing: a slip shows now, and not after
+    repair."""
+    copies = [replace(loss, call=copy.deepcopy(loss.call), span=ALWAYS) for loss in doubtful]
     task = distillation(copy.deepcopy(teacher.model), teacher.model, copies, labels=0.0)
     box = {"batch_idx": torch.zeros(1), "cls": torch.zeros(1, 1), "bboxes": torch.full((1, 4), 0.5)}
     task.try_out({"img": torch.rand(1, 3, PROBE, PROBE, generator=torch.Generator().manual_seed(0)), **box})
@@ -116,7 +117,7 @@ def check_network(recipe: Recipe, teacher: Detector | None) -> None:
         teacher: `open_teacher` of the recipe; None where it names no checkpoint.
 
     Raises:
-        DistillError: `teacher.train.model` is no detector that is supported.
+        DistillError: `teacher.train.model` is no detector that is supported, or `imgsz` is none that the network takes.
         PruneError: a budget that cannot be met, or a pattern of `prune.protect` that names nothing.
     """
     network: nn.Module
@@ -126,6 +127,10 @@ def check_network(recipe: Recipe, teacher: Detector | None) -> None:
         wanted = recipe.teacher.train
         assert wanted is not None  # a recipe without a model has it
         network = build(wanted.model, {0: "object"}, width=wanted.width)
+    stride = stride_of(network)
+    if recipe.imgsz % stride:
+        sizes = f"{recipe.imgsz // stride * stride} or {-(-recipe.imgsz // stride) * stride}"
+        raise DistillError(f"imgsz is {recipe.imgsz}, and this network takes multiples of {stride}: give {sizes}")
     if recipe.prune is not None:
         graph = prune.trace(network, torch.zeros(1, 3, recipe.imgsz, recipe.imgsz))
         prune.check_budget(graph, **budget(recipe.prune))

@@ -192,7 +192,7 @@ def _export(session: Session) -> dict[str, Any]:
 
 def _report(session: Session, plan: prune.PrunePlan) -> dict[str, Any]:
     folder, device = session.folder, env.device_name(str(session.device))
-    results = assemble(session.recipe, session.data, plan, folder.stages, device)
+    results = assemble(session.recipe, session.data, plan, folder.stages, device, session.warnings)
     folder.write_json("results.json", results)
     report.write(folder.path)
     session.console.result("\n" + report.summary_table(results, folder.path))

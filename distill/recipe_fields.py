@@ -123,8 +123,11 @@ class File(Text):
         text = super().read(item, path, context)
         if text is None or text in self.words:
             return text
-        place = Path(text).expanduser()
-        return str(place.absolute()) if place.exists() else text
+        try:
+            place = Path(text).expanduser()
+            return str(place.absolute()) if place.exists() else text
+        except (OSError, RuntimeError):  # a name that is too long, or of nobody's home: it is not there either
+            return text
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,21 @@ _WEIGHT = Number(low=0)
 _SPAN: dict[str, Kind] = {"warmup": Number(low=0, high=1), "until": Number(low=0, high=1), "fade": Choice(FADES)}
 RESERVED = ("weight", *_SPAN)  # what stands beside a loss's options and is none of them
 # Columns that are there already: the sum, a penalty, and the terms of the labels, of either kind of head.
-TAKEN = ("loss", "labels", "penalty", "box_loss", "cls_loss", "dfl_loss", "box", "obj", "cls")
+TAKEN = (
+    "loss",
+    "labels",
+    "penalty",
+    "box_loss",
+    "cls_loss",
+    "dfl_loss",
+    "box",
+    "obj",
+    "cls",
+    "epoch",
+    "lr",
+    "map50",
+    "map50_95",
+)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from statistics import median
 from typing import Any
@@ -18,7 +18,12 @@ QUALITY = ("map50_95", "map50", "per_class", "agreement50_95", "agreement50", "a
 
 
 def assemble(
-    recipe: Recipe, data: Any, plan: Any, stages: Mapping[str, Mapping[str, Any]], device: str
+    recipe: Recipe,
+    data: Any,
+    plan: Any,
+    stages: Mapping[str, Mapping[str, Any]],
+    device: str,
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The results of a finished run, as plain data.
 
@@ -28,6 +33,7 @@ def assemble(
         plan: its `prune.PrunePlan`.
         stages: what each stage left, by name.
         device: name of the device that latency was measured on.
+        warnings: of what was given; those of the stages are with them.
     """
     chosen = stages["choose"]["chosen"].removesuffix(".pt")
     models = _models(stages, chosen, trained="distill" in stages)
@@ -52,6 +58,7 @@ def assemble(
         "versions": env.versions(),
         "models": models,
         "chosen": list(models)[-1],
+        "student_is": chosen,
         "original": stages["choose"].get("original"),
         "accept": asdict(recipe.accept),
         "accepted": None if before is None else after >= before - recipe.accept.map_drop,
@@ -71,7 +78,7 @@ def assemble(
         "repair": _part(stages.get("repair"), "images", "layers", "blocks"),
         "rehearsal": _part(stages.get("rehearse"), "freeze_bn", "factors", "lr", "search"),
         "exports": stages["export"]["exports"],
-        "warnings": [warning for stage in stages.values() for warning in stage["warnings"]],
+        "warnings": [*warnings, *(warning for stage in stages.values() for warning in stage["warnings"])],
         "seconds": {name: stage["seconds"] for name, stage in stages.items()},
     }
 

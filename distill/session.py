@@ -59,6 +59,7 @@ class Session:
             inputs.warn_of_size(recipe, self.given, console)
         for warning in self.data.warnings:
             console.warn(warning)
+        self.warnings = tuple(console.warnings)  # of what was given; a stage keeps its own
 
     def _open_data(self) -> DataSet:
         recipe, path = self.recipe, Path(self.recipe.data)
@@ -150,5 +151,6 @@ class Session:
             seed=self.recipe.seed,
             workers=self.recipe.workers,
             resume=self.folder.resumed,
+            val_batch=self.recipe.batch,
             **options,
         )

@@ -14,11 +14,9 @@ from distill.yolo.agreement import Agreement, Reference
 from distill.yolo.checkpoint import Detector
 from distill.yolo.data import DataSet
 from distill.yolo.evaluate import Metrics, evaluate
-from distill.yolo.heads import head_of
+from distill.yolo.heads import head_of, stride_of
 from distill.yolo.images import calibration
 from distill.yolo.sensitivity import sensitivity_of
-
-FRAME = 16  # pixels
 
 
 def calibration_images(recipe: Recipe, teacher: Detector, data: DataSet, count: int) -> Tensor:
@@ -27,7 +25,8 @@ def calibration_images(recipe: Recipe, teacher: Detector, data: DataSet, count: 
     Validators pad even a square image by half a stride. A network that was mended without that border sees things in it.
     """
     by_area = head_of(teacher.model).original
-    return calibration(data.train, count, recipe.imgsz, seed=recipe.seed, by_area=by_area, frame=FRAME)
+    frame = stride_of(teacher.model) // 2
+    return calibration(data.train, count, recipe.imgsz, seed=recipe.seed, by_area=by_area, frame=frame)
 
 
 def make_plan(

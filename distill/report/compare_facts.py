@@ -158,7 +158,7 @@ def search(content: Content) -> Table | None:
         return None
     found = {
         (row["arm"], row["lr_tried"]): f"{row['map50_95']:.3f}" for row in content["runs"] if row["seed"] == seed
-    } | {(row["arm"], row["lr_tried"]): "failed" for row in content["failed"]}
+    } | {(row["arm"], row["lr_tried"]): "failed" for row in content["failed"] if row["seed"] == seed}
     names = [arm["name"] for arm in content["arms"]]
     rows = tuple((name, *(found.get((name, rate), "") for rate in lrs)) for name in names)
     return Table(("arm", *map(rate_text, lrs)), rows)

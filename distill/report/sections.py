@@ -14,14 +14,6 @@ from distill.report.document import Block, Code, Document, Figure, Fold, Terms, 
 from distill.report.facts import Results, Table
 from distill.report.format import value_text
 
-# What the stages are, for who reads the table first.
-LEGEND = {
-    "teacher": "the network that was given",
-    "pruned": "its channels cut, and nothing else",
-    "repaired": "mended without labels and without an epoch",
-    "student": "trained against the teacher",
-}
-AVERAGED = "the mean of the weights before and after training against the teacher"
 MANY = 12  # classes that are shown at once
 PARITY = "Difference: the largest from the checkpoint's own outputs, relative for boxes and absolute for scores."
 
@@ -134,7 +126,27 @@ def _about(results: Results) -> str:
 
 
 def _legend(results: Results) -> str:
-    legend = {**LEGEND, "student": AVERAGED} if (results.get("average") or {}).get("taken") else LEGEND
+    """What the stages are, for who reads the table first."""
+    recipe = results.get("recipe") or {}
+    wanted = recipe.get("distill") or {}
+    labelled = (results.get("data") or {}).get("labelled", True) and wanted.get("labels", 1)
+    training = "training against the teacher" if wanted.get("losses", True) else "training on the labels alone"
+    if labelled and wanted.get("losses", True):
+        training = "training against the teacher and on the labels"
+    student = training.replace("training", "trained", 1)
+    if (results.get("average") or {}).get("taken"):
+        student = f"the mean of the weights before and after {training}"
+    elif (before := results.get("student_is")) in ("pruned", "repaired"):
+        student = f"the {before} network, for {training} ended below it"
+    legend = {
+        "teacher": "trained by this run" if results.get("model") is None else "the network that was given",
+        "pruned": "its channels cut"
+        + (", after sparsity training" if recipe.get("sparsify") else ", and nothing else"),
+        "repaired": "mended without labels and without an epoch",
+        "student": student,
+    }
+    if not recipe.get("prune", True):
+        legend["pruned"] = "the same network, for nothing was to be cut"
     return " ".join(f"{name.capitalize()}: {legend[name]}." for name in facts.stages(results) if name in legend)
 
 
@@ -211,10 +223,11 @@ def _rates(results: Results) -> Text | None:
     if not found:
         return None
     losses = [f"{rate:.0e}: {'diverged' if loss is None else f'{loss:.3f}'}" for rate, loss in found["tried"]]
-    return Text(
-        f"The learning rate is the highest at which a tenth of the steps, 100 at most, ends no worse than it began: from a "
-        f"loss of {found['start']:.3f} to {', '.join(losses)}."
-    )
+    if all(loss is None or loss > found["start"] for _, loss in found["tried"]):
+        why = "No learning rate got back in a short trial to the loss that it began with, so the lowest is taken"
+    else:
+        why = "The learning rate is the highest at which a short trial, of a tenth of the steps, ends no worse than it began"
+    return Text(f"{why}: from a loss of {found['start']:.3f} to {', '.join(losses)}.")
 
 
 def _average(results: Results) -> Text | None:

@@ -38,9 +38,13 @@ def build(model: str, names: Mapping[int, str], *, width: float | None = None, s
     else:
         try:
             description = yaml_model_load(model)
-        except (FileNotFoundError, AssertionError, AttributeError, TypeError) as error:
+        except (FileNotFoundError, AssertionError, AttributeError, TypeError, ValueError) as error:
             raise DistillError(f"teacher.train.model: no model '{model}': {USE}") from error
         if width is not None:
+            if description.get("scale") not in description.get("scales", {}):
+                raise DistillError(
+                    f"teacher.train.width: '{model}' names no size, as yolov5n.yaml does: leave width out"
+                )
             depth, _, widest = description["scales"][description["scale"]]
             description["scales"] = {description["scale"]: [depth, width, widest]}
     try:

@@ -89,6 +89,8 @@ def load(path: str | Path, names: Mapping[int, str] | None = None, *, progress: 
         records[key] = read.records
     warnings += _rare(path, file.names, records["val"])
     warnings += _seen(records)
+    if not any(len(record["cls"]) for record in records["train"]):
+        warnings.append("there is not one object in the labels of 'train': they teach that there is nothing to find")
     return _assemble(path, file.root, file.names, True, records, warnings)
 
 

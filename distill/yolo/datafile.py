@@ -66,6 +66,8 @@ def _parse(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         raise DistillError(f"{place}: {getattr(error, 'problem', None) or 'is no valid YAML'}") from error
+    except ValueError as error:  # 2024-13-45, which looks like a date
+        raise DistillError(f"{path}: is no valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise DistillError(f"{path}: must hold 'train', 'val' and 'names' keys, as a YOLO data.yaml does")
     return content
@@ -151,7 +153,11 @@ def _expand(path: Path, root: Path, key: str, entry: str) -> list[Path]:
 def _listed(path: Path, listing: Path, root: Path) -> list[Path]:
     """The images that a .txt names, one a line, each relative to the list, to the data folder, or absolute."""
     images, missing = [], []
-    for line in filter(None, map(str.strip, listing.read_text(encoding="utf-8-sig").splitlines())):
+    try:
+        lines = listing.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DistillError(f"{path}: {listing} is not in UTF-8: save it so") from error
+    for line in filter(None, map(str.strip, lines)):
         found = next((place for place in (listing.parent / line, root / line) if place.is_file()), None)
         if found is None:
             missing.append(line)

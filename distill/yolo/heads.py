@@ -53,6 +53,11 @@ ANCHOR = Head(
 )
 
 
+def stride_of(model: nn.Module) -> int:
+    """The largest stride of a detector: what both sides of its input are multiples of."""
+    return int(model.stride.max())  # type: ignore[operator, union-attr]
+
+
 def head_of(model: nn.Module) -> Head:
     """The kind of head that a network ends in."""
     return ANCHOR if isinstance(model.model[-1], AnchorDetect) else DFL  # type: ignore[index]

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 from ultralytics.data.utils import IMG_FORMATS, exif_size
 from ultralytics.utils.ops import segments2boxes
+from ultralytics.utils.patches import imread
 
 from distill.errors import DistillError, first_line
 from distill.yolo.datafile import label_files
@@ -26,6 +27,7 @@ Records = tuple[dict[str, Any], ...]
 
 ENOUGH = 10  # images, of which some can be held back
 
+_VERIFIED = {"jpeg", "mpo", "png", "webp"}
 _SHARE, _MOST = 0.2, 200  # of the images are held back, and no more than so many
 _TOLERANCE = 0.01  # of a side: annotation tools round, and ultralytics accepts as much
 _SMALLEST_PX = 10
@@ -134,6 +136,8 @@ def _check_image(path: Path) -> tuple[int, int]:
     if kind in ("jpeg", "mpo") and not _ends_well(path):
         with Image.open(path) as image:
             image.load()  # verify() does not decode a JPEG; one that does not end with its end mark may be cut short
+    if kind not in _VERIFIED and imread(str(path)) is None:  # of these, verify() reads no more than the header
+        raise ValueError("cannot be decoded")
     return height, width
 
 

@@ -39,6 +39,7 @@ class Job:
         progress: what is done; all that comes of the training is in here.
         states: of network, optimizer and averages where an earlier run left off; None to begin.
         console: shows a bar for each epoch.
+        val_batch: images in a batch of validation.
     """
 
     learner: Learner
@@ -48,6 +49,7 @@ class Job:
     progress: Progress
     states: dict[str, Any] | None
     console: Console
+    val_batch: int
 
 
 def run_loop(job: Job, settings: dict[str, Any]) -> None:
@@ -224,7 +226,9 @@ class _Trainer(DetectionTrainer):
         self.validated = self.job.data.labelled and due and parallel.leads()
         if not self.validated:
             return {}, self.fitness
-        found = evaluate(self.ema.ema, self.job.data, imgsz=self.args.imgsz, device=self.device)
+        found = evaluate(
+            self.ema.ema, self.job.data, imgsz=self.args.imgsz, batch=self.job.val_batch, device=self.device
+        )
         return {"map50_95": found.map50_95, "map50": found.map50}, found.map50_95
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:

@@ -60,6 +60,7 @@ def train(
     workers: int | None = None,
     patience: int | None = None,
     resume: bool = False,
+    val_batch: int = 16,
 ) -> Trained:
     """Train a network with ultralytics' trainer, whatever its structure.
 
@@ -78,6 +79,7 @@ def train(
             resumed; but with mosaic, whose images come from those seen just before, only where it was not.
         workers: processes that load images; chosen if None. ultralytics uses none on a CPU.
         patience: end after this many epochs without a better mAP.
+        val_batch: images in a batch of validation: see `distill.yolo.evaluate`.
         resume: go on after the last finished epoch that `folder` knows of; start anew if there is none.
 
     Raises:
@@ -101,7 +103,7 @@ def train(
         learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         set_bn_momentum(learner.student_model, schedule.bn_momentum)
         settings = _settings(schedule, data, folder, imgsz, device, seed, workers, patience)
-        run_loop(Job(learner, data, schedule, files, progress, states, console), settings)
+        run_loop(Job(learner, data, schedule, files, progress, states, console, val_batch), settings)
         parallel.agree()
         if not parallel.leads():
             progress, _ = files.read() or (progress, None)

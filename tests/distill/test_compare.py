@@ -231,6 +231,7 @@ def test_its_folder_is_not_that_of_a_run_and_its_runs_are(
             ["--arms", "ours,no-objectness_bce", "distill.losses.objectness_bce=1"],
             "arm no-objectness_bce: this head has no objectness_bce anyway: leave the arm out",
         ),
+        (["--arm", "peer=model=nosuch.pt"], "arm peer: nosuch.pt: no such checkpoint"),
         (["--arm", "mine=distill.epochs=0"], "arm mine: distill.epochs is 0, so it would not be trained"),
         (["--out", "here"], "here is there already: choose another --out"),
         (["--resume"], "nothing to go on with: there is no runs/compare-tiny-1 here; --out names another folder"),

@@ -9,10 +9,14 @@ import pytest
 import torch
 
 import prune
-from distill import inputs
+from distill import inputs, steps
 from distill import recipe as recipes
 from distill.errors import DistillError
 from distill.recipe_keys import Recipe
+from distill.shapes import generate
+from distill.yolo import checkpoint
+from distill.yolo import data as datasets
+from distill.yolo.build import build
 from distill.yolo.checkpoint import Detector
 from tests.distill.test_compare import Told
 from tests.distill.yolo.test_trainer import tiny
@@ -109,6 +113,20 @@ def test_a_pattern_that_protects_nothing_is_refused_before_anything_is_done(teac
         prune.PruneError, match=r"^protect='modle\.0\.\*' matches no layer of \w+: did you mean 'model\.0'\?$"
     ):
         inputs.check_network(wanted, teacher)
+
+
+def test_a_network_with_a_stride_of_64_can_be_cut(tmp_path: Path) -> None:
+    data = datasets.load(generate(tmp_path / "data", train=4, val=2, imgsz=64))
+    raw = tmp_path / "p6.pt"
+    checkpoint.save(build("yolov5n6.yaml", data.names, width=0.125), raw, names=data.names, imgsz=128)
+    given = [f"model={raw}", f"data={data.path}", "prune.importance=l1", "prune.round_to=1"]
+    wanted, teacher = recipes.load("yolov5-half", [*given, "imgsz=128"]), checkpoint.load(raw)
+    plan = steps.make_plan(wanted, teacher, data, torch.device("cpu"), Told())
+    images = steps.calibration_images(wanted, teacher, data, 2)
+    assert images.shape == (2, 3, 192, 192)  # half a stride on each side, as validators pad
+    assert prune.verify(teacher.model, prune.apply(teacher.model, plan), plan, images) < 1e-9
+    with pytest.raises(DistillError, match=r"^imgsz is 96, and this network takes multiples of 64: give 64 or 128$"):
+        inputs.check_network(recipes.load("yolov5-half", [*given, "imgsz=96"]), teacher)
 
 
 def test_another_size_than_that_of_training_is_a_warning(teacher: Detector) -> None:

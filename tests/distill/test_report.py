@@ -163,6 +163,25 @@ def test_a_student_that_beats_its_teacher_is_reported(results: dict[str, Any], s
     assert any("beats its teacher" in finding and says in finding for finding in findings(results))
 
 
+def test_every_network_is_called_what_it_is(tmp_path: Path, results: dict[str, Any]) -> None:
+    results["recipe"] |= {"distill": {"losses": {}, "labels": 1.0}, "sparsify": {"epochs": 5}}
+    results |= {"model": None, "student_is": "repaired"}
+    markdown = unescaped(write(tmp_path, results)[0])
+    assert "Teacher: trained by this run. Pruned: its channels cut, after sparsity training." in markdown
+    assert "Student: the repaired network, for training on the labels alone ended below it." in markdown
+    results["recipe"] |= {"distill": {"losses": {"box_iou": 1.0}, "labels": 0.0}, "prune": None}
+    results |= {"model": "best.pt", "student_is": "trained"}
+    markdown = unescaped(write(tmp_path, results)[0])
+    assert "Teacher: the network that was given. Pruned: the same network, for nothing was to be cut." in markdown
+    assert "Student: trained against the teacher." in markdown
+
+
+def test_a_rate_that_did_not_get_back_is_not_praised(tmp_path: Path, results: dict[str, Any]) -> None:
+    for loss, says in ((0.9, "The learning rate is the highest at which"), (1.1, "No learning rate got back")):
+        results["rehearsal"] = {"factors": {}, "search": {"start": 1.0, "tried": [[1e-2, None], [1e-4, loss]]}}
+        assert says in write(tmp_path, results)[0]
+
+
 @pytest.mark.parametrize("taken", [True, False])
 def test_a_mean_of_weights_is_called_one_where_it_is_the_student(
     tmp_path: Path, results: dict[str, Any], taken: bool
@@ -170,7 +189,8 @@ def test_a_mean_of_weights_is_called_one_where_it_is_the_student(
     results["average"] = {"judged_by": "mAP50-95", "trained": 0.612, "averaged": 0.624, "taken": taken}
     markdown = unescaped(write(tmp_path, results)[0])
     mean = "Student: the mean of the weights before and after training"
-    assert (mean in markdown, "Student: trained against the teacher" in markdown) == (taken, not taken)
+    trained = "Student: trained against the teacher and on the labels."
+    assert (mean in markdown, trained in markdown) == (taken, not taken)
     assert "mAP50-95 0.624, against 0.612 after training" in markdown
     assert ("It is not the student" in markdown) == (not taken)
 

@@ -237,6 +237,16 @@ def test_damaged_files_are_left_out_and_named(root: Path) -> None:
         data.load(describe(root))
 
 
+@pytest.mark.parametrize("kind", ["tif", "bmp"])
+def test_an_image_that_cannot_be_decoded_is_left_out(root: Path, kind: str) -> None:
+    place = root / "images" / "train" / f"half.{kind}"
+    cv2.imwrite(str(place), np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    assert not data.load(root / "images" / "train").warnings[1:]
+    place.write_bytes(place.read_bytes()[: place.stat().st_size // 2])
+    left_out, _ = data.load(root / "images" / "train").warnings
+    assert left_out.startswith("1 of the 7 images of 'images' left out: ") and f"half.{kind}: " in left_out
+
+
 def test_many_images_without_labels_are_a_warning(root: Path) -> None:
     for i in range(4):
         (root / "labels" / "train" / f"{i}.txt").unlink()
