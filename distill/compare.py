@@ -15,7 +15,7 @@ from typing import Any
 
 import prune
 from distill import inputs, pipeline
-from distill.arms import OURS, Arm, Comparison, start_of
+from distill.arms import BUILTIN, OURS, Arm, Comparison, start_of
 from distill.console import Console
 from distill.device import pick_device
 from distill.errors import DistillError, RunError
@@ -106,7 +106,7 @@ def possible(wanted: Comparison, console: Console) -> Comparison:
             _differs(variant, recipe, teacher)
             fit.append(arm)
         except (DistillError, prune.PruneError) as error:
-            if wanted.named or arm.name == OURS:
+            if wanted.named or arm.name == OURS or arm not in BUILTIN:  # an arm of the user's own is never left out
                 raise DistillError(f"arm {arm.name}: {error}") from None
             console.line(f"arm {arm.name} left out: {error}")
     inputs.check_network(recipe, teacher)
