@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 import torch
 
+from prune.errors import PruneError
 from prune.graph import ChannelGraph, Layer
 from prune.importance import Costs
 
@@ -44,7 +45,7 @@ class Cutter:
         self.alive = [torch.ones(len(g.channels), dtype=torch.bool) for g in graph.groups]
         self.width = [len(g.channels) for g in graph.groups]
         self.counts = {layer.name: [len(layer.inputs), len(layer.outputs)] for layer in graph.layers}
-        self.floor = [self._floor(len(g.channels), max_ratio) for g in graph.groups]
+        self.floor = [self._floor(i, max_ratio) for i in range(len(graph.groups))]
         self.touch = [_uses(graph, g.channels[0]) for g in graph.groups]  # all of a group are used alike
         prunable = [all(not self._protected(i, protect) for i in bundle) for bundle in graph.bundles]
         self.bundles = [bundle for bundle, free in zip(graph.bundles, prunable, strict=True) if free]
@@ -58,8 +59,13 @@ class Cutter:
     def _channels(self) -> int:
         return len(self.graph.group_of)
 
-    def _floor(self, width: int, max_ratio: float) -> int:
-        least = max(1, math.ceil(width * (1 - max_ratio) - ROUNDING))
+    def _floor(self, index: int, max_ratio: float) -> int:
+        """As narrow as a group may become. A channel of infinite cost stays."""
+        width, costs = self.width[index], self.scores.cost(index)
+        if costs.isnan().any():
+            name = self.graph.groups[index].name
+            raise PruneError(f"the cost of channels of '{name}' is NaN: look for NaN in the images and in the weights")
+        least = max(1, math.ceil(width * (1 - max_ratio) - ROUNDING), int(costs.isinf().sum()))
         return min(width, math.ceil(least / self.round_to) * self.round_to)
 
     def _protected(self, index: int, patterns: Sequence[str]) -> bool:
@@ -136,6 +142,8 @@ class Cutter:
                     steps[b] = (self._cost(bundle, step), self._saved(bundle, step), step)
                 else:
                     steps.pop(b, None)
+            if not steps:
+                raise PruneError(f"nothing is left to cut, and {self.now / self.total:.3f} of the model is")
             best = self._best(steps, self.now - budget, WINDOW * budget)
             stale = self._remove(self.bundles[best], steps[best][2])
             way = int(100 * min(1.0, (self.total - self.now) / (self.total - budget)))

@@ -190,7 +190,7 @@ def cutter(
     _check_patterns(graph, patterns)
     cut = Cutter(graph, scores, unit, round_to, patterns, max_ratio)
     budget = cut.total * (1 - value if unit == "ratio" else value)
-    least = cut.least()
+    least = cut.least()  # what is infinitely dear stays too
     if least > budget:
         raise PruneError(
             f"{unit}={value:g} cannot be met: {least / cut.total:.3f} of the model is left when every layer is as narrow "

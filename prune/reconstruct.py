@@ -184,7 +184,8 @@ class _Walk:
 
     def _loss(self, part: Segment, targets: list[Target], batch: int) -> Tensor:
         """Weighted squared difference from the teacher, a mean per element, of a batch that runs through the block."""
-        theirs, held = self.pair.at(batch, _ends(part))
+        with torch.no_grad():  # what is not held is computed again, and this block alone is trained
+            theirs, held = self.pair.at(batch, _ends(part))
         values, own = dict(held), set[Node]()
         for i in part.nodes:
             advance(self.pair.nodes[i][1], values, own)

@@ -53,7 +53,7 @@ class Rules(LayerRules):
     def _pass(self, node: Any) -> Vector | None:
         if len(node.all_input_nodes) > 1:  # clamp and pow may take a tensor, with a value for each channel
             return self._unknown(node)
-        return self._vector(node.args[0])
+        return self._vector(node.all_input_nodes[0])  # the first argument of 2 ** x is a number
 
     def _over_space(self, node: Any) -> Vector | None:
         vector, rank = self._vector(node.args[0]), len(node.args[0].meta["val"].shape)

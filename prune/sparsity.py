@@ -52,7 +52,10 @@ def coupled_scales(graph: ChannelGraph, model: nn.Module) -> list[Tensor]:
 
 
 def near_zero(graph: ChannelGraph, model: nn.Module) -> dict[str, int]:
-    """How many prunable channels there are, and how many have scales near zero."""
+    """How many prunable channels have scales, and of how many they are near zero."""
+    scaled = {channel for norm in graph.norms if norm.affine for channel in norm.channels}
     with torch.no_grad():
-        scales = torch.cat(coupled_scales(graph, model))
+        found = coupled_scales(graph, model)
+    having = [torch.tensor([channel in scaled for channel in group.channels]) for group in graph.groups]
+    scales = torch.cat([each.cpu()[which] for each, which in zip(found, having, strict=True)])
     return {"channels": len(scales), "near_zero": int((scales < NEAR_ZERO).sum())}

@@ -34,7 +34,8 @@ def trace(model: nn.Module, example_input: Tensor) -> ChannelGraph:
         copied = set_raw(copy.deepcopy(model))
         program = export(copied, example_input)
     except Exception as error:  # torch.export raises many types; the first line is the part that tells
-        raise PruneError(f"{type(model).__name__} cannot be traced: {str(error).splitlines()[0]}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PruneError(f"{type(model).__name__} cannot be traced: {reason}") from error
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     rules = Rules(Owners(copied, {placeholder: name.removeprefix("net.") for placeholder, name in names.items()}))
@@ -55,8 +56,8 @@ def trace(model: nn.Module, example_input: Tensor) -> ChannelGraph:
 
 
 def _graph(rules: Rules, model: nn.Module, shape: tuple[int, ...]) -> ChannelGraph:
-    for _, parts, _ in rules.chunks:
-        _even_out(rules, parts)
+    while any(_even_out(rules, parts) for _, parts, _ in rules.chunks):  # one split may tie what another took as free
+        pass
     roots, keys, frozen_roots = _keys(rules)
     members: dict[tuple, list[int]] = {}
     for root, key in keys.items():
@@ -99,13 +100,24 @@ def _keys(rules: Rules) -> tuple[list[int], dict[int, tuple], dict[int, str]]:
     return roots, keys, {roots[a]: reason for a, reason in rules.atoms.reasons.items()}
 
 
-def _even_out(rules: Rules, parts: list[list[int]]) -> None:
-    """Parts that are one group each may lose different channels, equally many; others must be cut in step."""
+def _even_out(rules: Rules, parts: list[list[int]]) -> bool:
+    """Parts that are one group each may lose different channels, equally many; others must be cut in step.
+
+    Returns:
+        Whether that ties channels that were free of each other.
+    """
     roots, keys, frozen = _keys(rules)
     kinds = [{keys[roots[a]] for a in part} for part in parts]
-    if any(len(kind) > 1 for kind in kinds) or any(roots[a] in frozen for part in parts for a in part):
-        for part in parts[1:]:
-            rules.atoms.unite(parts[0], part)
+    often = {len(part) // len({roots[a] for a in part}) for part in parts}  # how often a part holds a channel
+    if not (
+        len(often) > 1
+        or any(len(kind) > 1 for kind in kinds)
+        or any(roots[a] in frozen for part in parts for a in part)
+    ):
+        return False
+    for part in parts[1:]:
+        rules.atoms.unite(parts[0], part)
+    return rules.atoms.roots() != roots
 
 
 def _group_name(channels: list[int], layers: tuple[Layer, ...]) -> str:

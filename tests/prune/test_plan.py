@@ -244,3 +244,22 @@ def test_a_pruned_network_can_be_pruned_again() -> None:
         smaller = prune.apply(model, plan)
         assert prune.verify(model, smaller, plan, IMAGE) < 1e-10
         model = smaller
+
+
+def test_what_is_infinitely_dear_stays() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.BatchNorm2d(16), nn.Conv2d(16, 32, 1), nn.Conv2d(32, 4, 1))
+    graph = prune.trace(model, torch.rand(1, 3, 8, 8))
+    scores = prune.score(graph, "bn_scale")  # the second layer has no scale to go by
+    plan = prune.make_plan(graph, scores, flops=0.4, round_to=1)
+    assert [(each.before, each.after) for each in plan.groups if each.before != each.after] == [(16, 4)]
+    with pytest.raises(prune.PruneError, match="ratio=0.9 cannot be met"):
+        prune.make_plan(graph, scores, ratio=0.9, round_to=1)
+
+
+def test_costs_that_are_no_number_are_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 4, 1))
+    with torch.no_grad():
+        model[0].weight[3] = torch.nan
+    graph = prune.trace(model, torch.rand(1, 3, 8, 8))
+    with pytest.raises(prune.PruneError, match=r"the cost of channels of '0' is NaN"):
+        prune.make_plan(graph, prune.score(graph, "l1"), ratio=0.5)

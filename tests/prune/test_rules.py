@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from ultralytics.nn.modules import C2f
 
 import prune
 from tests.prune.networks import Block, randomize
@@ -47,6 +48,7 @@ def difference(model: nn.Module, graph: prune.ChannelGraph) -> float:
         lambda m, x: F.pad(x, (1, 1, 1, 1), mode="reflect"),
         lambda m, x: torch.constant_pad_nd(x, (1, 1), 0.5),
         lambda m, x: x + 1,
+        lambda m, x: 2.0**x,
         lambda m, x: 3 - torch.cat([x.sigmoid(), x], 1).sigmoid(),
         lambda m, x: F.adaptive_max_pool2d(x, 8),
         lambda m, x: F.max_pool2d(x + 1, 2) / 2,
@@ -178,6 +180,34 @@ def test_a_chunk_is_cut_and_a_number_that_is_not_its_width_is_left_alone(c: int 
     assert difference(model, graph) < 1e-10
     plan = prune.make_plan(graph, prune.score(graph, "random"), ratio=0.6, round_to=1)
     assert prune.apply(model, plan).block.c == (plan.parts["block"] if c == 8 else c)
+
+
+class Twice(nn.Module):
+    """A split of what another split has given, with a second layer's channels beside it."""
+
+    def __init__(self, shown: bool) -> None:
+        super().__init__()
+        self.a, self.u = nn.Conv2d(3, 16, 1), nn.Conv2d(3, 8, 1)
+        self.out, self.shown = nn.Conv2d(24, 4, 1), shown
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        (first, second), u = self.a(x).chunk(2, 1), self.u(x)
+        a, b = torch.cat([first, u], 1).chunk(2, 1)
+        found = self.out(torch.cat([a, b, second], 1))
+        return (found, u) if self.shown else (found,)
+
+
+def test_a_split_of_a_split_is_cut_in_step() -> None:
+    model = randomize(Twice(shown=False))
+    assert difference(model, prune.trace(model, IMAGE)) < 1e-10
+    with pytest.raises(prune.PruneError, match="no channel that can be cut: an output of the model"):
+        prune.trace(Twice(shown=True), IMAGE)  # an output stays, and all that is tied to it
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+def test_a_split_whose_one_half_repeats_channels_is_cut_in_step(groups: int) -> None:
+    model = randomize(nn.Sequential(Block(3, 16), C2f(16, 16, 1, True, groups), nn.Conv2d(16, 4, 1)))
+    assert difference(model, prune.trace(model, IMAGE)) < 1e-10
 
 
 def test_a_split_at_the_stored_width_is_cut() -> None:

@@ -46,6 +46,11 @@ def test_training_under_it_brings_scales_to_zero_and_bn_scale_cuts_those() -> No
     assert 0 < found["near_zero"] < found["channels"] == len(graph.group_of)
 
 
+def test_channels_without_a_scale_are_not_counted() -> None:
+    plain = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 16, 1), nn.Conv2d(16, 4, 1))
+    assert near_zero(prune.trace(plain, torch.rand(1, 3, 8, 8)), plain) == {"channels": 8, "near_zero": 0}
+
+
 def test_a_model_without_batch_norm_is_refused() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))
     graph = prune.trace(model, IMAGE)
