@@ -52,11 +52,11 @@ class Program:
         return name if why is None else None
 
     def placeholder(self, node: Node, x: Tensor) -> Tensor:
-        """The value of a placeholder: a weight, a buffer, a constant, or the input."""
+        """The value of a placeholder: a weight, a buffer, a constant, or a copy of the input, which a model may change."""
         if node.name in self._state:
             owner, _, name = self._state[node.name].rpartition(".")
             return getattr(self.model.get_submodule(owner), name)
-        return self._constants.get(node.name, x)
+        return self._constants[node.name] if node.name in self._constants else x.clone()
 
     def live_bytes(self, count: int) -> int:
         """Memory of the values that are still needed when `count` nodes are computed, weights left out."""

@@ -92,6 +92,9 @@ class LayerRules(Following):
         if why is not None:
             self._whole(node, name, why)
             return vector
+        if vector[0] != 1:  # a linear layer's channels stand last, and this one normalizes its tokens
+            self._whole(node, name, f"'{name}' normalizes another dimension than that of the channels")
+            return vector
         if name in self.norms:
             self.atoms.unite(self.norms[name][0], vector[1])
         self.norms[name] = (vector[1], node.args[1] is not None)

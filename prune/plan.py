@@ -10,6 +10,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from prune.errors import PruneError
 from prune.graph import ChannelGraph
@@ -200,10 +201,14 @@ def cutter(
 
 
 def _check_patterns(graph: ChannelGraph, patterns: Sequence[str]) -> None:
-    """Raise where one names no module: what was to be protected would be cut."""
-    names = [name for name, _ in graph.model.named_modules() if name]
+    """Raise where one names no layer, or none but BatchNorms: what was to be protected would be cut."""
+    modules = {name: module for name, module in graph.model.named_modules() if name}
     for pattern in patterns:
-        if not any(matches(name, pattern) for name in names):
-            close = difflib.get_close_matches(pattern, names, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"its layers are named like '{graph.layers[0].name}'"
-            raise PruneError(f"protect='{pattern}' matches no layer of {type(graph.model).__name__}: {hint}")
+        named = [module for name, module in modules.items() if matches(name, pattern)]
+        if named and not all(isinstance(module, _BatchNorm) for module in named):
+            continue
+        close = difflib.get_close_matches(pattern, list(modules), n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"its layers are named like '{graph.layers[0].name}'"
+        if named:
+            hint = "name the convolution before that BatchNorm"
+        raise PruneError(f"protect='{pattern}' matches no layer of {type(graph.model).__name__}: {hint}")

@@ -43,7 +43,7 @@ def recentre(student: nn.Module, images: Tensor | Iterable[Tensor]) -> None:
     try:
         with emitting_raw(student), torch.no_grad():
             for batch in as_batches(images):
-                student(batch.to(device, torch.float32))
+                student(batch.to(device, torch.float32, copy=True))  # a model may change its input in place
             for norm in norms:
                 if norm in sums:  # it may stand on no path
                     _move(norm, *sums[norm])

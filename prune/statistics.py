@@ -86,7 +86,7 @@ def backward(program: Program, batch: Tensor, sensitivity: Sensitivity, watch: W
             return value
 
         with torch.no_grad():
-            structure = part.model(images[:1])
+            structure = part.model(images[:1].clone())  # a model may change its input
         with torch.enable_grad():
             outputs = part.run(images.detach().requires_grad_(True), visit)
             felt = sensitivity(refill(structure, iter(outputs)))

@@ -118,6 +118,10 @@ def test_json_loses_nothing(graph: prune.ChannelGraph) -> None:
             "protect='modle.1.*' matches no layer of DetectionModel: did you mean 'model.1'?",
         ),
         (
+            {"flops": 0.5, "protect": "model.0.bn"},
+            "protect='model.0.bn' matches no layer of DetectionModel: name the convolution before that BatchNorm",
+        ),
+        (
             {"flops": 0.5, "protect": "backbone"},
             "protect='backbone' matches no layer of DetectionModel: its layers are named like 'model.0.conv'",
         ),

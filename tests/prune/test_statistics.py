@@ -230,6 +230,32 @@ def test_images_are_left_as_they_are() -> None:
     assert all(torch.equal(a, b) and not a.requires_grad for a, b in zip(images, before, strict=True))
 
 
+def test_a_model_that_changes_its_input_changes_no_image() -> None:
+    class Centred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.out = Block(3, 8), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.stem(x.sub_(0.5)))
+
+    model, images = randomize(Centred()), torch.rand(8, 3, 8, 8)
+    before, graph = images.clone(), prune.trace(model, images[:1].clone())
+    plan = prune.make_plan(graph, prune.score(graph, "obs", batches=images), ratio=0.5, round_to=1)
+    student = prune.apply(model, plan)
+    prune.repair(student, model, plan, images)
+    prune.reconstruct(student, model, plan, images, steps=2)
+    prune.recentre(student, images)
+    assert torch.equal(images, before)
+
+
+def test_batch_norm_over_tokens_is_no_batch_norm_of_channels() -> None:
+    model = nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(5), nn.Linear(12, 8), nn.Linear(8, 3)).eval()
+    graph = prune.trace(model, torch.rand(2, 5, 6))
+    assert graph.frozen["0"] == "'1' normalizes another dimension than that of the channels"
+    assert [group.name for group in graph.groups] == ["2"]
+
+
 def test_the_weights_of_blocks_take_less_than_their_outputs() -> None:
     model, images = randomize(SMALL["split"]()), torch.rand(16, 3, 16, 16)
     _, plan = cut(model, images)
