@@ -17,7 +17,7 @@ from prune.importance import Progress, Sensitivity, StaticImportance, places_in
 from prune.interpret import Program
 from prune.patches import Reading, reading
 from prune.raw import raw_copy
-from prune.statistics import UNREACHED, as_batches, backward, gaussian, seeded
+from prune.statistics import UNREACHED, as_batches, backward, device_of, gaussian, seeded
 
 
 def fisher(
@@ -32,7 +32,7 @@ def fisher(
     A gate on channel j inside a layer that reads it scales that layer's weights W_j, so its derivative is
     <W_j, dW_j>, one image at a time (Theis et al. 2018, arXiv:1801.05787; Liu et al. 2021, arXiv:2108.00708).
     """
-    device = next(graph.model.parameters()).device
+    device = device_of(graph.model)
     images = [image for batch in as_batches(batches) for image in batch.split(1)]
     program = Program(raw_copy(graph.model), images[0].to(device, torch.float32))
     costs, gates = [torch.zeros(len(g.channels)) for g in graph.groups], _Gates(graph)

@@ -22,7 +22,7 @@ from prune.importance import Progress, Sensitivity, places_in, weighted_layers
 from prune.interpret import Program
 from prune.patches import input_rows, reading, sample_positions
 from prune.raw import raw_copy
-from prune.statistics import UNREACHED, as_batches, gaussian, passes
+from prune.statistics import UNREACHED, as_batches, device_of, gaussian, passes
 
 MAX_COLUMNS = 2304  # side of the largest covariance block: 256 channels of a 3x3 convolution, 21 MB
 
@@ -117,7 +117,7 @@ def obs(
     A batch whose activations do not fit `prune.statistics.MEMORY` runs in parts; the sums are those of the whole batch.
     """
     modules, images = weighted_layers(graph), as_batches(batches)
-    device = next(graph.model.parameters()).device
+    device = device_of(graph.model)
     program = Program(raw_copy(graph.model), images[0].to(device, torch.float32))
     felt = feel(program, modules, images, sensitivity or gaussian, seed, progress, "importance")
     if not felt.channels:

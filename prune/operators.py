@@ -13,6 +13,8 @@ SPATIAL = frozenset(
     "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d "  # noqa: SIM905
     "upsample_bicubic2d _upsample_nearest_exact2d reflection_pad2d replication_pad2d".split()
 )
+# Operators that move values, or take them together, and make nothing else of zeros than zeros.
+MOVING = frozenset("cat chunk split split_with_sizes slice view _unsafe_view reshape flatten mean sum amax".split())  # noqa: SIM905
 PADDING = frozenset(("pad", "constant_pad_nd"))
 # Operators of two tensors, or of one and a number, element by element.
 ARITHMETIC = frozenset("add sub rsub mul div maximum minimum".split())  # noqa: SIM905

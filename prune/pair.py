@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
+from torch.utils._pytree import tree_leaves
 
 from prune.errors import PruneError
 from prune.interpret import Program, compute, in_place, operator_name
+from prune.plan import PrunePlan
 from prune.raw import raw_copy
-from prune.statistics import as_batches
+from prune.statistics import as_batches, device_of
+from prune.surgery import check, check_student
 
 MEMORY = 4 * 2**30  # bytes that the values held of both networks may take; what is not held is computed again
 
@@ -79,18 +82,29 @@ def advance(node: Node, values: Values, own: set[Node]) -> None:
         written: Any = node.args[0]
         if written not in own:
             values[written] = values[written].clone()
+            own.add(written)
     values[node] = compute(node, values)
-    own.add(node)
+    # What an operator gives may be its input's memory: a view, or the input itself, as of dropout in eval mode.
+    held = {memory for used in node.all_input_nodes if used not in own for memory in _memory(values[used])}
+    if held.isdisjoint(_memory(values[node])):
+        own.add(node)
 
 
-def beginning(model: nn.Module, images: Tensor | Iterable[Tensor], size: int) -> tuple[Program, list[Tensor]]:
+def _memory(value: Any) -> set[int]:
+    return {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(value) if isinstance(leaf, Tensor)}
+
+
+def beginning(
+    student: nn.Module, model: nn.Module, plan: PrunePlan, images: Tensor | Iterable[Tensor], size: int
+) -> tuple[Program, list[Tensor]]:
     """What a walk begins with: the traced teacher, a raw copy of `model`, and the batches of the first one's shape.
 
     Raises:
-        PruneError: no images.
+        PruneError: no images, the plan is for another model, or the student is not cut by it.
     """
-    teacher = raw_copy(model)
-    device = next(teacher.parameters()).device
+    check(model, plan)
+    check_student(student, plan)
+    teacher, device = raw_copy(model), device_of(model)
     batches = [batch.to(device, torch.float32) for batch in as_batches(images, size)]
     # The traced graphs have that shape in them.
     return Program(teacher, batches[0]), [batch for batch in batches if batch.shape == batches[0].shape]

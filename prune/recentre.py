@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from prune.raw import emitting_raw
-from prune.statistics import as_batches
+from prune.statistics import as_batches, device_of
 
 FLOOR = 1e-3  # of the old variance: a channel that hardly varies here may vary elsewhere
 
@@ -26,7 +26,7 @@ def recentre(student: nn.Module, images: Tensor | Iterable[Tensor]) -> None:
         images: (N, C, H, W) tensor, or an iterable of batches.
 
     Raises:
-        PruneError: No images.
+        PruneError: No images, or weights that are not float32.
     """
     norms = [m for m in student.modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None and m.affine]
     sums: dict[nn.Module, Tensor] = {}
@@ -39,7 +39,7 @@ def recentre(student: nn.Module, images: Tensor | Iterable[Tensor]) -> None:
         sums[norm] = sums[norm] + found if norm in sums else found
 
     hooks = [norm.register_forward_pre_hook(see) for norm in norms]
-    device = next(student.parameters()).device
+    device = device_of(student)
     try:
         with emitting_raw(student), torch.no_grad():
             for batch in as_batches(images):

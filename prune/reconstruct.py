@@ -74,9 +74,9 @@ def reconstruct(
         One record per block.
 
     Raises:
-        PruneError: No images, or the plan is for another model.
+        PruneError: No images, weights that are not float32, the plan is for another model, or the student is not cut by it.
     """
-    program, batches = beginning(model, images, BATCH)
+    program, batches = beginning(student, model, plan, images, BATCH)
     parts = segments(program, plan)
     weights = _weights(program, parts, batches, sensitivity or gaussian, seed)
     taught = {parameter: parameter.requires_grad for parameter in student.parameters()}
@@ -173,10 +173,11 @@ class _Walk:
         return BlockRepair(part.name, before, min(before, after), after < before)
 
     def _parameters(self, part: Segment) -> list[nn.Parameter]:
-        read = {used for i in part.nodes for used in self.pair.nodes[i][1].all_input_nodes}
-        values = (
-            self.pair.student.placeholder(node, self.pair.batches[0]) for node in read if node.op == "placeholder"
-        )
+        """Those that no other block has: what is held was computed with the weights of the blocks before."""
+        program = self.pair.student
+        read = {used for i in part.nodes for used in self.pair.nodes[i][1].all_input_nodes if used.op == "placeholder"}
+        alone = (node for node in read if all(program.number[user] in part.nodes for user in node.users))
+        values = (program.placeholder(node, self.pair.batches[0]) for node in alone)
         return [value for value in values if isinstance(value, nn.Parameter)]
 
     def _error(self, part: Segment, targets: list[Target], batches: list[int]) -> float:

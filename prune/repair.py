@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from prune.felt import POSITIONS, feel
 from prune.importance import Progress, Sensitivity
@@ -70,9 +71,9 @@ def repair(
         One record per layer.
 
     Raises:
-        PruneError: No images, or the plan is for another model.
+        PruneError: No images, weights that are not float32, the plan is for another model, or the student is not cut by it.
     """
-    program, batches = beginning(model, images, BATCH)
+    program, batches = beginning(student, model, plan, images, BATCH)
     layers = [name for name in plan.keep_inputs if name in plan.keep]
     weights = feel(program, layers, batches, sensitivity or gaussian, seed, progress).weights
     with emitting_raw(student), torch.no_grad():
@@ -86,13 +87,13 @@ class _Walk:
     def __init__(self, student, teacher: Program, plan, batches, weights, seed) -> None:
         self.plan, self.weights, self.seed, self.device = plan, weights, seed, batches[0].device
         self.pair = Pair(student, teacher, batches)
+        self.names = [self.pair.student.layer(node) for _, node in self.pair.nodes]
+        self.calls = Counter(self.names)
         self.modules, self.teachers = dict(student.named_modules()), dict(teacher.model.named_modules())
 
     def layers(self) -> Iterator[LayerRepair]:
-        names = [self.pair.student.layer(node) for _, node in self.pair.nodes]
-        calls = Counter(names)
-        for i, name in enumerate(names):
-            if name is not None and name in self.plan.keep_inputs and calls[name] == 1:
+        for i, name in enumerate(self.names):
+            if name is not None and name in self.plan.keep_inputs and self.calls[name] == 1:
                 self.pair.hold((i + 1, i))  # the teacher has computed the layer, the student comes to it
                 yield self._solve(name, i)
 
@@ -138,10 +139,12 @@ class _Walk:
         return LayerRepair(name, before, after if changed else before, changed)
 
     def _batch_norm(self, node: Node) -> str | None:
-        """Path of the BatchNorm that alone reads this layer, whose mean can take a constant."""
+        """Path of the BatchNorm that alone reads this layer, and reads nothing else: its mean can take a constant."""
         users = list(node.users)
         name = self.pair.student.layer(users[0]) if len(users) == 1 else None
-        return name if isinstance(self.modules.get(name or ""), nn.modules.batchnorm._BatchNorm) else None
+        module: Any = self.modules.get(name or "")
+        alone = isinstance(module, _BatchNorm) and module.running_mean is not None and self.calls[name] == 1
+        return name if alone else None
 
     def _before_norm(self, name: str, keep: list[int]) -> tuple[Any, Any]:
         """(factor, offset): what the teacher's layer gives, as the student must to have the same after its BatchNorm.

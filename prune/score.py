@@ -43,7 +43,7 @@ def score(
         progress: Called as progress(iterable, label, total); returns what to iterate over.
 
     Raises:
-        PruneError: Unknown name, or images are missing.
+        PruneError: Unknown name, images are missing, or weights that are not float32.
     """
     if name in FROM_OUTPUTS:
         if batches is None:

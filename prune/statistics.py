@@ -13,7 +13,7 @@ from math import ceil
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Node
 
 from prune.errors import PruneError
@@ -46,6 +46,22 @@ def as_batches(images: Tensor | Iterable[Tensor], size: int = BATCH) -> list[Ten
     if not batches or not all(isinstance(b, Tensor) and len(b) for b in batches):
         raise PruneError("no images: give a (N, C, H, W) tensor or an iterable of such batches")
     return batches
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's weights are.
+
+    Raises:
+        PruneError: They are not in float32, in which everything is computed.
+    """
+    device = torch.device("cpu")
+    for name, parameter in model.named_parameters():
+        device = parameter.device
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise PruneError(
+                f"'{name}' is {str(parameter.dtype).removeprefix('torch.')}: call .float() on the model first"
+            )
+    return device
 
 
 @contextmanager

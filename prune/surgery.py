@@ -24,7 +24,7 @@ def apply(model: nn.Module, plan: PrunePlan) -> nn.Module:
     Raises:
         PruneError: The plan was made for another model.
     """
-    _check(model, plan)
+    check(model, plan)
     student = copy.deepcopy(model)
     modules = dict(student.named_modules(remove_duplicate=False))
     with torch.no_grad():
@@ -39,8 +39,19 @@ def apply(model: nn.Module, plan: PrunePlan) -> nn.Module:
     return student
 
 
-def _check(model: nn.Module, plan: PrunePlan) -> None:
-    """Raise where the plan cannot have been made for this model, before anything is cut."""
+def check_student(student: nn.Module, plan: PrunePlan) -> None:
+    """Raise where the student has not the channels that the plan keeps."""
+    modules: dict[str, Any] = dict(student.named_modules(remove_duplicate=False))
+    for name, keep in plan.keep.items():
+        width = width_of(modules[name]) if name in modules else 0
+        if width != len(keep):
+            raise PruneError(
+                f"the student is not cut by this plan: '{name}' has {width} channels, the plan keeps {len(keep)}"
+            )
+
+
+def check(model: nn.Module, plan: PrunePlan) -> None:
+    """Raise where the plan cannot have been made for this model."""
     modules: dict[str, Any] = dict(model.named_modules(remove_duplicate=False))
     for name in [*plan.keep, *plan.keep_inputs, *plan.parts]:
         if name not in modules:
@@ -52,16 +63,21 @@ def _check(model: nn.Module, plan: PrunePlan) -> None:
         wanted, kinds = ("BatchNorm", _BatchNorm) if inputs is None else ("convolution or linear layer", LAYERS)
         if not isinstance(module, kinds):
             raise _another(f"'{name}' is a {type(module).__name__}, the plan cuts a {wanted}")
-        _fits(name, "channels", _width(module, "num_features", "out_features", "out_channels"), keep)
+        _fits(name, "channels", width_of(module), keep)
         if inputs is not None:
-            _fits(name, "input channels", _width(module, "in_features", "in_channels"), inputs)
+            _fits(name, "input channels", _attribute(module, "in_features", "in_channels"), inputs)
     total = sum(p.numel() for p in model.parameters())
     if total != plan.params_before:  # widths are not in a plan, but hardly two models of the same names are as large
         raise _another(f"{type(model).__name__} has {total:,} parameters, the plan's model had {plan.params_before:,}")
 
 
-def _width(module: nn.Module, *names: str) -> int:
-    """The attribute that the module has, of several that say how wide it is."""
+def width_of(module: nn.Module) -> int:
+    """Channels that a BatchNorm, a convolution or a linear layer gives."""
+    return _attribute(module, "num_features", "out_features", "out_channels")
+
+
+def _attribute(module: nn.Module, *names: str) -> int:
+    """The one that the module has."""
     return next(getattr(module, name) for name in names if hasattr(module, name))
 
 

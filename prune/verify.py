@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import copy
-from itertools import accumulate
+from operator import getitem
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
+from torch.nn.functional import pad
 
 from prune.errors import PruneError
-from prune.interpret import Program, channel_dim, operator_name
-from prune.operators import ARITHMETIC, PADDING, POINTWISE, SPATIAL
+from prune.interpret import Program, channel_dim, compute, operator_name
+from prune.operators import ARITHMETIC, MOVING, PADDING, POINTWISE, SPATIAL
 from prune.plan import PrunePlan
 from prune.raw import set_raw, tensors
-
-Cut = tuple[int, Tensor]  # the dimension that holds channels, and the positions of those that are cut
 
 
 def verify(model: nn.Module, student: nn.Module, plan: PrunePlan, example_input: Tensor) -> float:
@@ -37,11 +36,14 @@ def verify(model: nn.Module, student: nn.Module, plan: PrunePlan, example_input:
         or infinite in one of the two only: nothing is proved then.
 
     Raises:
-        PruneError: The student does not run, its outputs have other shapes, or there is no output value to compare.
+        PruneError: One of the two does not run, its outputs have other shapes, or there is no output value to compare.
     """
     x = example_input.to(next(model.parameters()).device, torch.float64)
     with torch.no_grad():
-        reference = masked_outputs(set_raw(copy.deepcopy(model).double()), plan, x)
+        try:
+            reference = masked_outputs(set_raw(copy.deepcopy(model).double()), plan, x)
+        except RuntimeError as error:
+            raise PruneError(f"{type(model).__name__} does not run in float64: {error}") from error
         try:
             outputs = tensors(set_raw(copy.deepcopy(student).double())(x))
         except RuntimeError as error:
@@ -62,38 +64,51 @@ def _difference(a: Tensor, b: Tensor) -> float:
 def masked_outputs(model: nn.Module, plan: PrunePlan, x: Tensor) -> list[Tensor]:
     """Raw outputs of `model`, in the mode that it is in, with the channels that the plan cuts set to zero."""
     program = Program(model, x)
-    cut: dict[Node, Cut] = {}
+    kept: dict[
+        Node, Any
+    ] = {}  # of values with cut channels, in their shape: 1 where something stays, 0 where it is cut
 
-    def mask(node: Node, value: Any, _: dict[Node, Any]) -> Any:
+    def mask(node: Node, value: Any, values: dict[Node, Any]) -> Any:
         name = program.layer(node)
         if name is not None and name in plan.keep:
             dim = channel_dim(node) % value.dim()
-            gone = torch.ones(value.shape[dim], dtype=torch.bool)
-            gone[list(plan.keep[name])] = False
-            cut[node] = dim, gone.nonzero()[:, 0].to(value.device)
-        elif (found := _passed_on(node, cut)) is not None:
-            cut[node] = found
-        return value.index_fill(*cut[node], 0.0) if node in cut else value
+            channels = value.new_zeros(value.shape[dim])
+            channels[list(plan.keep[name])] = 1.0
+            kept[node] = channels.view([-1] + [1] * (value.dim() - 1 - dim)).expand(value.shape)
+        elif (found := _passed_on(node, value, kept)) is not None:
+            kept[node] = found
+        for unused in kept.keys() - values.keys() - {node}:
+            del kept[unused]
+        return value.masked_fill(kept[node] == 0, 0.0) if isinstance(kept.get(node), Tensor) else value
 
     return program.run(x, mask)
 
 
-def _passed_on(node: Node, cut: dict[Node, Cut]) -> Cut | None:
-    """What is cut of a value because it is of those that it was made from, where an operator makes more than 0 of 0."""
-    args: Any = node.args
-    if operator_name(node) == "cat":
-        dim = (args[1] if len(args) > 1 else 0) % node.meta["val"].dim()
-        starts = accumulate((part.meta["val"].shape[dim] for part in args[0]), initial=0)
-        parts = [cut[part][1] + start for part, start in zip(args[0], starts, strict=False) if part in cut]
-        along = all(cut[part][0] == dim for part in args[0] if part in cut)
-        return (dim, torch.cat(parts)) if parts and along else None
-    if operator_name(node) in POINTWISE | SPATIAL | PADDING | ARITHMETIC:
-        for used in node.all_input_nodes:
-            if used in cut and _width(used, cut[used][0]) == _width(node, cut[used][0]):
-                return cut[used]
+def _passed_on(node: Node, value: Any, kept: dict[Node, Any]) -> Any:
+    """What stays of a value, by what stays of those that it is made from: operators may make more than 0 of 0."""
+    name, sources = operator_name(node), [kept[used] for used in node.all_input_nodes if used in kept]
+    if not sources:
+        return None
+    if node.target is getitem or name in SPATIAL | MOVING:  # 0 where it is made from zeros alone
+        whole = {
+            n: torch.ones_like(n.meta["val"], device=sources[0].device) for n in node.all_input_nodes if n not in kept
+        }
+        return compute(node, {**whole, **kept})
+    if name in PADDING:
+        return _padded(node, sources[0], value)
+    if name in POINTWISE | ARITHMETIC:
+        return torch.stack([source.expand(value.shape) for source in sources]).amin(0)
     return None
 
 
-def _width(node: Node, dim: int) -> tuple[int, int] | None:
-    value = node.meta["val"]
-    return (value.dim(), value.shape[dim]) if isinstance(value, Tensor) and dim < value.dim() else None
+def _padded(node: Node, kept: Tensor, value: Tensor) -> Tensor:
+    """Maps are padded within their channels; channels that are added stay."""
+    amounts: Any = node.args[1]
+    for place in range(0, len(amounts), 2):
+        dim = value.dim() - 1 - place // 2
+        first = kept.narrow(dim, 0, 1)
+        if torch.equal(kept, first.expand(kept.shape)):
+            kept = first.expand([*kept.shape[:dim], value.shape[dim], *kept.shape[dim + 1 :]])
+        else:
+            kept = pad(kept, [0] * place + list(amounts[place : place + 2]), value=1.0)
+    return kept

@@ -159,3 +159,39 @@ def test_an_output_that_is_called_feats_is_one_unless_a_detection_head_gives_it(
         assert len(tensors(given)) == listed
         made = refill(given, iter([torch.ones(1)] * listed))
         assert type(made) is type(given) and all((t == 1).all() for t in tensors(made))
+
+
+def test_what_a_block_changes_in_place_is_there_for_the_next_step() -> None:
+    """Dropout in eval mode gives its input itself, which is the block's input here, held for all steps."""
+    found = []
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        late = nn.Sequential(nn.Dropout(0.1), nn.SiLU(inplace), Block(16, 16), nn.Conv2d(16, 4, 1))
+        model = randomize(nn.Sequential(nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16)), late))
+        images = torch.rand(24, 3, 8, 8)
+        student, plan = cut(model, images)
+        found.append(prune.reconstruct(student, model, plan, images, steps=10, lr=3e-3))
+    assert found[0] == found[1] and found[0][-1].changed
+
+
+def test_a_layer_of_two_blocks_is_trained_in_neither() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.twice, self.between, self.last = (
+                Block(3, 16),
+                Block(16, 16),
+                Block(16, 16),
+                nn.Conv2d(16, 4, 1),
+            )
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.twice(self.between(self.twice(self.stem(x)))))
+
+    torch.manual_seed(0)
+    model, images = randomize(Shared()), torch.rand(24, 3, 8, 8)
+    student, plan = cut(model, images)
+    before = {name: value.clone() for name, value in student.named_parameters()}
+    prune.reconstruct(student, model, plan, images, steps=10)
+    changed = {name.split(".")[0] for name, value in student.named_parameters() if not torch.equal(value, before[name])}
+    assert "between" in changed and "twice" not in changed

@@ -12,7 +12,7 @@ import prune
 from prune.plan import plan_from_channels
 from prune.raw import raw_copy, tensors
 from prune.regression import _symmetric
-from tests.prune.networks import SMALL, narrow, randomize, yolo
+from tests.prune.networks import SMALL, Block, narrow, randomize, yolo
 
 
 def cut(model: nn.Module, images: torch.Tensor, ratio: float = 0.4) -> tuple[nn.Module, prune.PrunePlan]:
@@ -121,8 +121,9 @@ def test_batches_and_a_tensor_are_the_same_and_no_images_are_refused() -> None:
     )
     with pytest.raises(prune.PruneError, match="^no images"):
         prune.repair(student, model, plan, [])
+    next(module for module in twin.modules() if isinstance(module, Block)).act = nn.Sequential(nn.ReLU(), nn.ReLU())
     with pytest.raises(prune.PruneError, match="no pruned copy of it$"):
-        prune.repair(randomize(SMALL["residual"]()), model, plan, images)
+        prune.repair(twin, model, plan, images)
 
 
 @pytest.mark.parametrize("name", [*SMALL, "yolov8n"])
@@ -182,3 +183,41 @@ def test_a_student_that_was_repaired_before_is_repaired_again_no_worse(between: 
         between(student, images)
     prune.repair(student, model, plan, images)
     assert distance(student, model, unseen) < 1.05 * once
+
+
+def test_a_batch_norm_behind_two_layers_or_without_statistics_takes_no_constant() -> None:
+    class Two(nn.Module):
+        def __init__(self, tracks: bool) -> None:
+            super().__init__()
+            self.stem, self.out = Block(3, 16), nn.Conv2d(12, 4, 1)
+            self.a, self.b = nn.Conv2d(16, 12, 1), nn.Conv2d(16, 12, 1)
+            self.bn = nn.BatchNorm2d(12, track_running_stats=tracks)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            return self.out(self.bn(self.a(x)).relu() + self.bn(self.b(x)).relu())
+
+    for tracks in (True, False):
+        torch.manual_seed(0)
+        model, images, unseen = randomize(Two(tracks)), torch.rand(24, 3, 8, 8), torch.rand(8, 3, 8, 8)
+        student, plan = cut(model, images)
+        statistics, before = copy.deepcopy(student.bn).state_dict(), distance(student, model, unseen)
+        prune.repair(student, model, plan, images)
+        assert distance(student, model, unseen) < 0.7 * before
+        assert all(torch.equal(value, statistics[name]) for name, value in student.bn.state_dict().items())
+
+
+def test_what_cannot_be_repaired_is_refused() -> None:
+    images = torch.rand(8, 3, 16, 16)
+    model = randomize(SMALL["residual"]())
+    student, plan = cut(model, images)
+    other, _ = cut(model, images, ratio=0.2)
+    for solve in (prune.repair, prune.reconstruct):
+        with pytest.raises(prune.PruneError, match="^the student is not cut by this plan: 'stem.conv' has 1. channels"):
+            solve(other, model, plan, images)
+        with pytest.raises(prune.PruneError, match="^the plan is for another model: "):
+            solve(student, Block(3, 8), plan, images)
+        with pytest.raises(
+            prune.PruneError, match="^'stem.conv.weight' is float64: call .float\\(\\) on the model first"
+        ):
+            solve(student, copy.deepcopy(model).double(), plan, images)

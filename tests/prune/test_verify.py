@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import prune
@@ -61,7 +62,23 @@ class Attended(nn.Module):
         return self.last(self.gate(x).sigmoid() * self.body(x))
 
 
+class Moved(nn.Module):
+    """Channels are split, sliced, joined along a side, padded, averaged and flattened before a sigmoid, which makes 0.5 of 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1)
+        self.mean, self.flat = nn.Linear(16, 4), nn.Linear(16 * 30, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = self.first(x).chunk(2, 1)
+        x = self.second(torch.cat([a.sigmoid(), b.tanh()], 1))
+        joined = torch.cat([x[:, :, 1:], F.pad(x, (0, 0, 1, 1))], 2)[..., :2]
+        return self.mean(x.mean((2, 3)).sigmoid()), self.flat(joined.flatten(1).sigmoid())
+
+
 CASES = [
+    (Moved(), (2, 3, 7, 7)),
     (ChannelsLast(), (2, 12, 5, 3)),
     (ChannelsLast(), (2, 5, 3)),
     (Flat(), (4, 6)),
