@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone (`distill ls keys | head`): keep Python from complaining about it once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
-    except (ImportError, OSError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         from distill.disk import machine_fault
 
         if isinstance(error, ValueError):

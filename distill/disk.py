@@ -24,7 +24,7 @@ _FAULTS = _NO_ROOM | {errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
 
 
 def machine_fault(error: BaseException, path: Path | None = None) -> RunError | None:
-    """The error as one line for the user where the machine is to blame: a full disk, say, or a read-only folder.
+    """The error as one line for the user where the machine is to blame: a full disk, say, or too little memory.
 
     Args:
         error: any exception.
@@ -36,6 +36,10 @@ def machine_fault(error: BaseException, path: Path | None = None) -> RunError | 
     if isinstance(error, ImportError) and any(name in str(error) for name in _DESKTOP):
         mend = "pip install --no-deps opencv-python-headless==VERSION, with the version of opencv-python"
         return RunError(f"OpenCV needs the libraries of a desktop ({error}); a server does without: {mend}")
+    if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(
+        error
+    ):  # torch's; torch is slow to import
+        return RunError("out of memory: a smaller batch=, distill.batch= or imgsz= takes less")
     if isinstance(error, (OSError, RuntimeError)) and path is not None:
         folder = next((folder for folder in (path, *path.parents) if folder.is_dir()), Path("."))
         # torch.save says nothing of the cause, only that its writer failed.

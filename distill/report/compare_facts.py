@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import sqrt
 from statistics import mean, median, stdev
 from typing import Any
 
@@ -13,6 +14,8 @@ from distill.report.format import digits, signed
 
 Content = Mapping[str, Any]
 OURS = "ours"
+# What a mean may be away from 0 by chance, in its standard errors: Student's t at 95 %, for 1, 2, ... degrees of freedom.
+STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,12 @@ class Standing:
 
     @property
     def within_noise(self) -> bool | None:
-        """Whether the difference is no more than twice its own spread; None where that is not known."""
-        spread = deviation(self.differences)
-        return None if spread is None else abs(mean(self.differences)) <= 2 * spread
+        """Whether a paired t-test takes the difference for none; None where that is not known."""
+        spread, count = deviation(self.differences), len(self.differences)
+        if spread is None:
+            return None
+        limit = STUDENT[min(count - 2, len(STUDENT) - 1)]
+        return abs(mean(self.differences)) <= limit * spread / sqrt(count)
 
 
 def deviation(values: Sequence[float]) -> float | None:
@@ -96,7 +102,7 @@ def notes(content: Content) -> list[str]:
     seeds, lrs = content["seeds"], content["lrs"]
     spread = f"± is the standard deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))})."
     noise = (
-        "A difference is taken seed by seed; one of no more than twice its own spread is marked within noise."
+        "A difference is taken seed by seed; within noise is what a paired t-test (95 %) takes for none."
         if len(seeds) > 1
         else "One seed says nothing about noise: give --seeds 3 before you believe a difference."
     )

@@ -33,7 +33,9 @@ JUDGES = 8  # batches, the same for all
 SETTLE = 128  # images that BatchNorm's statistics are taken from
 LOST = 4.0  # times the loss of the start: a trial that comes there is not played to its end,
 RECENT = 10  # judged by its last batches: a single one may cost many times the mean of an untouched network
-MOST = 100.0  # a loss is multiplied by at most this: one that starts next to its minimum pulls with noise alone
+# A loss is multiplied by at most this: one next to its minimum hardly pulls, and is not to outdo labels, which are not next
+# to theirs. Without labels all start from the same distance.
+MOST_BESIDE_LABELS, MOST_ALONE = 4.0, 100.0
 NOISY = 1.25  # times the loss with running statistics: with those of the batch the student is another network
 
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
@@ -139,8 +141,8 @@ def balance(
 
     The pull is the norm of a loss's gradient to the student's weights, a mean over batches, with BatchNorm's running
     statistics: of the network as it is used. With labels, a loss of weight 1 pulls as hard as they do, unless it takes
-    more than a factor of 100. Factors equalize once, from the start; Chen et al., GradNorm, ICML 2018
-    (arXiv:1711.02257), go on doing so.
+    more than a factor of 4; without, as hard as the one that pulls hardest. Factors equalize once, from the start; Chen
+    et al., GradNorm, ICML 2018 (arXiv:1711.02257), go on doing so.
 
     Args: as for `find_lr`.
     """
@@ -159,8 +161,9 @@ def balance(
             gradients = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
             squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
             norms[name] += torch.stack(squares).sum().sqrt().item() / JUDGES
-    common = norms.pop("labels") or max(norms.values())
-    return {name: common / max(norm, common / MOST) for name, norm in norms.items()}
+    labels = norms.pop("labels")
+    common, most = (labels, MOST_BESIDE_LABELS) if labels else (max(norms.values()), MOST_ALONE)
+    return {name: common / max(norm, common / most) if common else 1.0 for name, norm in norms.items()}
 
 
 def _learner(task: DistillationTask, schedule: Schedule, imgsz: int, device: torch.device) -> Learner:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from distill import env
 from distill.disk import machine_fault
@@ -136,6 +137,10 @@ def test_what_the_machine_did_is_told_from_what_the_code_did(tmp_path: Path) -> 
     server = str(machine_fault(ImportError("libGL.so.1: cannot open shared object file")))
     assert "OpenCV needs the libraries of a desktop (libGL.so.1: " in server and "opencv-python-headless" in server
     assert machine_fault(ImportError("No module named 'mine'"), tmp_path) is None
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60)
+    for error in (caught.value, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")):
+        assert str(machine_fault(error)).startswith("out of memory: a smaller batch=")
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
