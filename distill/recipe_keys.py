@@ -28,6 +28,7 @@ DEFAULT_LOSSES = (
 
 _COUNT = Number(low=1, whole=True)
 _EPOCHS = Number(low=0, whole=True)
+_SEED = Number(low=0, high=10**9, whole=True)
 _SHARE = Number(low=0, high=1, open=True)
 _POSITIVE = Number(low=0, open=True)
 _SIZE = Number(low=32, whole=True, step=32)
@@ -44,7 +45,7 @@ class Shapes:
     train: int = key(_COUNT, "Generated images to train on.", 400)
     val: int = key(_COUNT, "Generated images to measure on.", 100)
     imgsz: int = key(_SIZE, "Width and height of the generated images in pixels.", 160)
-    seed: int = key(_EPOCHS, "The same seed draws the same images.", 0)
+    seed: int = key(_SEED, "The same seed draws the same images.", 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +141,7 @@ class Recipe:
     imgsz: int = key(_SIZE, "Width and height of the network's input in pixels.", 640)
     batch: int = key(_COUNT, "Images in a batch.", 16)
     device: str = key(Text(empty=True), "cpu, 0, cuda:1, ...; empty takes a GPU where there is one.", "")
-    seed: int = key(_EPOCHS, "Seed of everything random.", 0)
+    seed: int = key(_SEED, "Seed of everything random.", 0)
     workers: int | None = key(Auto(_EPOCHS), "Processes that load images.", None)
     trust: bool = key(Flag(), "Load the checkpoint by executing what is pickled in it. Only for files you made.", False)
     shapes: Shapes = key(Section(Shapes), "The generated demo set; read with data: shapes.", Shapes)

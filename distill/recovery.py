@@ -65,7 +65,7 @@ def rehearse(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, A
     tried = ", ".join(f"{rate:.0e}: {loss:.3f}" for rate, loss in found.tried.items())
     console.line(f"loss {found.start:.3f}; after a trial at {tried} -> {found.lr:.0e}")
     finite = [[rate, loss if math.isfinite(loss) else None] for rate, loss in found.tried.items()]
-    return {**known, "lr": found.lr, "search": {"start": found.start, "tried": finite}}
+    return {**known, "lr": found.lr, "search": {"start": found.start, "limit": found.limit, "tried": finite}}
 
 
 def distill(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, Any]:

@@ -223,10 +223,10 @@ def _rates(results: Results) -> Text | None:
     if not found:
         return None
     losses = [f"{rate:.0e}: {'diverged' if loss is None else f'{loss:.3f}'}" for rate, loss in found["tried"]]
-    if all(loss is None or loss > found["start"] for _, loss in found["tried"]):
-        why = "No learning rate got back in a short trial to the loss that it began with, so the lowest is taken"
+    if all(loss is None or loss > found.get("limit", found["start"]) for _, loss in found["tried"]):
+        why = "No learning rate came back in a short trial to within 5 % of the loss that it began with, so the lowest is taken"
     else:
-        why = "The learning rate is the highest at which a short trial, of a tenth of the steps, ends no worse than it began"
+        why = "The learning rate is the highest at which a short trial, of a tenth of the steps, ends within 5 % of where it began"
     return Text(f"{why}: from a loss of {found['start']:.3f} to {', '.join(losses)}.")
 
 

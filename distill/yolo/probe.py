@@ -29,6 +29,7 @@ from distill.yolo.learner import Learner, set_bn_momentum
 CANDIDATES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
 STEPS = 100  # of a trial, at most; a tenth of a run that is shorter than a thousand
 HELD = 4 * 2**30  # bytes of images, which are made once for all trials
+BACK = 1.05  # times the loss of the start: a trial may end there, for most of the training is still to come
 JUDGES = 8  # batches, the same for all
 SETTLE = 128  # images that BatchNorm's statistics are taken from
 LOST = 4.0  # times the loss of the start: a trial that comes there is not played to its end,
@@ -48,11 +49,13 @@ class Search:
     Attributes:
         lr: the one to train with.
         start: the loss before training, a mean per image.
+        limit: the loss at which a trial may end.
         tried: rate -> loss after a trial, in the order tried; a rate that diverged has infinity.
     """
 
     lr: float
     start: float
+    limit: float
     tried: Mapping[float, float]
 
 
@@ -99,10 +102,10 @@ def find_lr(
     candidates: Sequence[float] = CANDIDATES,
     progress: Progress | None = None,
 ) -> Search:
-    """The highest rate at which a tenth of the training ends no worse than it began.
+    """The highest rate at which a tenth of the training ends where it began, or at most 5 % above.
 
     High rates first lose what repair gave, and then end far above what low ones reach: which one is best after a few
-    steps says little. What a tenth of the steps gets back, though, is no loss to the rest. Every trial is a training
+    steps says little. What a tenth of the steps all but gets back, though, is no loss to the rest. Every trial is a training
     in small: from the same student, on the same batches, augmented as in training, with a rate that rises for half of it
     and falls as a half cosine. It is judged on images without augmentation.
 
@@ -123,15 +126,15 @@ def find_lr(
     lessons = list(islice(_batches(data, schedule, imgsz, augment=True), count))
     judges = list(islice(_batches(data, schedule, imgsz, augment=False), JUDGES))
     start = _judge(_learner(task, schedule, imgsz, device), judges, device)
-    tried: dict[float, float] = {}
+    limit, tried = BACK * start, dict[float, float]()
     rates: Iterable[float] = candidates if progress is None else progress(candidates, "learning rate", len(candidates))
     for lr in rates:
         learner = _learner(task, schedule, imgsz, device)
         trained = _train(learner, lessons, replace(trial, lr=lr), LOST * start, device)
         tried[lr] = _judge(learner, judges, device) if trained else math.inf
-        if tried[lr] <= start:
+        if tried[lr] <= limit:
             break
-    return Search(lr, start, tried)
+    return Search(lr, start, limit, tried)
 
 
 def balance(

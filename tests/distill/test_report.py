@@ -177,8 +177,9 @@ def test_every_network_is_called_what_it_is(tmp_path: Path, results: dict[str, A
 
 
 def test_a_rate_that_did_not_get_back_is_not_praised(tmp_path: Path, results: dict[str, Any]) -> None:
-    for loss, says in ((0.9, "The learning rate is the highest at which"), (1.1, "No learning rate got back")):
-        results["rehearsal"] = {"factors": {}, "search": {"start": 1.0, "tried": [[1e-2, None], [1e-4, loss]]}}
+    for loss, says in ((1.04, "The learning rate is the highest at which"), (1.06, "No learning rate came back")):
+        search = {"start": 1.0, "limit": 1.05, "tried": [[1e-2, None], [1e-4, loss]]}
+        results["rehearsal"] = {"factors": {}, "search": search}
         assert says in write(tmp_path, results)[0]
 
 

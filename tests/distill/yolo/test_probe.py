@@ -45,7 +45,7 @@ def task(labels: float = 0.0) -> DistillationTask:
 def test_the_highest_rate_that_gets_back_to_where_it_began_is_found(labelled):
     found = find_lr(task(), labelled, COURSE, imgsz=64, device=CPU, candidates=(10.0, 1.0, 1e-3, 1e-7))
     assert found.lr == 1e-3 and list(found.tried) == [10.0, 1.0, 1e-3]  # nothing below is tried
-    assert found.tried[1e-3] <= found.start < found.tried[1.0]
+    assert found.tried[1e-3] <= found.limit < found.tried[1.0] and found.limit == 1.05 * found.start
 
 
 def test_a_rate_that_diverges_is_infinitely_bad_and_the_lowest_is_taken_where_none_gets_back(labelled):
