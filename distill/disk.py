@@ -36,9 +36,8 @@ def machine_fault(error: BaseException, path: Path | None = None) -> RunError | 
     if isinstance(error, ImportError) and any(name in str(error) for name in _DESKTOP):
         mend = "pip install --no-deps opencv-python-headless==VERSION, with the version of opencv-python"
         return RunError(f"OpenCV needs the libraries of a desktop ({error}); a server does without: {mend}")
-    if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(
-        error
-    ):  # torch's; torch is slow to import
+    # torch's, by name: to import torch takes seconds, and what fails here may not have.
+    if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
         return RunError("out of memory: a smaller batch=, distill.batch= or imgsz= takes less")
     if isinstance(error, (OSError, RuntimeError)) and path is not None:
         folder = next((folder for folder in (path, *path.parents) if folder.is_dir()), Path("."))

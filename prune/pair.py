@@ -100,7 +100,7 @@ def beginning(
     """What a walk begins with: the traced teacher, a raw copy of `model`, and the batches of the first one's shape.
 
     Raises:
-        PruneError: no images, the plan is for another model, or the student is not cut by it.
+        PruneError: no images, weights that are not float32, the plan is for another model, or the student is not cut by it.
     """
     check(model, plan)
     check_student(student, plan)

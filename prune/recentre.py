@@ -38,8 +38,8 @@ def recentre(student: nn.Module, images: Tensor | Iterable[Tensor]) -> None:
         found = torch.stack([count, x.sum((0, 2, 3)), x.square().sum((0, 2, 3))])
         sums[norm] = sums[norm] + found if norm in sums else found
 
-    hooks = [norm.register_forward_pre_hook(see) for norm in norms]
     device = device_of(student)
+    hooks = [norm.register_forward_pre_hook(see) for norm in norms]
     try:
         with emitting_raw(student), torch.no_grad():
             for batch in as_batches(images):

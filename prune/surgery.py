@@ -43,7 +43,7 @@ def check_student(student: nn.Module, plan: PrunePlan) -> None:
     """Raise where the student has not the channels that the plan keeps."""
     modules: dict[str, Any] = dict(student.named_modules(remove_duplicate=False))
     for name, keep in plan.keep.items():
-        width = width_of(modules[name]) if name in modules else 0
+        width = _width(modules.get(name))
         if width != len(keep):
             raise PruneError(
                 f"the student is not cut by this plan: '{name}' has {width} channels, the plan keeps {len(keep)}"
@@ -63,7 +63,7 @@ def check(model: nn.Module, plan: PrunePlan) -> None:
         wanted, kinds = ("BatchNorm", _BatchNorm) if inputs is None else ("convolution or linear layer", LAYERS)
         if not isinstance(module, kinds):
             raise _another(f"'{name}' is a {type(module).__name__}, the plan cuts a {wanted}")
-        _fits(name, "channels", width_of(module), keep)
+        _fits(name, "channels", _width(module), keep)
         if inputs is not None:
             _fits(name, "input channels", _attribute(module, "in_features", "in_channels"), inputs)
     total = sum(p.numel() for p in model.parameters())
@@ -71,14 +71,14 @@ def check(model: nn.Module, plan: PrunePlan) -> None:
         raise _another(f"{type(model).__name__} has {total:,} parameters, the plan's model had {plan.params_before:,}")
 
 
-def width_of(module: nn.Module) -> int:
+def _width(module: nn.Module | None) -> int:
     """Channels that a BatchNorm, a convolution or a linear layer gives."""
     return _attribute(module, "num_features", "out_features", "out_channels")
 
 
-def _attribute(module: nn.Module, *names: str) -> int:
-    """The one that the module has."""
-    return next(getattr(module, name) for name in names if hasattr(module, name))
+def _attribute(module: nn.Module | None, *names: str) -> int:
+    """The one that the module has; 0 where it has none."""
+    return next((getattr(module, name) for name in names if hasattr(module, name)), 0)
 
 
 def _fits(name: str, what: str, width: int, keep: Sequence[int]) -> None:

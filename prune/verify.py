@@ -64,9 +64,7 @@ def _difference(a: Tensor, b: Tensor) -> float:
 def masked_outputs(model: nn.Module, plan: PrunePlan, x: Tensor) -> list[Tensor]:
     """Raw outputs of `model`, in the mode that it is in, with the channels that the plan cuts set to zero."""
     program = Program(model, x)
-    kept: dict[
-        Node, Any
-    ] = {}  # of values with cut channels, in their shape: 1 where something stays, 0 where it is cut
+    kept: dict[Node, Any] = {}  # for values with cut channels, and in their shape: 0 where one is cut, 1 elsewhere
 
     def mask(node: Node, value: Any, values: dict[Node, Any]) -> Any:
         name = program.layer(node)

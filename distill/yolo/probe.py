@@ -126,7 +126,8 @@ def find_lr(
     lessons = list(islice(_batches(data, schedule, imgsz, augment=True), count))
     judges = list(islice(_batches(data, schedule, imgsz, augment=False), JUDGES))
     start = _judge(_learner(task, schedule, imgsz, device), judges, device)
-    limit, tried = BACK * start, dict[float, float]()
+    limit = BACK * start
+    tried: dict[float, float] = {}
     rates: Iterable[float] = candidates if progress is None else progress(candidates, "learning rate", len(candidates))
     for lr in rates:
         learner = _learner(task, schedule, imgsz, device)

@@ -221,3 +221,9 @@ def test_what_cannot_be_repaired_is_refused() -> None:
             prune.PruneError, match="^'stem.conv.weight' is float64: call .float\\(\\) on the model first"
         ):
             solve(student, copy.deepcopy(model).double(), plan, images)
+        with pytest.raises(prune.PruneError, match="^the student is not cut by this plan: 'stem.conv' has 0 channels"):
+            solve(nn.Sequential(), model, plan, images)
+    double = copy.deepcopy(student).double()
+    with pytest.raises(prune.PruneError, match="^'stem.conv.weight' is float64"):
+        prune.recentre(double, images)
+    assert not any(module._forward_pre_hooks for module in double.modules())
