@@ -28,7 +28,7 @@ def load(path: str | Path, *, trust: bool = False) -> nn.Module:
     Raises:
         DistillError: It cannot be opened, or is no detector that can be pruned.
     """
-    from distill.yolo import checkpoint
+    from distill.yolo.checkpoint import detector as checkpoint
 
     return checkpoint.load(path, trust=trust).model
 
@@ -56,10 +56,11 @@ def run(
     """
     from contextlib import closing
 
-    from distill import parallel, pipeline
-    from distill import recipe as recipes
-    from distill.console import Console
-    from distill.folder import LOG, RunFolder, next_path
+    from distill.engine import pipeline
+    from distill.engine.folder import LOG, RunFolder, next_path
+    from distill.machine import parallel
+    from distill.machine.console import Console
+    from distill.recipe import load as recipes
 
     parallel.refuse("distill.run")
     wanted = recipes.load(recipe, overrides or {})

@@ -9,18 +9,18 @@ prune.repair(student, model, plan, images)
 prune.reconstruct(student, model, plan, images)
 """
 
-from prune import sparsity
+from prune.cut.plan import PrunePlan, check_budget, keep_all, make_plan
+from prune.cut.surgery import apply
+from prune.cut.verify import verify
 from prune.errors import PruneError
-from prune.graph import ChannelGraph
-from prune.plan import PrunePlan, check_budget, keep_all, make_plan
-from prune.recentre import recentre
-from prune.reconstruct import BlockRepair, reconstruct
-from prune.repair import LayerRepair, repair
+from prune.graph.graph import ChannelGraph
+from prune.graph.trace import trace
+from prune.importance import sparsity
+from prune.importance.score import IMPORTANCES, score
+from prune.recovery.recentre import recentre
+from prune.recovery.reconstruct import BlockRepair, reconstruct
+from prune.recovery.repair import LayerRepair, repair
 from prune.rounds import plan_in_rounds
-from prune.score import IMPORTANCES, score
-from prune.surgery import apply
-from prune.trace import trace
-from prune.verify import verify
 
 __all__ = [
     "IMPORTANCES",

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from prune.cut.plan import Budget, PrunePlan, check_budget, cut_until, cutter
+from prune.cut.surgery import apply
 from prune.errors import PruneError
-from prune.graph import ChannelGraph
-from prune.importance import Importance, Progress, Sensitivity
-from prune.plan import Budget, PrunePlan, check_budget, cut_until, cutter
-from prune.repair import repair
-from prune.score import FROM_OUTPUTS, score
-from prune.surgery import apply
-from prune.trace import trace
+from prune.graph.graph import ChannelGraph
+from prune.graph.trace import trace
+from prune.importance.base import Importance, Progress, Sensitivity
+from prune.importance.score import FROM_OUTPUTS, score
+from prune.recovery.repair import repair
 
 if TYPE_CHECKING:
     from typing import Unpack  # Python 3.11; no version imports it when it runs
@@ -43,7 +43,7 @@ def plan_in_rounds(
         name: Of the importance, see `prune.score`.
         images: See `prune.score` and `prune.repair`.
         rounds: How many, 1 or more.
-        sensitivity: Raw outputs -> scalar, see `prune.statistics`.
+        sensitivity: Raw outputs -> scalar, see `prune.importance.statistics`.
         seed: Of the first round; each has its own.
         progress: Called as progress(iterable, label, total).
         budget: As for `make_plan`; of the full model.

@@ -12,55 +12,37 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# From the top to the bottom. A module may import its own layer and those below. A package stands for all in it, and a
-# name for its parts in files of their own: distill.recipe for distill.recipe_yaml.
+# From the top to the bottom. A module may import its own layer and those below. A package stands for all in it.
 LAYERS = (
-    ("distill", "distill.cli", "distill.commands", "distill.__main__"),
-    ("distill.compare",),
-    (
-        "distill.pipeline",
-        "distill.recovery",
-        "distill.dryrun",
-        "distill.session",
-        "distill.inputs",
-        "distill.steps",
-        "distill.results",
-    ),
-    (
-        "distill.yolo",
-        "distill.classify",
-        "distill.task",
-        "distill.measure",
-        "distill.export",
-        "distill.report",
-        "distill.folder",
-        "distill.disk",
-        "distill.env",
-        "distill.shapes",
-        "distill.drawing",
-    ),
-    ("distill.losses", "distill.context", "distill.recipe", "distill.arms"),
-    ("prune", "distill.device", "distill.parallel"),
-    ("distill.errors", "distill.console", "distill.schedule"),  # leaves: anybody may use them
+    ("distill", "distill.cli", "distill.__main__"),
+    ("distill.comparison",),
+    ("distill.engine",),
+    ("distill.yolo", "distill.training", "distill.report", "distill.demo"),
+    ("distill.recipe", "distill.results"),
+    ("distill.losses",),
+    ("prune", "distill.machine"),
+    ("distill.errors",),  # anybody may use it
 )
 LEAVES = LAYERS[-1]
 ONLY_IN = {"ultralytics": "distill.yolo", "timm": "distill.classify"}
 TORCH_FREE = (
     "distill.report",
     "distill.recipe",
-    "distill.arms",
-    "distill.folder",
-    "distill.console",
+    "distill.results",
+    "distill.comparison.arms",
+    "distill.engine.folder",
+    "distill.machine.console",
     "distill.errors",
-    "distill.shapes",
+    "distill.demo",
 )
 LIGHT = (
     "distill.cli",
     "distill.recipe",
-    "distill.arms",
-    "distill.folder",
+    "distill.results",
+    "distill.comparison.arms",
+    "distill.engine.folder",
     "distill.report",
-    "distill.console",
+    "distill.machine.console",
     "distill.errors",
 )
 HEAVY = ("torch", "ultralytics", "timm", "matplotlib", "cv2", "onnxruntime")
@@ -99,7 +81,7 @@ def imports(module: str) -> Iterator[str]:
 def belongs(module: str, part: str) -> bool:
     if part == "distill":
         return module == part
-    return module == part or module.startswith((f"{part}.", f"{part}_"))
+    return module == part or module.startswith(f"{part}.")
 
 
 def layer(module: str) -> int:
@@ -181,18 +163,16 @@ def test_the_command_line_starts_without_the_heavy_libraries() -> None:
 
 def test_the_rules_can_fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each kind of import is seen: absolute, relative, inside a function, for a type checker only."""
-    file = tmp_path / "graph.py"
+    file = tmp_path / "rules.py"
     file.write_text(
-        "from typing import TYPE_CHECKING\nfrom . import plan\nfrom .plan import Plan\nimport numpy.linalg\n"
-        "if TYPE_CHECKING:\n    from distill import task\ndef later():\n    from distill.yolo import checkpoint\n"
+        "from typing import TYPE_CHECKING\nfrom . import trace\nfrom .trace import trace\nimport numpy.linalg\n"
+        "if TYPE_CHECKING:\n    from distill.training import task\ndef later():\n    from distill.yolo.data import labels\n"
     )
-    monkeypatch.setitem(MODULES, "prune.graph", file)
-    monkeypatch.setitem(MODULES, "prune.plan", file)
-    monkeypatch.setitem(MODULES, "distill.task", file)
-    monkeypatch.setitem(MODULES, "distill.yolo.checkpoint", file)
-    seen = list(imports("prune.graph"))
-    assert seen == ["typing", "prune.plan", "prune.plan", "numpy.linalg", "distill.task", "distill.yolo.checkpoint"]
+    monkeypatch.setitem(MODULES, "prune.graph.rules", file)
+    seen = list(imports("prune.graph.rules"))
+    ours = ["prune.graph.trace", "prune.graph.trace"]
+    assert seen == ["typing", *ours, "numpy.linalg", "distill.training.task", "distill.yolo.data.labels"]
     with pytest.raises(AssertionError, match="reaches up"):
-        test_imports_point_down("prune.graph")
-    with pytest.raises(AssertionError, match=r"prune\.graph"):
+        test_imports_point_down("prune.graph.rules")
+    with pytest.raises(AssertionError, match=r"prune\.graph\.rules"):
         test_prune_stands_alone()

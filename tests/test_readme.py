@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from distill import cli, losses, recipe
-from distill.context import LossContext, Outputs
-from distill.recipe_losses import LossSpec
+from distill import losses
+from distill.cli import main as cli
+from distill.losses.context import LossContext, Outputs
+from distill.losses.spec import LossSpec
+from distill.recipe import load as recipe
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 

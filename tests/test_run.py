@@ -19,17 +19,17 @@ import onnxruntime
 import pytest
 import torch
 
-from distill.cli import main
-from distill.console import Console
+from distill.cli.main import main
+from distill.machine.console import Console
 from distill.report.facts import findings
-from distill.schedule import Schedule
-from distill.yolo import checkpoint
-from distill.yolo import data as datasets
-from distill.yolo.anchor_head import AnchorDetect
-from distill.yolo.build import build
-from distill.yolo.original import HYP
-from distill.yolo.original_save import save_original
-from distill.yolo.trainer import train
+from distill.training.schedule import Schedule
+from distill.yolo.checkpoint import detector as checkpoint
+from distill.yolo.checkpoint.build import build
+from distill.yolo.checkpoint.original import HYP
+from distill.yolo.checkpoint.original_save import save_original
+from distill.yolo.data import dataset as datasets
+from distill.yolo.heads.anchor_head import AnchorDetect
+from distill.yolo.training.train import train
 from tests.distill.yolo.originals import network
 
 LOSS = '''

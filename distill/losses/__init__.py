@@ -1,7 +1,7 @@
 """Losses by name: those shipped here, and a user's own as `file.py:name` or `package.module:name`.
 
 A loss is a function f(ctx, **options) -> scalar tensor, or a torch Module made with its options and called with ctx
-(for a loss that learns something). `ctx` is a `distill.context.LossContext`. A Module whose layers depend on the
+(for a loss that learns something). `ctx` is a `distill.losses.context.LossContext`. A Module whose layers depend on the
 network has a method `prepare(channels)`: it is called once with the student's channels per pyramid level, before an
 optimizer is made.
 """
@@ -21,9 +21,8 @@ from types import ModuleType
 from typing import Any
 
 from distill.errors import DistillError
-from distill.recipe_fields import nearest
-from distill.recipe_losses import RESERVED, LossSpec
-from distill.schedule import ALWAYS, Span
+from distill.losses.spec import ALWAYS, RESERVED, LossSpec, Span
+from distill.machine.words import nearest
 
 BUILTIN: Mapping[str, str] = {
     "score_bce": "distill.losses.logit:score_bce",

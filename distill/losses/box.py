@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.context import LossContext
 from distill.errors import DistillError
+from distill.losses.context import LossContext
 
 
 def box_iou(ctx: LossContext, focus: float = 2.0) -> Tensor:

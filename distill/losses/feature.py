@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.context import LossContext
 from distill.errors import DistillError
+from distill.losses.context import LossContext
 
 
 def feature_pkd(ctx: LossContext) -> Tensor:

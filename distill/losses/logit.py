@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.context import LossContext
 from distill.errors import DistillError
+from distill.losses.context import LossContext
 
 
 def score_bce(ctx: LossContext, background: float = 0.1, weighting: str = "quality", gamma: float = 2.0) -> Tensor:

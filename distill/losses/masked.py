@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from distill.context import LossContext
 from distill.errors import DistillError
+from distill.losses.context import LossContext
 
 
 class FeatureMGD(nn.Module):

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.context import LossContext
 from distill.errors import DistillError
+from distill.losses.context import LossContext
 
 
 def kl(ctx: LossContext, temperature: float = 4.0) -> Tensor:

@@ -17,9 +17,9 @@ import time
 import torch
 
 import prune
-from distill.device import pick_device
-from distill.yolo import checkpoint
-from distill.yolo.sensitivity import sensitivity_of
+from distill.machine.device import pick_device
+from distill.yolo.checkpoint import detector as checkpoint
+from distill.yolo.heads.sensitivity import sensitivity_of
 from tests.prune.networks import yolo
 
 

@@ -20,13 +20,14 @@ from ultralytics.cfg import get_cfg
 
 import prune
 from distill import losses
-from distill.device import pick_device
-from distill.recipe_keys import DEFAULT_LOSSES
-from distill.task import CHECKED_BATCHES
-from distill.yolo import checkpoint, outputs
-from distill.yolo.heads import head_of
-from distill.yolo.learner import Learner
-from distill.yolo.stock import Ultralytics
+from distill.machine.device import pick_device
+from distill.recipe.schema import DEFAULT_LOSSES
+from distill.training.task import CHECKED_BATCHES
+from distill.yolo.checkpoint import detector as checkpoint
+from distill.yolo.heads import outputs
+from distill.yolo.heads.families import head_of
+from distill.yolo.training.learner import Learner
+from distill.yolo.training.ultralytics_loss import Ultralytics
 from tests.prune.networks import yolo
 
 

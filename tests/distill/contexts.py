@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.context import LossContext, Outputs
+from distill.losses.context import LossContext, Outputs
 
 CENTRES = torch.rand(20, 2, generator=torch.Generator().manual_seed(9)) * 32
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 import distill
-from distill import env
-from distill.cli import COMMANDS, main
-from distill.console import Console
+from distill.cli.main import COMMANDS, main
+from distill.engine.folder import RunFolder
 from distill.errors import DistillError, RunError
-from distill.folder import RunFolder
-from distill.recipe_keys import EvalOptions, ExportOptions, Recipe
+from distill.machine import env
+from distill.machine.console import Console
+from distill.recipe.schema import EvalOptions, ExportOptions, Recipe
 
 GIVEN = ["model=best.pt", "data=data.yaml"]
 
@@ -27,7 +27,7 @@ class Pipeline(ModuleType):
     """Stands in for pipeline and dryrun: remembers its calls, and fails where it is told to."""
 
     def __init__(self) -> None:
-        super().__init__("distill.pipeline")
+        super().__init__("distill.engine.pipeline")
         self.calls: list[tuple[Any, ...]] = []
         self.failure: BaseException | None = None
 
@@ -225,7 +225,7 @@ def run_outside(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 def test_help_and_recipes_need_no_torch() -> None:
     code = (
-        "import sys; from distill.cli import main; main(['--help']); main(['run', 'demo', 'sede=1']); main(['ls', 'keys']);"
+        "import sys; from distill.cli.main import main; main(['--help']); main(['run', 'demo', 'sede=1']); main(['ls', 'keys']);"
         "print([m for m in ('torch', 'ultralytics', 'numpy', 'timm') if m in sys.modules])"
     )
     done = run_outside(code)
@@ -235,7 +235,7 @@ def test_help_and_recipes_need_no_torch() -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes break in another way there")
 def test_a_closed_pipe_is_no_error() -> None:
-    code = "import sys; from distill.cli import main; sys.exit(main(['ls', 'keys']))"
+    code = "import sys; from distill.cli.main import main; sys.exit(main(['ls', 'keys']))"
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, check=False)

@@ -17,19 +17,22 @@ from ultralytics.cfg import get_cfg
 from ultralytics.nn.distill_model import DistillationModel
 from ultralytics.nn.tasks import DetectionModel
 
-from distill import arms, compare, losses, pipeline
-from distill import recipe as recipes
-from distill.cli import main
-from distill.console import Console
+from distill import losses
+from distill.cli.main import main
+from distill.comparison import arms
+from distill.comparison import runner as compare
+from distill.engine import pipeline
 from distill.errors import DistillError
-from distill.recipe_keys import Latency
-from distill.recipe_losses import LossSpec
+from distill.losses.spec import LossSpec
+from distill.machine.console import Console
+from distill.recipe import load as recipes
+from distill.recipe.schema import Latency
 from distill.report import compare_facts as facts
-from distill.yolo import checkpoint
-from distill.yolo import data as datasets
-from distill.yolo.original_save import save_original
-from distill.yolo.outputs import distillation
-from distill.yolo.trainer import train
+from distill.yolo.checkpoint import detector as checkpoint
+from distill.yolo.checkpoint.original_save import save_original
+from distill.yolo.data import dataset as datasets
+from distill.yolo.heads.outputs import distillation
+from distill.yolo.training.train import train
 from tests.distill.yolo.originals import network
 from tests.distill.yolo.test_trainer import CFG, LONGER, tiny, write_images
 
@@ -43,7 +46,7 @@ prune: {flops: 0.7, images: 4, round_to: 1}
 repair: {images: 4, steps: 0}
 distill: {epochs: 1, losses: {score_bce: 2.0, feature_pkd: 1.0}}
 """
-STOCK = LossSpec("distill.yolo.stock:Ultralytics", 1.0)
+STOCK = LossSpec("distill.yolo.training.ultralytics_loss:Ultralytics", 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +272,7 @@ def test_an_anchor_head_is_no_pupil_of_ultralytics(
     said = capsys.readouterr().err
     assert said.startswith("arm ultralytics: ultralytics' own distillation cannot train an anchor head: ")
     assert said.count("\n") == 1 and not (tmp_path / "out").exists()
-    assert main(["check", *words, "distill.losses={distill.yolo.stock:Ultralytics: 1}"]) == 2
+    assert main(["check", *words, "distill.losses={distill.yolo.training.ultralytics_loss:Ultralytics: 1}"]) == 2
     assert "cannot train an anchor head" in capsys.readouterr().err
     # Nobody has named it: it is left out, and the others are compared.
     unnamed = arms.plan(recipes.load(here / "tiny.yaml", words[1:2]))

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from distill import console as module
-from distill.console import Console, duration
+from distill.machine import console as module
+from distill.machine.console import Console, duration
 
 
 class Terminal(io.StringIO):

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from distill import export
 from distill.errors import DistillError, RunError
-from distill.export import PARITY_TOLERANCE, Exported, check_formats, check_parity, compare_outputs
+from distill.yolo.export import parity as export
+from distill.yolo.export.parity import PARITY_TOLERANCE, Exported, check_formats, check_parity, compare_outputs
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("format", ["onnx", "torchscript"])
 def test_exports_agree_with_the_checkpoint(checkpoint: Path, tmp_path: Path, format: str) -> None:
-    from distill.yolo.export import export_checkpoint
+    from distill.yolo.export.export import export_checkpoint
 
     pytest.importorskip("onnxruntime")
     out_dir = tmp_path / "exports"
@@ -52,7 +52,7 @@ def test_exports_agree_with_the_checkpoint(checkpoint: Path, tmp_path: Path, for
 def test_an_export_replaces_the_one_before_and_prints_nothing(
     checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from distill.yolo.export import export_checkpoint
+    from distill.yolo.export.export import export_checkpoint
 
     (tmp_path / "tiny.torchscript").write_text("old")
     threads = torch.get_num_threads()
@@ -64,7 +64,7 @@ def test_an_export_replaces_the_one_before_and_prints_nothing(
 
 
 def test_a_wrong_export_is_not_kept(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from distill.yolo.export import export_checkpoint
+    from distill.yolo.export.export import export_checkpoint
 
     monkeypatch.setitem(export._RUNNERS, "torchscript", lambda file, image: torch.zeros(1, 6, 80))
     with pytest.raises(DistillError, match=r"tiny\.torchscript: not kept"):
@@ -73,7 +73,7 @@ def test_a_wrong_export_is_not_kept(checkpoint: Path, tmp_path: Path, monkeypatc
 
 
 def test_a_missing_checkpoint_is_one_line(tmp_path: Path) -> None:
-    from distill.yolo.export import export_checkpoint
+    from distill.yolo.export.export import export_checkpoint
 
     with pytest.raises(DistillError, match=r"none\.pt"):
         export_checkpoint(tmp_path / "none.pt", "torchscript", tmp_path / "exports", 64)
@@ -81,7 +81,7 @@ def test_a_missing_checkpoint_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_the_machines_fault(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from distill.yolo import export as yolo_export
+    from distill.yolo.export import export as yolo_export
 
     def full(*args: object) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -95,7 +95,7 @@ def test_a_full_disk_is_the_machines_fault(checkpoint: Path, tmp_path: Path, mon
 def test_a_format_that_cannot_be_made_here_is_one_line(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from distill.yolo import export as yolo_export
+    from distill.yolo.export import export as yolo_export
 
     def refuse(*args: object) -> Path:
         raise AssertionError("only on macOS\nand a long explanation")
@@ -111,7 +111,7 @@ def test_an_unknown_format_lists_the_known() -> None:
 
 
 def test_ultralytics_knows_the_common_formats() -> None:
-    from distill.yolo.export import check_exports, known_formats
+    from distill.yolo.export.export import check_exports, known_formats
 
     assert {"onnx", "torchscript", "openvino", "engine", "coreml", "ncnn"} <= set(known_formats())
     assert "-" not in known_formats()

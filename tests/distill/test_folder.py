@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from distill import env
-from distill.disk import machine_fault
+from distill.engine.folder import RunFolder, last_path, next_path
 from distill.errors import DistillError, RunError
-from distill.folder import RunFolder, last_path, next_path
+from distill.machine import env
+from distill.machine.disk import machine_fault
 
 RECIPE = "model: a.pt\ndistill: {epochs: 50, losses: {score_bce: 2.0}}\n"
 

@@ -9,15 +9,16 @@ import pytest
 import torch
 
 import prune
-from distill import inputs, steps
-from distill import recipe as recipes
+from distill.demo.dataset import generate
+from distill.engine import preflight as inputs
+from distill.engine import steps
 from distill.errors import DistillError
-from distill.recipe_keys import Recipe
-from distill.shapes import generate
-from distill.yolo import checkpoint
-from distill.yolo import data as datasets
-from distill.yolo.build import build
-from distill.yolo.checkpoint import Detector
+from distill.recipe import load as recipes
+from distill.recipe.schema import Recipe
+from distill.yolo.checkpoint import detector as checkpoint
+from distill.yolo.checkpoint.build import build
+from distill.yolo.checkpoint.detector import Detector
+from distill.yolo.data import dataset as datasets
 from tests.distill.test_compare import Told
 from tests.distill.yolo.test_trainer import tiny
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from distill import losses
-from distill.context import LossContext, Outputs
-from distill.recipe_losses import LossSpec
-from distill.task import DistillationTask
+from distill.losses.context import LossContext, Outputs
+from distill.losses.spec import LossSpec
+from distill.training.task import DistillationTask
 from tests.distill.contexts import context, leaves, outputs
 
 SOFTMAX = ("kl", "dkd", "nkd")

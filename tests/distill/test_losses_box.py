@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distill.context import Outputs
 from distill.errors import DistillError
 from distill.losses.box import box_giou, box_iou, box_l1, dfl_kl
+from distill.losses.context import Outputs
 from tests.distill.contexts import anchors, context, leaves, outputs
 
 SCALE_FREE = [box_iou, box_giou, box_l1]

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from distill import losses
-from distill.context import Outputs
 from distill.errors import DistillError
+from distill.losses.context import Outputs
 from distill.losses.feature import feature_at, feature_cwd, feature_fgd, feature_pkd
 from distill.losses.masked import FeatureMGD
-from distill.recipe_losses import LossSpec
-from distill.task import DistillationTask
+from distill.losses.spec import LossSpec
+from distill.training.task import DistillationTask
 from tests.distill.contexts import context, leaves, maps, outputs
 
 

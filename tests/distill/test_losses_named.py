@@ -12,8 +12,7 @@ import torch
 from distill import losses
 from distill.errors import DistillError
 from distill.losses.box import box_iou
-from distill.recipe_losses import RESERVED, LossSpec
-from distill.schedule import ALWAYS, Span
+from distill.losses.spec import ALWAYS, RESERVED, LossSpec, Span
 from tests.distill.contexts import context, leaves, outputs
 
 

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from distill.context import Outputs
 from distill.errors import DistillError
+from distill.losses.context import Outputs
 from distill.losses.softmax import dkd, kl, nkd
 from tests.distill.contexts import classes, context
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from distill.measure import Latency, count_gflops, count_params, file_size_mb, measure_latency
+from distill.machine.measure import Latency, count_gflops, count_params, file_size_mb, measure_latency
 
 
 def small_network() -> nn.Sequential:

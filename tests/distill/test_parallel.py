@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from distill import parallel
 from distill.errors import DistillError
-from distill.yolo import checkpoint
+from distill.machine import parallel
+from distill.yolo.checkpoint import detector as checkpoint
 from tests.distill.yolo.test_trainer import tiny, write_images
 from tests.prune.networks import randomize
 

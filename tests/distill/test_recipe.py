@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from distill import losses, recipe, recipe_keys
+from distill import losses
 from distill.errors import DistillError
-from distill.recipe import keys, load, to_yaml
-from distill.recipe_losses import LossSpec
-from distill.schedule import Span
+from distill.losses.spec import LossSpec, Span
+from distill.recipe import load as recipe
+from distill.recipe import schema as recipe_keys
+from distill.recipe.load import keys, load, to_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 GIVEN = ["model=best.pt", "data=data.yaml"]

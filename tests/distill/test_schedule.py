@@ -7,8 +7,9 @@ import math
 
 import pytest
 
-from distill import schedule
-from distill.schedule import ALWAYS, FADES, Schedule, Span
+from distill.losses.spec import ALWAYS, FADES, Span
+from distill.training import schedule
+from distill.training.schedule import Schedule
 
 
 def test_a_short_recovery_takes_small_batches_and_a_short_warm_up():

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distill import drawing, shapes
+from distill.demo import dataset as shapes
+from distill.demo import drawing
 from distill.errors import DistillError, RunError
 
 SIZE = 96

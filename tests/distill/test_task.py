@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill.context import LossContext, Outputs
 from distill.errors import DistillError
 from distill.losses import Loss
+from distill.losses.context import LossContext, Outputs
 from distill.losses.feature import feature_pkd
 from distill.losses.logit import score_bce
-from distill.schedule import Span
-from distill.task import DistillationTask
+from distill.losses.spec import Span
+from distill.training.task import DistillationTask
 
 
 class Net(nn.Module):

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import prune
-from prune.plan import plan_from_channels
-from prune.raw import raw_copy, tensors
-from prune.verify import masked_outputs
+from prune.cut.plan import plan_from_channels
+from prune.cut.verify import masked_outputs
+from prune.program.raw import raw_copy, tensors
 from tests.prune.networks import SMALL, randomize, yolo
 
 ROUNDING = 1e-10

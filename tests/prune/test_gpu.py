@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import prune
-from prune.raw import tensors
+from prune.program.raw import tensors
 from tests.prune.networks import SMALL, narrow
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that PyTorch can use")

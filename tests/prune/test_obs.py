@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import prune
-from prune import blocks, obs
-from prune.blocks import Block, Inverse
+from prune.importance import covariance as blocks
+from prune.importance import obs
+from prune.importance.covariance import Block, Inverse
 from tests.prune.networks import SMALL, randomize
 from tests.prune.networks import Block as ConvBlock
 

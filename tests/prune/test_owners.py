@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import prune
-from prune.sparsity import Penalty, near_zero
+from prune.importance.sparsity import Penalty, near_zero
 from tests.prune.networks import Block, randomize
 
 IMAGE = torch.rand(1, 3, 16, 16)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from prune.interpret import Program
-from prune.pair import Pair
-from prune.raw import raw_copy
+from prune.program.interpret import Program
+from prune.program.raw import raw_copy
+from prune.recovery.pair import Pair
 from tests.prune.networks import SMALL, randomize
 from tests.prune.test_repair import cut
 
@@ -24,7 +24,7 @@ def test_as_many_batches_are_held_as_there_is_room_for(monkeypatch: pytest.Monke
         i for i, node in enumerate(teacher.nodes) if teacher.layer(node) in ("stem.bn", "down.bn", "spp.conv", "out")
     ]
     each = [teacher.live_bytes(point) + pair.student.live_bytes(point) for point in points]
-    monkeypatch.setattr("prune.pair.MEMORY", 2.5 * each[0])
+    monkeypatch.setattr("prune.recovery.pair.MEMORY", 2.5 * each[0])
     for point in points:
         pair.hold((point, point))
         held = sum(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import prune
-from prune.importance import StaticImportance
+from prune.importance.base import StaticImportance
 from tests.prune.networks import SMALL, Block, randomize, yolo
 
 IMAGE = torch.rand(1, 3, 64, 64)

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import prune
-from prune.interpret import Program
-from prune.plan import plan_from_channels
-from prune.raw import raw_copy, refill, tensors
-from prune.segments import segments
+from prune.cut.plan import plan_from_channels
+from prune.program.interpret import Program
+from prune.program.raw import raw_copy, refill, tensors
+from prune.recovery.segments import segments
 from tests.prune.networks import SMALL, Block, randomize, yolo
 from tests.prune.test_repair import cut, distance
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import prune
-from prune.plan import plan_from_channels
-from prune.raw import raw_copy, tensors
-from prune.regression import _symmetric
+from prune.cut.plan import plan_from_channels
+from prune.program.raw import raw_copy, tensors
+from prune.recovery.regression import _symmetric
 from tests.prune.networks import SMALL, Block, narrow, randomize, yolo
 
 
@@ -138,7 +138,7 @@ def test_without_memory_values_are_computed_again_and_the_result_is_the_same(
     twin = copy.deepcopy(student)
     records = []
     for network, memory in ((student, 2**40), (twin, 1)):
-        monkeypatch.setattr(sys.modules["prune.pair"], "MEMORY", memory)
+        monkeypatch.setattr(sys.modules["prune.recovery.pair"], "MEMORY", memory)
         layers = prune.repair(network, model, plan, images)
         records.append((layers, prune.reconstruct(network, model, plan, images, steps=3)))
     assert records[0] == records[1]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import prune
-from prune.sparsity import Penalty, coupled_scales, near_zero
+from prune.importance.sparsity import Penalty, coupled_scales, near_zero
 from tests.prune.networks import SMALL, randomize
 
 IMAGE = torch.rand(1, 3, 16, 16)

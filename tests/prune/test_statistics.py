@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import prune
-from prune import statistics
-from prune.felt import feel
-from prune.interpret import Program
-from prune.patches import input_rows, output_rows, reading
-from prune.raw import raw_copy, tensors
-from prune.reconstruct import _weights
-from prune.segments import segments
-from prune.statistics import gaussian, passes
+from prune.importance import statistics
+from prune.importance.sensitivity import feel
+from prune.importance.statistics import gaussian, passes
+from prune.program.interpret import Program
+from prune.program.patches import input_rows, output_rows, reading
+from prune.program.raw import raw_copy, tensors
+from prune.recovery.reconstruct import _weights
+from prune.recovery.segments import segments
 from tests.prune.networks import SMALL, Block, randomize, yolo
 from tests.prune.test_repair import cut
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import prune
-from prune.interpret import Program, operator_name
-from prune.raw import raw_copy
-from prune.segments import _Kept, segments
+from prune.program.interpret import Program, operator_name
+from prune.program.raw import raw_copy
+from prune.recovery.segments import _Kept, segments
 from tests.prune.networks import Block, randomize
 
 

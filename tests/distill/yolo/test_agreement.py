@@ -16,10 +16,12 @@ from torchvision.ops import box_iou
 from ultralytics import YOLO
 from ultralytics.utils.ops import xywh2xyxy
 
-from distill.results import yardstick
-from distill.yolo import agreement, checkpoint, data
-from distill.yolo.agreement import Agreement, Reference
-from distill.yolo.data import DataSet
+from distill.engine.results import yardstick
+from distill.yolo.checkpoint import detector as checkpoint
+from distill.yolo.data import dataset as data
+from distill.yolo.data.dataset import DataSet
+from distill.yolo.evaluation import agreement
+from distill.yolo.evaluation.agreement import Agreement, Reference
 from tests.distill.yolo.originals import NAMES, network, seeing_one_object, tiny
 
 SIZES = [(64, 64), (40, 64), (160, 96), (64, 32)]

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 import prune
 from distill import losses
-from distill.context import LossContext
-from distill.recipe_losses import LossSpec
-from distill.yolo import anchor_head
-from distill.yolo.anchor_head import AnchorDetect
-from distill.yolo.anchor_loss import anchor_loss
-from distill.yolo.heads import ANCHOR, DFL, head_of
-from distill.yolo.outputs import distillation, label_terms, neck_keep, run
-from distill.yolo.sensitivity import sensitivity_of
+from distill.losses.context import LossContext
+from distill.losses.spec import LossSpec
+from distill.yolo.heads import anchor_head
+from distill.yolo.heads.anchor_head import AnchorDetect
+from distill.yolo.heads.anchor_loss import anchor_loss
+from distill.yolo.heads.families import ANCHOR, DFL, head_of
+from distill.yolo.heads.outputs import distillation, label_terms, neck_keep, run
+from distill.yolo.heads.sensitivity import sensitivity_of
 from tests.distill.yolo.originals import HYP, IMAGE, network, output
 
 SIZES = ((4, 6), (2, 3))  # rows and columns of the levels

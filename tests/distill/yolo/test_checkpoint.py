@@ -27,8 +27,8 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 import prune
 from distill.errors import DistillError, RunError
-from distill.yolo import checkpoint
-from distill.yolo.anchor_head import AnchorDetect
+from distill.yolo.checkpoint import detector as checkpoint
+from distill.yolo.heads.anchor_head import AnchorDetect
 from tests.distill.yolo.originals import IMAGE, NAMES, edited, network, tiny
 from tests.prune.networks import yolo
 

@@ -17,7 +17,8 @@ from ultralytics.data.dataset import YOLODataset
 from ultralytics.utils import DEFAULT_CFG
 
 from distill.errors import DistillError
-from distill.yolo import data, images, labels
+from distill.yolo.data import dataset as data
+from distill.yolo.data import images, labels
 
 NAMES = ["circle", "square", "star"]
 ROWS = ["0 0.5 0.5 0.2 0.4", "2 0.25 0.75 0.1 0.1", "1 0.6 0.4 0.3 0.3"]

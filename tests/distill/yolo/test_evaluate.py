@@ -15,10 +15,11 @@ import torch
 from ultralytics import YOLO
 from ultralytics.utils import nms
 
-from distill.device import pick_device
 from distill.errors import DistillError
-from distill.yolo import checkpoint, data
-from distill.yolo.evaluate import Metrics, evaluate
+from distill.machine.device import pick_device
+from distill.yolo.checkpoint import detector as checkpoint
+from distill.yolo.data import dataset as data
+from distill.yolo.evaluation.evaluate import Metrics, evaluate
 
 
 class Counter:

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from distill.cli import main
+from distill.cli.main import main
 from distill.errors import DistillError
-from distill.yolo import checkpoint, data
-from distill.yolo.evaluate import evaluate
-from distill.yolo.exchange import of_teacher
+from distill.yolo.checkpoint import detector as checkpoint
+from distill.yolo.data import dataset as data
+from distill.yolo.evaluation.evaluate import evaluate
+from distill.yolo.evaluation.exchange import of_teacher
 from tests.distill.yolo.test_trainer import tiny
 from tests.prune.networks import randomize
 

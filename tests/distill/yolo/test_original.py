@@ -16,10 +16,11 @@ import torch
 from torch import nn
 
 from distill.errors import DistillError
-from distill.yolo import checkpoint, original
-from distill.yolo.anchor_head import AnchorDetect
-from distill.yolo.export import export_checkpoint
-from distill.yolo.original_save import save_original
+from distill.yolo.checkpoint import detector as checkpoint
+from distill.yolo.checkpoint import original
+from distill.yolo.checkpoint.original_save import save_original
+from distill.yolo.export.export import export_checkpoint
+from distill.yolo.heads.anchor_head import AnchorDetect
 from tests.distill.yolo.originals import ARCHITECTURES, HYP, IMAGE, NAMES, Original, edited, network, output
 
 
@@ -352,7 +353,7 @@ def test_a_deep_pickle_is_refused_and_does_not_overflow_the_stack(tmp_path: Path
 import sys
 from pathlib import Path
 from distill.errors import DistillError
-from distill.yolo import checkpoint
+from distill.yolo.checkpoint import detector as checkpoint
 try:
     checkpoint.load(Path("best.pt"))
 except DistillError:

@@ -11,9 +11,11 @@ import cv2
 import numpy as np
 import pytest
 
-from distill.yolo import checkpoint, data, heads
-from distill.yolo.evaluate import evaluate
-from distill.yolo.original_ap import average_precision
+from distill.yolo.checkpoint import detector as checkpoint
+from distill.yolo.data import dataset as data
+from distill.yolo.evaluation.evaluate import evaluate
+from distill.yolo.evaluation.original_ap import average_precision
+from distill.yolo.heads import families as heads
 from tests.distill.yolo.originals import seeing_one_object
 
 # At recall 1 precision falls to 0, and the trapezoid over the last hundredth with it. So it is at every step down.

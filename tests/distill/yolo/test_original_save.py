@@ -17,11 +17,11 @@ from ultralytics.nn.modules import C2f, Conv
 
 import prune
 from distill.errors import DistillError, RunError
-from distill.yolo import checkpoint
-from distill.yolo.anchor_head import AnchorDetect
-from distill.yolo.archive import Archive
-from distill.yolo.original import HYP
-from distill.yolo.original_save import save_original
+from distill.yolo.checkpoint import detector as checkpoint
+from distill.yolo.checkpoint.archive import Archive
+from distill.yolo.checkpoint.original import HYP
+from distill.yolo.checkpoint.original_save import save_original
+from distill.yolo.heads.anchor_head import AnchorDetect
 from tests.distill.yolo.originals import IMAGE, NAMES, output, tiny
 
 STRIDE = torch.tensor([8.0, 16.0, 32.0])

@@ -12,13 +12,14 @@ import torch
 from distill.losses import Loss
 from distill.losses.box import box_iou
 from distill.losses.logit import score_bce
-from distill.schedule import Schedule, Span
-from distill.task import DistillationTask
-from distill.yolo import data as datasets
-from distill.yolo import probe
-from distill.yolo.images import calibration
-from distill.yolo.outputs import distillation
-from distill.yolo.probe import balance, bears_batch_statistics, find_lr, recentre
+from distill.losses.spec import Span
+from distill.training.schedule import Schedule
+from distill.training.task import DistillationTask
+from distill.yolo.data import dataset as datasets
+from distill.yolo.data.images import calibration
+from distill.yolo.heads.outputs import distillation
+from distill.yolo.training import tuning as probe
+from distill.yolo.training.tuning import balance, bears_batch_statistics, find_lr, recentre
 from tests.distill.yolo.test_trainer import tiny, write_images
 
 COURSE = Schedule(epochs=20, batch=4, steps=60)

@@ -20,18 +20,18 @@ from ultralytics.data.build import build_dataloader
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 
-from distill.console import Console
-from distill.context import LossContext
 from distill.errors import DistillError
 from distill.losses import Loss
 from distill.losses.box import box_iou
+from distill.losses.context import LossContext
 from distill.losses.logit import score_bce
-from distill.recipe_losses import TAKEN
-from distill.schedule import Schedule, Span
-from distill.yolo import data as datasets
-from distill.yolo.images import build_dataset, calibration
-from distill.yolo.outputs import distillation, label_terms, run
-from distill.yolo.trainer import Trained, train
+from distill.losses.spec import TAKEN, Span
+from distill.machine.console import Console
+from distill.training.schedule import Schedule
+from distill.yolo.data import dataset as datasets
+from distill.yolo.data.images import build_dataset, calibration
+from distill.yolo.heads.outputs import distillation, label_terms, run
+from distill.yolo.training.train import Trained, train
 from tests.distill.yolo.originals import network
 
 CFG = {

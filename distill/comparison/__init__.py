@@ -1,0 +1,1 @@
+"""Many runs that share stages: ways of training the same pruned network."""

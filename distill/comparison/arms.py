@@ -1,0 +1,191 @@
+"""The arms of a comparison: ways of recovering the same pruned network, each a few keys of one recipe."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from distill.errors import DistillError
+from distill.machine.words import nearest
+from distill.recipe.load import changed
+from distill.recipe.schema import Accept, Distill, Latency, Recipe
+from distill.recipe.section import Overrides
+
+DEFAULT = ("finetune", "ultralytics", "ours", "ours-unlabelled")
+SEEDS = 3
+OURS = "ours"  # what the others are compared with
+
+_LABELS = {"distill.losses": {}, "distill.labels": 1}
+_STOCK = {
+    "distill.losses": {"distill.yolo.training.ultralytics_loss:Ultralytics": 1},
+    "distill.labels": 1,
+    "distill.balance": False,
+}
+_PRUNED = {"repair": None}
+_COMMON = {"prune.importance": "bn_scale", "repair": None}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way: its name, what it does in a line, and the keys in which its recipe differs."""
+
+    name: str
+    help: str
+    overrides: Overrides = field(default_factory=dict)
+
+
+BUILTIN = (
+    Arm(OURS, "The recipe as it stands."),
+    Arm("ours-unlabelled", "The recipe's losses against the teacher, without labels.", {"distill.labels": 0}),
+    Arm("no-repair", "The recipe, from the pruned network.", _PRUNED),
+    Arm("finetune", "Labels alone, from the repaired network.", _LABELS),
+    Arm("finetune-pruned", "Labels alone, from the pruned network.", _LABELS | _PRUNED),
+    Arm("finetune-bn", "The common road: cut by BatchNorm scales, then labels alone.", _LABELS | _COMMON),
+    Arm("ultralytics", "ultralytics' own distillation, from the repaired network.", _STOCK),
+    Arm("ultralytics-pruned", "ultralytics' own distillation, from the pruned network.", _STOCK | _PRUNED),
+    Arm("ultralytics-bn", "ultralytics' own distillation, of a cut by BatchNorm scales.", _STOCK | _COMMON),
+)
+WITHOUT = ("no-<loss>", "The recipe without one of its losses, named here.")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared.
+
+    Attributes:
+        recipe: what the arms have in common.
+        arms: in the order of the table.
+        seeds: each arm is trained once with each, and with each of `lrs` with the first.
+        lrs: learning rates to choose from; empty where the recipe or its schedule says it.
+        named: whether the user has named the arms; of the others, those that the network's head cannot have are left out.
+    """
+
+    recipe: Recipe
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    lrs: tuple[float, ...]
+    named: bool
+
+    def variant(self, arm: Arm, seed: int, lr: float | None) -> Recipe:
+        """The recipe of one run. What its cut costs and how it exports is the same for every arm, so neither is done."""
+        own = {"name": arm.name, "seed": seed, "export": [], "latency.runs": 1}
+        rate = {} if lr is None else {"distill.lr": lr}
+        try:
+            return changed(changed(self.recipe, arm.overrides), {**own, **rate})
+        except DistillError as error:
+            raise DistillError("\n".join(f"arm {arm.name}: {line}" for line in str(error).splitlines())) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `compare.json` keeps of it, for `read_options`."""
+        arms = [{"name": arm.name, "help": arm.help, "overrides": _plain(arm.overrides)} for arm in self.arms]
+        return {"arms": arms, "seeds": list(self.seeds), "lrs": list(self.lrs)}
+
+
+def start_of(variant: Recipe, common: Recipe) -> Recipe:
+    """An arm's recipe up to where training starts. Two runs with the same one have the same network there.
+
+    Args:
+        variant: of the arm.
+        common: what the arms have in common: its losses teach in a sparsify stage, whatever those of the arm are.
+    """
+    distill = Distill(epochs=0)
+    if variant.sparsify and variant.sparsify.distill:
+        distill = replace(distill, losses=common.distill.losses, labels=common.distill.labels)
+    return replace(variant, name="base", distill=distill, accept=Accept(), export=(), latency=Latency(runs=1))
+
+
+def plan(
+    recipe: Recipe,
+    names: str | None = None,
+    own: Sequence[str] = (),
+    seeds: int | None = None,
+    lrs: str | None = None,
+    before: Mapping[str, Any] | None = None,
+) -> Comparison:
+    """Make a comparison of the words of the command line.
+
+    Args:
+        recipe: what the arms have in common.
+        names: `a,b,c`, the arms; DEFAULT and `own` if None.
+        own: arms of the user's, each as `name=key=value key=value`.
+        seeds: how many, from the recipe's on; SEEDS if None.
+        lrs: `1e-4,3e-4`, learning rates to choose from; no search if None.
+        before: `Comparison.to_dict` of the comparison that goes on, which says what is not given here.
+
+    Raises:
+        DistillError: what cannot be compared, in one line.
+    """
+    before = before or {}
+    if recipe.prune is None:
+        raise DistillError("prune is null, so there is nothing to recover: give prune.flops=0.5")
+    if not recipe.distill.epochs:
+        raise DistillError("distill.epochs is 0, so no arm would be trained: give distill.epochs=10")
+    arms = _choose(recipe, names, [_read(text) for text in own], before)
+    count = len(before.get("seeds", range(SEEDS))) if seeds is None else seeds
+    if count < 1:
+        raise DistillError(f"--seeds {count}: give at least 1; two or more tell how much of a difference is noise")
+    rates = tuple(before.get("lrs", ())) if lrs is None else _rates(lrs)
+    named = names is not None or bool(before.get("arms"))
+    made = Comparison(recipe, arms, tuple(range(recipe.seed, recipe.seed + count)), rates, named)
+    for arm in arms:
+        if not made.variant(arm, recipe.seed, None).distill.epochs:
+            raise DistillError(f"arm {arm.name}: distill.epochs is 0, so it would not be trained")
+    return made
+
+
+def _choose(recipe: Recipe, names: str | None, own: list[Arm], before: Mapping[str, Any]) -> tuple[Arm, ...]:
+    without = [
+        Arm(f"no-{loss.label}", f"The recipe without {loss.label}.", {f"distill.losses.{loss.name}": 0})
+        for loss in recipe.distill.losses
+    ]
+    known = {arm.name: arm for arm in (*without, *BUILTIN)}
+    for arm in own:
+        if arm.name in known:
+            raise DistillError(f"--arm {arm.name}: there is an arm of that name already: choose another")
+        known[arm.name] = arm
+    earlier = [Arm(**arm) for arm in before.get("arms", ())]
+    known |= {arm.name: arm for arm in earlier if arm.name not in known}
+    wanted = [arm.name for arm in earlier] or list(DEFAULT)
+    if names is not None:
+        wanted = [name.strip() for name in names.split(",")]
+    wanted += [arm.name for arm in own if arm.name not in wanted]
+    for name in wanted:
+        if wanted.count(name) > 1:
+            raise DistillError(f"--arms: {name} is given twice")
+        if name not in known:
+            hint = nearest(name, known) or f": there are {', '.join(known)}"
+            raise DistillError(f"--arms: no arm '{name}'{hint}")
+    return tuple(known[name] for name in wanted)
+
+
+def _read(text: str) -> Arm:
+    """`name=key=value key=value`"""
+    name, equals, rest = (part.strip() for part in text.partition("="))
+    if not equals or not re.fullmatch(r"\w[\w.-]*", name) or name == "plots" or name.startswith("base-"):
+        raise DistillError(
+            f"--arm '{text}': expected name=key=value ..., with a name of letters, digits, '-', '_' and '.' that is not "
+            "'plots' or 'base-...'"
+        )
+    try:
+        words = shlex.split(rest)
+    except ValueError as error:
+        raise DistillError(f"--arm {name}: {error}") from None
+    return Arm(name, rest, tuple(words))
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    try:
+        rates = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        rates = ()
+    if not rates or not all(0 < rate < math.inf for rate in rates) or len(set(rates)) < len(rates):
+        raise DistillError(f"--lrs: expected different learning rates above 0, as in 1e-4,3e-4, got '{text}'")
+    return rates
+
+
+def _plain(overrides: Overrides) -> dict[str, Any] | list[str]:
+    return dict(overrides) if isinstance(overrides, Mapping) else list(overrides)

@@ -1,0 +1,222 @@
+"""The run folder: what a run leaves behind, how it goes on after a kill, and that no other run is in its way."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
+from itertools import chain, takewhile
+from pathlib import Path
+from typing import Any, TextIO
+
+from distill.errors import DistillError
+from distill.machine import env
+from distill.machine.disk import LOCK, discard, machine_fault, sync, take
+from distill.recipe.yaml import flatten
+
+RECIPE, STAGES, ENV, LOG = "recipe.yaml", "stages.json", "env.json", "log.txt"
+COMPARISON = "compare.json"  # instead of stages, in the folder of `distill compare`
+_UNFINISHED = ".unfinished-"
+
+
+class RunFolder:
+    """One run's folder. Nothing is on the disk before the first write, so a run that cannot start leaves no trace.
+
+    A file is written under another name and renamed when it is complete: what is there is whole, at every moment.
+
+    Attributes:
+        path: the folder.
+        resumed: True where it goes on with an earlier run.
+    """
+
+    def __init__(self, path: Path, recipe_yaml: str, *, resumed: bool) -> None:
+        self.path, self.resumed = path, resumed
+        self._recipe = recipe_yaml
+        self._stages: dict[str, Any] = {}
+        self._lock: TextIO | None = None
+        self._follows = False
+
+    @classmethod
+    def create(cls, path: Path, recipe_yaml: str, *, resume: bool = False) -> RunFolder:
+        """Choose the folder of a run. One that goes on is taken at once, a new one by its first write.
+
+        Args:
+            path: the folder; new or empty, but for `resume`.
+            recipe_yaml: the resolved recipe.
+            resume: go on with the run in the folder.
+
+        Raises:
+            DistillError: the folder is there already or in use; or it holds no run to go on with, or another recipe's.
+        """
+        if not resume:
+            if path.exists() and (not path.is_dir() or any(not _ours(file.name) for file in path.iterdir())):
+                command = "compare" if (path / COMPARISON).is_file() else "run"
+                goes_on = f", or go on with it: distill {command} --resume {path}" if (path / RECIPE).is_file() else ""
+                raise DistillError(f"{path} is there already: choose another --out{goes_on}")
+            return cls(path, recipe_yaml, resumed=False)
+        recipe = recipe_of(path)
+        old = recipe.read_text(encoding="utf-8")
+        if old != recipe_yaml:
+            lines = difflib.unified_diff(
+                flatten(old, str(recipe)), flatten(recipe_yaml, "the recipe now"), n=0, lineterm=""
+            )
+            changed = "\n".join(f"  {line}" for line in lines if line[0] in "+-" and line[:3] not in ("---", "+++"))
+            if changed:
+                mend = "take the change back, or start a new run"
+                raise DistillError(f"{path} was started with another recipe: {mend}\n{changed}")
+        folder = cls(path, recipe_yaml, resumed=True)
+        folder.open()
+        folder._stages = _read_stages(path / STAGES)
+        return folder
+
+    @classmethod
+    def follow(cls, path: Path, recipe_yaml: str, *, resume: bool) -> RunFolder:
+        """The folder of a run that another process leads (see `distill.machine.parallel`): what is written here goes nowhere."""
+        folder = cls(path, recipe_yaml, resumed=resume)
+        folder._follows = True
+        if resume:
+            folder.refresh()
+        return folder
+
+    @property
+    def started(self) -> bool:
+        """Whether there is something to go on with."""
+        return (self.path / RECIPE).is_file()
+
+    @property
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """What every finished stage left, in the order they finished."""
+        return dict(self._stages)
+
+    def done(self, stage: str) -> dict[str, Any] | None:
+        """What a stage left when it finished, or None where it has not."""
+        return self._stages.get(stage)
+
+    def refresh(self) -> None:
+        """Take what the leader has recorded of stages."""
+        self._stages = _read_stages(self.path / STAGES)
+
+    def finish(self, stage: str, payload: dict[str, Any]) -> None:
+        """Record that a stage is finished, with what those after it need."""
+        stages = self._stages | {stage: payload}
+        self.write_json(STAGES, {"format": 1, "stages": stages})
+        self._stages = stages
+
+    def begin_with(self, source: Path, until: Collection[str], files: Mapping[str, Iterable[str]]) -> None:
+        """Take over stages that another run has finished, as if they had been done here.
+
+        Args:
+            source: the folder of that run, which stays as it is.
+            until: stages up to the first of these are taken.
+            files: what each stage left beside its record, by stage.
+        """
+        taken = dict(takewhile(lambda stage: stage[0] not in until, _read_stages(source / STAGES).items()))
+        for name in chain.from_iterable(files.get(stage, ()) for stage in taken):
+            self.write_with(name, partial(shutil.copyfile, source / name))
+        self.write_json(STAGES, {"format": 1, "stages": taken})
+        self._stages = taken
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a file of the folder; `name` may be in a folder of it. Returns its path."""
+        return self.write_with(name, lambda path: path.write_text(text, encoding="utf-8", newline="\n"))
+
+    def write_json(self, name: str, data: Any) -> Path:
+        """Write plain data. NumPy's numbers are numbers, NaN and infinity are null, paths are text."""
+        text = json.dumps(data, default=lambda value: value.item() if hasattr(value, "item") else str(value))
+        return self.write_text(name, json.dumps(json.loads(text, parse_constant=lambda _: None), indent=2) + "\n")
+
+    def write_with(self, name: str, write: Callable[[Path], Any]) -> Path:
+        """Let `write(path)` make a file; it gets its name in the folder when it is complete.
+
+        Raises:
+            RunError: the disk is full or cannot be written; nothing is left of the file.
+        """
+        file = self.path / name
+        if self._follows:
+            return file
+        self.open()
+        unfinished = file.with_name(f"{_UNFINISHED}{file.name}")  # same suffix: some writers choose the format by it
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write(unfinished)
+            sync(unfinished)
+            if file.is_dir():  # an export that is a folder cannot be replaced in one step
+                discard(file)
+            os.replace(unfinished, file)
+        except BaseException as error:
+            fault = machine_fault(error, file)  # before the room that the file took is free again
+            discard(unfinished)
+            if fault is not None:
+                raise fault from error
+            raise
+        return file
+
+    def open(self) -> None:
+        """Make the folder and take it. Every write does this; call it where something else is to write in there."""
+        if self._lock is not None or self._follows:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = take(self.path)
+            for left in list(self.path.rglob(f"{_UNFINISHED}*")):  # by a run that was killed
+                discard(left)
+        except OSError as error:
+            raise machine_fault(error, self.path) or error from error
+        if not self.resumed:
+            if self.started:
+                self.close()
+                raise DistillError(f"{self.path} was taken by another run in the meantime: start again")
+            self.write_text(RECIPE, self._recipe)
+        known = json.loads((self.path / ENV).read_text(encoding="utf-8")) if (self.path / ENV).is_file() else []
+        self.write_json(ENV, [*known, env.collect()])  # one entry for each time that it was started
+
+    def close(self) -> None:
+        """Let another run have the folder."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def recipe_of(path: Path) -> Path:
+    """The resolved recipe of the run in a folder, or a DistillError."""
+    if not (path / RECIPE).is_file():
+        raise DistillError(f"{path} holds no run to go on with: there is no {path / RECIPE}")
+    return path / RECIPE
+
+
+def next_path(name: str, root: Path = Path("runs")) -> Path:
+    """Where a new run of the recipe `name` goes: `runs/<name>-<n>`, one above the highest there is."""
+    return root / f"{name}-{max(_numbers(name, root), default=0) + 1}"
+
+
+def last_path(name: str, root: Path = Path("runs")) -> Path:
+    """The latest run of the recipe `name`, or a DistillError."""
+    numbers = _numbers(name, root)
+    if not numbers:
+        raise DistillError(f"nothing to go on with: there is no {root / name}-1 here; --out names another folder")
+    return root / f"{name}-{max(numbers)}"
+
+
+def _read_stages(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        if data["format"] == 1:
+            return dict(data["stages"])
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise DistillError(f"{file} was not written by this version or is damaged: start a new run")
+
+
+def _numbers(name: str, root: Path) -> list[int]:
+    found = (re.fullmatch(rf"{re.escape(name)}-([0-9]+)", folder.name) for folder in root.glob(f"{name}-*"))
+    return [int(match[1]) for match in found if match]
+
+
+def _ours(name: str) -> bool:
+    return name == LOCK or name.startswith(_UNFINISHED)

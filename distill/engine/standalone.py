@@ -1,0 +1,103 @@
+"""What can be asked without a run: what would be cut, whether everything is in order, a checkpoint's mAP, an export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import prune
+from distill.engine import preflight as inputs
+from distill.engine import steps
+from distill.errors import DistillError
+from distill.machine.console import Console
+from distill.machine.device import pick_device
+from distill.recipe.schema import SHAPES, EvalOptions, ExportOptions, Recipe
+from distill.yolo.checkpoint import detector as checkpoint
+from distill.yolo.checkpoint.detector import Detector
+from distill.yolo.data import dataset as datasets
+from distill.yolo.data.dataset import DataSet
+from distill.yolo.evaluation.evaluate import Exchange, Metrics
+from distill.yolo.evaluation.evaluate import evaluate as measure
+from distill.yolo.evaluation.exchange import PARTS, of_teacher
+from distill.yolo.export.export import check_exports, export_checkpoint
+
+
+def plan(recipe: Recipe, console: Console) -> prune.PrunePlan:
+    """Print what a run would cut, layer by layer, with the parameters and FLOPs that are left. Nothing is written."""
+    teacher = _teacher(recipe)
+    inputs.warn_of_size(recipe, teacher, console)
+    data = _open(recipe.data, teacher, console)
+    made = steps.make_plan(recipe, teacher, data, pick_device(recipe.device), console)
+    width = max(len(group.name) for group in made.groups)
+    console.result(f"{'channels of':<{width}}  before  after")
+    for group in made.groups:
+        console.result(f"{group.name:<{width}}  {group.before:>6}  {group.after:>5}")
+    console.result(steps.describe(made))
+    return made
+
+
+def check(recipe: Recipe, console: Console) -> None:
+    """Open everything that a run needs.
+
+    Raises:
+        DistillError: what is wrong first.
+    """
+    pick_device(recipe.device)
+    check_exports(recipe.export)
+    teacher = inputs.open_teacher(recipe) if recipe.model else None
+    if teacher is not None:
+        inputs.warn_of_size(recipe, teacher, console)
+    teaching = inputs.fitting_losses(recipe, teacher, console)
+    inputs.check_network(recipe, teacher)
+    if recipe.data != SHAPES:
+        inputs.check_labels(recipe, _open(recipe.data, teacher, console), teaching)
+
+
+def evaluate(path: str, options: EvalOptions, console: Console) -> None:
+    """Print a checkpoint's mAP as its own project would measure it; given the teacher, also what boxes and scores lost."""
+    device = pick_device(options.device)
+    student = checkpoint.load(path, trust=options.trust)
+    teacher = checkpoint.load(options.teacher, trust=options.trust) if options.teacher else None
+    data = _open(options.data, student, console)
+    size = options.imgsz or student.imgsz or 640
+
+    def measured(network: Detector, exchange: Exchange | None = None) -> Metrics:
+        return measure(network.model, data, imgsz=size, batch=options.batch, device=device, exchange=exchange)
+
+    found = measured(student)
+    rows = {"mAP50-95": found.map50_95, "mAP50": found.map50, **found.per_class}
+    if teacher is not None:
+        for part in PARTS:
+            rows[f"mAP50-95 with the teacher's {part}"] = measured(
+                student, of_teacher(teacher.model, part, device)
+            ).map50_95
+        rows["mAP50-95 of the teacher"] = measured(teacher).map50_95
+    width = max(map(len, rows))
+    console.result(f"{found.images} images, {found.instances} objects, imgsz {size}")
+    for name, value in rows.items():
+        console.result(f"{name:<{width}}  {value:.3f}")
+
+
+def export(path: str, formats: tuple[str, ...], options: ExportOptions, console: Console) -> None:
+    """Convert a checkpoint; the results lie beside it."""
+    check_exports(formats)
+    size = options.imgsz or checkpoint.load(path, trust=options.trust).imgsz or 640
+    for name in formats:
+        made = export_checkpoint(Path(path), name, Path(path).absolute().parent, size, trust=options.trust)
+        checked = "not compared" if made.max_abs_diff is None else f"outputs differ by {made.max_abs_diff:.1e}"
+        console.result(f"{made.file}  {made.size_mb:.1f} MB, {checked}")
+
+
+def _open(path: str, network: Detector | None, console: Console) -> DataSet:
+    """A data set, with what its user should know of it on the screen."""
+    data = datasets.load(path, network.names if network else None, progress=console.track)
+    for warning in data.warnings:
+        console.warn(warning)
+    return data
+
+
+def _teacher(recipe: Recipe) -> Detector:
+    if recipe.model is None or recipe.data == SHAPES:
+        raise DistillError(
+            f"plan {recipe.name}: it needs a trained checkpoint and its images: give model=... and data=..."
+        )
+    return inputs.open_teacher(recipe)

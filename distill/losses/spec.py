@@ -1,0 +1,85 @@
+"""A loss as a recipe names it: its weight, its options, and when in the training it counts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+FADES = ("none", "linear", "cosine")
+# What stands beside a loss's options in a recipe and is none of them.
+RESERVED = ("weight", "warmup", "until", "fade")
+# Columns that are there already: the sum, a penalty, and the terms of the labels, of either kind of head.
+TAKEN = (
+    "loss",
+    "labels",
+    "penalty",
+    "box_loss",
+    "cls_loss",
+    "dfl_loss",
+    "box",
+    "obj",
+    "cls",
+    "epoch",
+    "lr",
+    "map50",
+    "map50_95",
+)
+
+
+@dataclass(frozen=True)
+class Span:
+    """When in a training a loss counts, and with how much of its weight.
+
+    It rises in a line from 0 over the share `warmup`, and is over at the share `until`: at once, or as `fade` lets it fall
+    from the end of the warm-up on.
+    """
+
+    warmup: float = 0.0  # shares of the training; below `until`
+    until: float = 1.0
+    fade: str = "none"  # one of FADES
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it goes on to the end of the training."""
+        return self.until >= 1
+
+    def over(self, progress: float) -> bool:
+        """Whether nothing of the loss is left when a part `progress`, 0 to 1, of the training is done."""
+        return not self.lasts and progress >= self.until
+
+    def at(self, progress: float) -> float:
+        """The factor of the weight, 0 to 1, when a part `progress` of the training is done."""
+        if self.over(progress):
+            return 0.0
+        if progress < self.warmup:
+            return progress / self.warmup
+        falling = min(1.0, (progress - self.warmup) / (self.until - self.warmup))
+        if self.fade == "linear":
+            return 1 - falling
+        return (1 + math.cos(math.pi * falling)) / 2 if self.fade == "cosine" else 1.0
+
+
+ALWAYS = Span()
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """One loss of a recipe.
+
+    Attributes:
+        name: a built-in name, `/absolute/file.py:function` or `package.module:function`.
+        weight: its factor in the sum, above 0: a loss of weight 0 is left out when a recipe is read.
+        options: the function's other keyword arguments.
+        span: when in the training it counts.
+    """
+
+    name: str
+    weight: float = 1.0
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    span: Span = ALWAYS
+
+    @property
+    def label(self) -> str:
+        """The name without its file or module, as columns and messages show it."""
+        return self.name.rpartition(":")[2]

@@ -1,0 +1,1 @@
+"""The machine: its console, devices, processes, disk and speed."""

@@ -1,0 +1,115 @@
+"""Recipe files: found, read strictly into the dataclasses of `recipe_keys`, and written again."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from distill.errors import DistillError
+from distill.machine.words import nearest
+from distill.recipe.schema import Recipe
+from distill.recipe.section import Overrides, Section, bind, rows
+from distill.recipe.yaml import Item, dump, read, wrap
+
+
+def load(recipe: str | Path, overrides: Overrides = ()) -> Recipe:
+    """Read a recipe file.
+
+    Args:
+        recipe: a path, or the bare name of a shipped recipe.
+        overrides: `key=value` words as on the command line; or a mapping of dotted keys to text, read the same way, or
+            to plain Python values.
+
+    Raises:
+        DistillError: with everything that is wrong, one line each.
+    """
+    file = find(recipe)
+    problems: list[str] = []
+    try:
+        item = read(file.read_text(encoding="utf-8-sig"), _short(file), problems)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DistillError(f"{_short(file)}: not readable as a recipe: {error}") from None
+    if item is None:
+        raise DistillError("\n".join(problems))
+    if isinstance(item.value, dict) and "name" not in item.value:
+        name = wrap(re.sub(r"[^\w.-]+", "-", file.stem), item.where)
+        item = replace(item, value={"name": name, **item.value})
+    folders = (file.absolute().parent, Path.cwd())
+    return bind(Recipe, item, overrides, problems, folders=folders, check=_check)
+
+
+def changed(recipe: Recipe, overrides: Overrides) -> Recipe:
+    """The recipe with some keys replaced, in the ways and with the complaints of `load`."""
+    item = wrap(Section(Recipe).write(recipe), recipe.name)
+    return bind(Recipe, item, overrides, folders=(Path.cwd(),), check=_check)
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The resolved recipe: every key. `load` gives an equal recipe back."""
+    return dump(Section(Recipe).write(recipe))
+
+
+def keys() -> list[tuple[str, str, str, str]]:
+    """Rows of `distill ls keys`: dotted key, type, default, help."""
+    return list(rows(Recipe))
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with the program, by bare name."""
+    return {file.stem: file for file in sorted(_recipes().glob("*.yaml"))}
+
+
+def find(recipe: str | Path) -> Path:
+    """The file of a recipe that is named by its path or, for a shipped one, by its bare name."""
+    path, files = Path(recipe).expanduser(), shipped()
+    if path.is_file():
+        return path
+    if path.is_dir() and (path / "recipe.yaml").is_file():
+        raise DistillError(f"{recipe} is the folder of a run; to go on with it: distill run --resume {recipe}")
+    if str(recipe) in files:
+        return files[str(recipe)]
+    known = f"give the path of a file or one of {', '.join(files)}; or, with --resume, the folder of a run"
+    hint = nearest(str(recipe), files) or f": {known}"
+    raise DistillError(f"no recipe '{recipe}'{hint}")
+
+
+def _recipes() -> Path:
+    """Inside the package where it was installed (setup.cfg maps it there), beside the package in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "recipes"
+    return inside if inside.is_dir() else package.parent / "recipes"
+
+
+def _short(file: Path) -> str:
+    """A file as messages name it."""
+    if file.is_absolute() and file.is_relative_to(Path.cwd()):
+        return str(file.relative_to(Path.cwd()))
+    return file.name if file.parent == _recipes() else str(file)
+
+
+def _check(recipe: Recipe, item: Item) -> list[str]:
+    """What no key can see alone."""
+
+    def at(name: str) -> str:
+        return item.value[name].key if name in item.value else item.where
+
+    problems = []
+    train, distill = recipe.teacher.train, recipe.distill
+    if recipe.model is None and train is None:
+        what = "The checkpoint to make smaller; teacher.train={} trains one first."
+        problems.append(f"{at('model')}: model is not set: give model=... ({what})")
+    if recipe.model is not None and train is not None:
+        mend = "leave one out (model=null or teacher.train=null)"
+        problems.append(f"{at('model')}: model and teacher.train are both set, and the teacher is one of them: {mend}")
+    if distill.epochs and not distill.losses and not distill.labels:
+        problems.append(
+            f"{at('distill')}: distill has no losses and labels: 0, so nothing to train on: epochs=0 says so"
+        )
+    if distill.epochs and distill.losses and not distill.labels and not any(loss.span.lasts for loss in distill.losses):
+        problems.append(
+            f"{at('distill')}: distill has labels: 0 and every loss ends before the training does: leave out until of one"
+        )
+    if not re.fullmatch(r"\w[\w.-]*", recipe.name):
+        problems.append(f"{at('name')}: name: expected letters, digits, '-', '_' and '.', got {recipe.name!r}")
+    return problems

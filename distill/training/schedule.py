@@ -1,0 +1,175 @@
+"""How long, how fast and on what a network trains, chosen from the number of optimizer steps there will really be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+SMALL = 1000  # optimizer steps below which a run is short: every step counts
+TINY = 250  # and below which more of them are worth more than images to each
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A whole training run, apart from its data and losses.
+
+    The learning rate rises in a line over `warmup_steps`, then falls as a half cosine to `lr * lrf`, step by step and
+    not epoch by epoch: a recovery has few epochs.
+    """
+
+    epochs: int
+    batch: int  # images to a forward pass
+    steps: int  # optimizer steps in the whole run: epochs times batches, by `accumulate`
+    optimizer: str = "AdamW"
+    lr: float = 3e-4  # at its highest
+    lrf: float = 0.01  # the last learning rate as a part of the highest
+    warmup_steps: int = 0  # optimizer steps
+    accumulate: int = 1  # forward passes to an optimizer step
+    momentum: float = 0.9  # of SGD, or AdamW's first beta
+    weight_decay: float = 5e-4
+    bn_momentum: float | None = None  # how fast BatchNorm statistics move; None leaves the network's own
+    freeze_bn: bool = False  # BatchNorm keeps to its statistics, and does not normalise by those of the batch
+    mosaic: float = 0.0  # probability that an image is made of four
+    close_mosaic: int = 0  # epochs at the end without mosaic
+    scale: float = 0.5  # images are scaled by 1 ± this
+    translate: float = 0.1  # and moved by up to this part of their size
+    fliplr: float = 0.5  # probability of a left-right flip
+    ema_tau: float = 2000.0  # at step s the averaged weights remember the last exp(s / ema_tau) steps, 10,000 at most
+    val_every: int = 1  # epochs between validations; the last epoch is always validated
+
+    def lr_at(self, progress: float) -> float:
+        """The learning rate when a part `progress`, 0 to 1, of the run is over."""
+        step = progress * self.steps
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / (self.warmup_steps + 1)  # never 0: the first step counts too
+        falling = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return self.lr * (self.lrf + (1 - self.lrf) * (1 + math.cos(math.pi * min(1.0, falling))) / 2)
+
+    @property
+    def augmentation(self) -> dict[str, float]:
+        """How images are changed in training, by ultralytics' names."""
+        return {name: getattr(self, name) for name in ("mosaic", "scale", "translate", "fliplr")}
+
+    def describe(self) -> str:
+        """One line for the screen and the report."""
+        batch = f"{self.batch}" if self.accumulate == 1 else f"{self.batch}x{self.accumulate}"
+        mosaic = f"mosaic {self.mosaic:g}" if self.mosaic else "no mosaic"
+        if self.mosaic and self.close_mosaic:
+            mosaic += f", none in the last {self.close_mosaic} epochs"
+        bn = "" if self.bn_momentum is None else f"BatchNorm momentum {self.bn_momentum:g}"
+        parts = [
+            f"{self.epochs} epochs, {self.steps} steps of {batch} images",
+            f"{self.optimizer}, lr {self.lr:.1e} to {self.lr * self.lrf:.1e} by cosine",
+            f"{self.warmup_steps} steps of warm-up" if self.warmup_steps else "no warm-up",
+            "BatchNorm statistics frozen" if self.freeze_bn else bn,
+            mosaic,
+        ]
+        return "; ".join(filter(None, parts))
+
+
+def recovery(
+    images: int,
+    batch: int,
+    epochs: int,
+    *,
+    lr: float | None = None,
+    freeze_bn: bool = False,
+    keep_batch: bool = False,
+    processes: int = 1,
+) -> Schedule:
+    """Training a repaired student towards its teacher: a correction, not a new start.
+
+    Gradients are not accumulated, and a run of fewer than 1000 steps takes smaller batches, down to 8, to have more of
+    them; one of fewer than 250, down to 4. The learning rate has no default that suits every network and length, and
+    batch statistics do not suit every data set: `distill.yolo.training.tuning` finds out.
+
+    Args:
+        images: training images.
+        batch: images to a step, at most.
+        epochs: passes over the images.
+        lr: highest learning rate; 1e-3 where it is not known yet.
+        freeze_bn: BatchNorm keeps to its statistics. Otherwise they are those of the repaired student, and move slowly.
+        keep_batch: take `batch` as it stands.
+        processes: that share a batch, and get the same number of images each.
+    """
+    for least, few in ((8, SMALL), (4, TINY)):
+        while not keep_batch and batch > least and epochs * _batches(images, batch) < few:
+            smaller = max(least, batch // 2)
+            if smaller % processes:
+                break
+            batch = smaller
+    steps = epochs * _batches(images, batch)
+    short = steps < 2 * SMALL
+    return Schedule(
+        epochs=epochs,
+        batch=batch,
+        steps=steps,
+        lr=lr if lr is not None else 1e-3,
+        lrf=0.01,
+        warmup_steps=min(100, steps // 20),
+        bn_momentum=0.03 if short else 0.01,
+        freeze_bn=freeze_bn,
+        # A short run stays near what calibration saw: it has no time to get used to other images.
+        mosaic=0.0 if short else 0.5,
+        close_mosaic=0 if short else max(1, epochs // 5),
+        scale=0.1 if short else 0.5,
+        translate=0.05 if short else 0.1,
+        ema_tau=_memory(steps),
+    )
+
+
+def teacher(
+    images: int, batch: int, epochs: int, *, lr: float | None = None, mosaic: float = 1.0, val_every: int = 1
+) -> Schedule:
+    """Training a network from scratch, or from someone else's weights, on one's own images.
+
+    Args:
+        images: training images.
+        batch: images to a step.
+        epochs: passes over the images, at most: training ends when validation stops improving.
+        lr: highest learning rate, 1e-3 unless given.
+        mosaic: probability that an image is made of four; none in the last fifth of the epochs.
+        val_every: epochs between validations.
+    """
+    steps = epochs * _batches(images, batch)
+    return Schedule(
+        epochs=epochs,
+        batch=batch,
+        steps=steps,
+        lr=lr if lr is not None else 1e-3,
+        warmup_steps=min(3 * _batches(images, batch), steps // 10),
+        mosaic=mosaic,
+        close_mosaic=max(1, epochs // 5) if mosaic else 0,
+        ema_tau=_memory(steps),
+        val_every=val_every,
+    )
+
+
+def sparsify(images: int, batch: int, epochs: int, *, lr: float | None = None) -> Schedule:
+    """Training on under a penalty that pushes channels to zero: long steps, for the scales have far to go.
+
+    Args:
+        images: training images.
+        batch: images to a step.
+        epochs: passes over the images.
+        lr: highest learning rate, 1e-3 unless given; it ends at a tenth, so that the penalty works to the end.
+    """
+    steps = epochs * _batches(images, batch)
+    return Schedule(
+        epochs=epochs,
+        batch=batch,
+        steps=steps,
+        lr=lr if lr is not None else 1e-3,
+        lrf=0.1,
+        warmup_steps=min(100, steps // 20),
+        ema_tau=_memory(steps),
+    )
+
+
+def _batches(images: int, batch: int) -> int:
+    return max(1, math.ceil(images / batch))
+
+
+def _memory(steps: int) -> float:
+    """`ema_tau` for an average over exp(3) = 20 steps at the end of a short run; a long one has ultralytics' own."""
+    return min(2000.0, max(1.0, steps / 3))

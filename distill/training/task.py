@@ -1,0 +1,198 @@
+"""A student, its frozen teacher and the losses between them, as one module that turns a batch into scalars."""
+
+from __future__ import annotations
+
+import copy
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.errors import DistillError
+from distill.losses import Loss
+from distill.losses.context import LossContext, Outputs
+
+Runner = Callable[[nn.Module, Tensor], Outputs]
+LabelLoss = Callable[[nn.Module, Outputs, Mapping[str, Any]], Mapping[str, Tensor]]
+
+CHECKED_BATCHES = 3
+PROBE = 64  # side in pixels of an image that every detector takes, one of stride 64 too
+
+
+class DistillationTask(nn.Module):
+    """`task(batch)` runs both networks and gives every weighted loss by name, and their sum as `loss`.
+
+    The teacher is no submodule: `parameters()`, `state_dict()` and `train()` do not see it, so it joins no optimizer,
+    no checkpoint and no BatchNorm update. It still moves with `.to(device)`, and copies of the task share it. Losses
+    that are Modules are submodules: their parameters train, and stay behind when the student is taken out. One that has
+    a method `prepare(channels)` makes its layers there, for the student's channels per pyramid level.
+
+    In its first three batches each loss is watched: one that is not a finite scalar, stays zero, or reaches the
+    student with no gradient ends the run with its name, instead of being a silent column of the report. That is asked of
+    its value without its weight, so of one that is still warming up too; one that is over is not called any more.
+
+    Args:
+        student: the network to train.
+        teacher: the original, best with BatchNorm folded in; copied and frozen.
+        losses: what pulls the student to the teacher.
+        run: runs either network on images and gives its raw outputs.
+        keep: per pyramid level the teacher's channels that the student still has; None where it has them all.
+        labelled: the student's own loss on labels, by name, given (student, its outputs, batch).
+        labels: weight of `labelled`; 0, or a batch without `cls`, trains from the teacher alone.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        losses: Sequence[Loss],
+        *,
+        run: Runner,
+        keep: Sequence[Sequence[int]] | None = None,
+        labelled: LabelLoss | None = None,
+        labels: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not (labelled and labels):
+            _refuse_idle(losses, "distill.labels is 0")
+        self.student = student
+        self.losses = list(losses)
+        self.learned = nn.ModuleList(loss.call for loss in losses if isinstance(loss.call, nn.Module))
+        self.run, self.labelled, self.labels = run, labelled, labels
+        # In a list, for a Module assigned to an attribute would become a submodule.
+        self._teacher = [copy.deepcopy(teacher).eval().requires_grad_(False)]
+        self._levels = 0 if keep is None else len(keep)
+        for level, channels in enumerate(keep or ()):
+            self.register_buffer(f"keep{level}", torch.as_tensor(channels, dtype=torch.long), persistent=False)
+        for module in self.learned:  # here, for whoever has the task may make an optimizer of its parameters
+            if prepare := getattr(module, "prepare", None):
+                prepare(self._channels())
+        self._seen = 0
+        self._silent = {loss.name for loss in losses}
+
+    @property
+    def teacher(self) -> nn.Module:
+        """The frozen original, in eval mode."""
+        return self._teacher[0]
+
+    @property
+    def keep(self) -> tuple[Tensor, ...] | None:
+        """Per level the teacher's channels that the student still has, or None where it has them all."""
+        return tuple(getattr(self, f"keep{level}") for level in range(self._levels)) or None
+
+    def scale(self, factors: Mapping[str, float]) -> None:
+        """Multiply the weights of losses, by name; those that are not named stay as they are."""
+        self.losses = [replace(loss, weight=loss.weight * factors.get(loss.name, 1.0)) for loss in self.losses]
+
+    def try_out(self, batch: Mapping[str, Any]) -> None:
+        """Call each loss once; what it gives is not judged.
+
+        Raises:
+            DistillError: one that fails, or gives no scalar, by name.
+        """
+        self._seen = CHECKED_BATCHES
+        self(batch)
+
+    def forward(self, batch: Mapping[str, Any], progress: float = 0.0) -> dict[str, Tensor]:
+        """Every term times its weight, by name, and their sum as `loss`: a mean per image, whatever the batch size.
+
+        A loss that is over is still there, as 0: the terms are the same from the first batch to the last.
+
+        Args:
+            batch: `img`, (B, 3, H, W) in [0, 1], and where there are labels the loader's keys for them.
+            progress: how much of the training is over, 0 to 1.
+        """
+        images = batch["img"]
+        active = [loss for loss in self.losses if not loss.span.over(progress)]
+        student = self.run(self.student, images)
+        with torch.no_grad():  # not inference_mode: what a loss makes of its tensors must allow a backward pass
+            teacher = self.run(self.teacher, images) if active else student  # whom nobody asks
+        targets = {key: value for key, value in batch.items() if key != "img"} if "cls" in batch else None
+        terms: dict[str, Tensor] = {}
+        if self.labelled and self.labels and targets is not None:
+            terms = {name: self.labels * term for name, term in self.labelled(self.student, student, batch).items()}
+        else:
+            _refuse_idle(self.losses, "the data has no labels")
+        # Divergences between near-equal outputs vanish in half precision.
+        with torch.autocast(images.device.type, enabled=False):
+            ctx = LossContext(images, student, teacher, targets, progress, self.keep)
+            values = {loss.name: _evaluate(loss, ctx) for loss in active}
+        if torch.is_grad_enabled() and self._seen < CHECKED_BATCHES:
+            self._watch(values, student)
+        none = torch.zeros((), device=images.device)
+        terms |= {loss.name: loss.weight_at(progress) * values.get(loss.name, none) for loss in self.losses}
+        return terms | {"loss": torch.stack([term.float() for term in terms.values()]).sum()}
+
+    def _channels(self) -> list[int]:
+        """Channels of the student's features, per pyramid level."""
+        if self.keep is not None:
+            return [len(channels) for channels in self.keep]
+        # They are the teacher's, and running that one leaves no trace: it is in eval mode.
+        with torch.no_grad():
+            probe = next(self.teacher.parameters()).new_zeros(1, 3, PROBE, PROBE)
+            return [feature.shape[1] for feature in self.run(self.teacher, probe).neck]
+
+    def _watch(self, values: Mapping[str, Tensor], student: Outputs) -> None:
+        """Raise at the first loss that cannot teach the student anything."""
+        self._seen += 1
+        reachable = student.tensors()
+        for name, value in values.items():
+            if not torch.isfinite(value):
+                raise DistillError(f"loss '{name}' is {value.item()} in batch {self._seen}")
+            gradients: Sequence[Tensor | None] = ()
+            if value.requires_grad and reachable:
+                gradients = torch.autograd.grad(value, reachable, retain_graph=True, allow_unused=True)
+            if all(gradient is None for gradient in gradients):
+                raise DistillError(f"loss '{name}' has no gradient to the student: it detaches it, or does not use it")
+            if any(gradient is not None and gradient.any() for gradient in gradients):
+                self._silent.discard(name)
+        judged = self._silent & values.keys()  # a resumed run may begin where some losses are over
+        if self._seen == CHECKED_BATCHES and judged:
+            silent = min(judged)
+            state = "is zero" if values[silent] == 0 else "gives the student a gradient of zero"
+            raise DistillError(f"loss '{silent}' {state} in each of the first {CHECKED_BATCHES} batches")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistillationTask:
+        self.teacher._apply(fn)
+        return super()._apply(fn, recurse)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DistillationTask:
+        memo[id(self.teacher)] = self.teacher  # frozen, and often the larger half
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        twin.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return twin
+
+
+def _refuse_idle(losses: Sequence[Loss], why: str) -> None:
+    """Raise where, for want of labels, nothing teaches the student, or nothing does at the end."""
+    if not losses:
+        raise DistillError(f"nothing to train on: {why} and distill.losses is empty")
+    if not any(loss.span.lasts for loss in losses):
+        raise DistillError(
+            f"nothing to train on at the end: {why} and every loss of distill.losses ends before (until)"
+        )
+
+
+def _place(error: Exception) -> str:
+    """The last line of somebody's own on the way to an error, and not of torch: where a loss is to be mended."""
+    frames = [
+        each for each in traceback.extract_tb(error.__traceback__)[1:] if "torch" not in Path(each.filename).parts
+    ]
+    return f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+
+
+def _evaluate(loss: Loss, ctx: LossContext) -> Tensor:
+    try:
+        value = loss.call(ctx)
+    except (DistillError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise DistillError(f"loss '{loss.name}' failed{_place(error)}: {type(error).__name__}: {error}") from error
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise DistillError(f"loss '{loss.name}' must return a scalar tensor, not {shape}")
+    return value.reshape(())

@@ -1,0 +1,1 @@
+"""YOLO checkpoints: opened safely, built, saved."""

@@ -1,0 +1,116 @@
+"""Which names a YOLO checkpoint may hold, and what each of them stands for."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from ultralytics.nn import tasks
+from ultralytics.nn.tasks import DetectionModel
+
+from distill.errors import DistillError
+from distill.yolo.checkpoint import original
+from distill.yolo.checkpoint.archive import Archive
+from distill.yolo.checkpoint.unpickle import GRAPH, PLAIN
+from distill.yolo.heads.anchor_head import PortableHead
+
+SUPPORTED = "only detectors with the head of YOLOv5, YOLOv8 and YOLO11 are supported"
+
+OTHER_TASKS = {
+    "ClassificationModel": "a classification model",
+    "SegmentationModel": "a segmentation model",
+    "SemanticSegmentationModel": "a segmentation model",
+    "PoseModel": "a pose model",
+    "OBBModel": "a model for oriented boxes",
+    "DepthModel": "a depth model",
+    "RTDETRDetectionModel": "an RT-DETR",
+    "WorldModel": "a YOLO-World",
+    "YOLOEModel": "a YOLOE",
+    "YOLOESegModel": "a YOLOE",
+}
+
+# Module classes: those of torch.nn and of ultralytics, old names included. None is ever called, see unpickle.py.
+_MODULE_PACKAGES = ("torch.nn.modules.", "ultralytics.nn.modules.")
+_MODULES: dict[str, type[nn.Module]] = {
+    "ultralytics.nn.tasks.DetectionModel": DetectionModel,
+    "ultralytics.nn.tasks.YOLOv10DetectionModel": DetectionModel,
+    "ultralytics.nn.modules.block.Silence": nn.Identity,
+    "torch.nn.modules.module.Module": nn.Module,
+    **original.MODULES,
+}
+
+# Found in checkpoints and not needed to use the network: the loss it was trained with, its score, where it lay.
+_IGNORED_PACKAGES = ("ultralytics.utils.", "ultralytics.yolo.utils.")
+_IGNORED = frozenset(
+    (
+        *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "WindowsPath")),
+        *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+        *("numpy.dtype", "numpy.ndarray", "_codecs.encode", "torch.device", "torch.fx._symbolic_trace.Tracer"),
+    )
+)
+
+_ACTIVATION = re.compile(r"(torch\.)?nn\.[A-Z]\w*\([\w\s.,=+-]*\)")  # nn.LeakyReLU(0.1, inplace=True)
+
+
+def unpickle(archive: Archive) -> Any:
+    """A checkpoint's content. Raises `DistillError` where it is not a detector's, with the most telling reason first."""
+    path, names = archive.path, archive.names
+    for name in names:
+        what = OTHER_TASKS.get(name.removeprefix("ultralytics.nn.tasks."))
+        if what:
+            raise DistillError(f"{path} is {what}, not a detector: {SUPPORTED}")
+    modules = {name: found for name in names if (found := _module_class(name))}
+    ignored = {name for name in names if name in _IGNORED or name.startswith(_IGNORED_PACKAGES)}
+    known = {*modules, *ignored, *PLAIN, GRAPH}
+    foreign = [name for name in names if name not in known]
+    if original.is_original(names):
+        original.check_names(path, foreign)
+    if foreign == ["builtins.getattr"]:  # how a method put in place of forward() is pickled
+        raise DistillError(f"{path} holds a fused network: give the .pt that training saved, with its BatchNorm layers")
+    if foreign:
+        raise _foreign(path, foreign[0])
+    return archive.load(modules, ignored, PortableHead)
+
+
+def check_description(path: Path, description: Any) -> None:
+    """Look through a model's `yaml`, from which ultralytics builds the same network anew.
+
+    It does so by evaluating the activation, and by calling whatever its own code knows by the name of each layer.
+
+    Raises:
+        DistillError: a name that is not one of a module.
+    """
+    if description is None:
+        return
+    try:
+        layers = [str(layer[2]) for layer in (*description["backbone"], *description["head"])]
+        activation = description.get("activation")
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise DistillError(f"{path} is damaged (its 'yaml' describes no network): copy or download it again") from error
+    if activation and not _ACTIVATION.fullmatch(str(activation)):
+        raise _foreign(path, str(activation))
+    for name in layers:
+        found = (
+            getattr(nn, name.removeprefix("nn."), None) if name.startswith("nn.") else getattr(tasks, name, nn.Identity)
+        )
+        if not (isinstance(found, type) and issubclass(found, nn.Module)):
+            raise _foreign(path, name)
+
+
+def _foreign(path: Path, name: str) -> DistillError:
+    return DistillError(
+        f"{path} holds '{name}', which is not part of a YOLO: nothing of it was run; only if you trust where the file "
+        "comes from, load it with trust=true"
+    )
+
+
+def _module_class(name: str) -> type[nn.Module] | None:
+    """The module class that a name stands for. Nothing is imported to find it."""
+    if name in _MODULES or not name.startswith(_MODULE_PACKAGES):
+        return _MODULES.get(name)
+    package, _, attribute = name.rpartition(".")
+    found = getattr(sys.modules.get(package), attribute, None)
+    return found if isinstance(found, type) and issubclass(found, nn.Module) else None

@@ -1,0 +1,62 @@
+"""A new network to train: from one of ultralytics' descriptions, or from a checkpoint's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+
+from distill.errors import DistillError, first_line
+from distill.yolo.checkpoint import detector as checkpoint
+from distill.yolo.heads.anchor_head import AnchorDetect
+
+USE = "use yolov5n.yaml, yolov8s.yaml, ..."
+
+
+def build(model: str, names: Mapping[int, str], *, width: float | None = None, seed: int = 0) -> DetectionModel:
+    """A detector for the given classes, on the CPU.
+
+    Args:
+        model: `yolov5n.yaml`, `yolov8s.yaml`, ... for random weights; a checkpoint for its weights, all that fit.
+        names: classes by id.
+        width: width factor in place of the description's own (0.25 for size n); not with a checkpoint.
+        seed: of the random weights.
+
+    Raises:
+        DistillError: no such description or checkpoint, or it is of no detector that is supported here.
+    """
+    source = None
+    if Path(model).suffix == ".pt":
+        source = checkpoint.load(model).model
+        if isinstance(source.model[-1], AnchorDetect):  # type: ignore[index]
+            raise DistillError(
+                f"teacher.train.model: {model} is of the original YOLOv5, which trains its own: give it as 'model', or {USE}"
+            )
+        description = source.yaml  # type: ignore[union-attr]
+    else:
+        try:
+            description = yaml_model_load(model)
+        except (FileNotFoundError, AssertionError, AttributeError, TypeError, ValueError) as error:
+            raise DistillError(f"teacher.train.model: no model '{model}': {USE}") from error
+        if width is not None:
+            if description.get("scale") not in description.get("scales", {}):
+                raise DistillError(
+                    f"teacher.train.width: '{model}' names no size, as yolov5n.yaml does: leave width out"
+                )
+            depth, _, widest = description["scales"][description["scale"]]
+            description["scales"] = {description["scale"]: [depth, width, widest]}
+    try:
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            network = DetectionModel(dict(description), nc=len(names), verbose=False)  # type: ignore[call-overload, arg-type]
+    except Exception as error:  # whatever a description of another kind of model leads to
+        raise DistillError(
+            f"teacher.train.model: no detector comes of '{model}' ({first_line(error)}): {USE}"
+        ) from error
+    checkpoint.check_head(Path(model), network)
+    if source is not None:
+        network.load(source, verbose=False)
+    network.names = dict(names)
+    return network

@@ -1,0 +1,246 @@
+"""YOLO checkpoints: read without running what is pickled in them, written so that stock ultralytics reads them."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import ultralytics
+from torch import nn
+from ultralytics.nn.modules import Detect, Focus
+from ultralytics.nn.tasks import DetectionModel, torch_safe_load
+from ultralytics.utils import DEFAULT_CFG_DICT
+
+from distill.errors import DistillError, first_line
+from distill.yolo.checkpoint import original
+from distill.yolo.checkpoint.allowed import OTHER_TASKS, SUPPORTED, check_description, unpickle
+from distill.yolo.checkpoint.archive import Archive
+from distill.yolo.checkpoint.saving import bare_copy, half, write
+from distill.yolo.heads.anchor_head import AnchorDetect, is_portable, portable, restore
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A detector from a checkpoint.
+
+    Attributes:
+        model: ultralytics' DetectionModel: float32, on the CPU, in eval mode, not fused, with gradients on.
+        names: class names by id.
+        imgsz: image size in pixels that it was trained at; None if the file does not say.
+        source: the file.
+        plan: how it was pruned, where this tool made it: the plan as plain data.
+    """
+
+    model: nn.Module
+    names: dict[int, str]
+    imgsz: int | None
+    source: Path
+    plan: dict[str, Any] | None
+
+
+def load(path: str | Path, *, trust: bool = False) -> Detector:
+    """Open a checkpoint that ultralytics saved, in training or after.
+
+    Args:
+        path: the .pt file.
+        trust: let Python unpickle it, as `YOLO(path)` does. It may then hold classes of its own, as long as they can be
+            imported, and run any code it likes. Only for files from hands you trust.
+
+    Raises:
+        DistillError: no checkpoint, no detector, a kind of detector that is not supported, or a file that holds anything
+            but parts of a YOLO. The message says which.
+    """
+    path = Path(path).expanduser()
+    archive = Archive(path)
+    trust = trust and not original.is_original(archive.names)  # those are read without their project, so never run
+    content = _trusted(path) if trust else unpickle(archive)
+    try:
+        return _detector(path, content, trust)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise DistillError(f"{path} is damaged ({first_line(error)}): copy or download it again") from error
+
+
+def save(
+    model: nn.Module, path: str | Path, *, names: Mapping[int, str], imgsz: int, plan: dict[str, Any] | None = None
+) -> None:
+    """Write a checkpoint as ultralytics does when training has ended: float16, without optimizer, hooks or loss.
+
+    `model` is not changed. The file appears complete or not at all.
+
+    Args:
+        model: ultralytics' DetectionModel. Nothing in it may be of a class of this project's.
+        path: the file to write; its folder must be there.
+        names: class names by id.
+        imgsz: what predict, val and export will use unless they are told otherwise.
+        plan: kept under "distill", as plain JSON data.
+
+    Raises:
+        RunError: the disk is full or not writable.
+    """
+    path = Path(path)
+    network: Any = bare_copy(model).cpu().eval().requires_grad_(False)
+    network.names = dict(names)
+    if isinstance(network.model[-1], AnchorDetect):
+        network.model[-1] = portable(network.model[-1])
+    args = getattr(network, "args", None)
+    network.args = {**(_plain(args) if isinstance(args, dict) else {}), "task": "detect", "imgsz": imgsz}
+    checkpoint = {
+        "epoch": -1,
+        "best_fitness": None,
+        "model": half(network),
+        "ema": None,
+        "updates": None,
+        "optimizer": None,
+        "train_args": dict(network.args),
+        "date": datetime.now().astimezone().isoformat(),
+        "version": ultralytics.__version__,
+        "license": "AGPL-3.0 (https://ultralytics.com/license)",
+        "docs": "https://docs.ultralytics.com",
+        "distill": {"plan": json.loads(json.dumps(plan))},
+    }
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    _check_own(buffer, network)
+    write(path, buffer)
+
+
+def fused(model: nn.Module) -> nn.Module:
+    """A copy for inference: eval mode, every BatchNorm folded into its convolution. `model` is not changed."""
+    network: Any = bare_copy(model).eval()
+    return network.fuse(verbose=False)
+
+
+def _trusted(path: Path) -> Any:
+    """The checkpoint's content, by ultralytics' own unpickling."""
+    try:
+        return torch_safe_load(str(path))[0]
+    except Exception as error:  # the file's own code may raise anything
+        raise DistillError(f"{path} cannot be unpickled: {first_line(error)}") from error
+
+
+def _detector(path: Path, content: Any, trust: bool) -> Detector:
+    if isinstance(content, nn.Module):
+        content = {"model": content}
+    if not isinstance(content, dict):
+        raise DistillError(f"{path} holds {type(content).__name__}, not a checkpoint: give the .pt that training saved")
+    if content.get("modelopt"):
+        raise DistillError(f"{path} was trained for quantization (QAT): prune the float checkpoint it came from")
+    model = content.get("model") if content.get("ema") is None else content["ema"]
+    if not isinstance(model, nn.Module):
+        raise DistillError(f"{path} holds weights but no network (a state dict): give the .pt that training saved")
+    detector: Any = _check_model(path, model)
+    _make_head(path, detector, content)
+    check_head(path, detector)
+    if not trust:
+        check_description(path, getattr(detector, "yaml", None))
+    options = content.get("opt")
+    options = options if isinstance(options, dict) else {}  # how the original YOLOv5 calls its train_args
+    trained_with = content.get("train_args") or {"imgsz": original.trained_at(options)}
+    trained_with = _plain(trained_with) if isinstance(trained_with, dict) else {}
+    _renew(detector, trained_with)
+    detector.pt_path = str(path)
+    _check_runs(path, detector)
+    made_by_us = content.get("distill")
+    plan = made_by_us.get("plan") if isinstance(made_by_us, dict) else None
+    return Detector(detector, _names(path, detector), _imgsz(trained_with.get("imgsz")), path, plan)
+
+
+def _check_model(path: Path, model: nn.Module) -> DetectionModel:
+    if type(model) is not DetectionModel or not isinstance(getattr(model, "model", None), nn.Sequential):
+        what = OTHER_TASKS.get(type(model).__name__, f"a {type(model).__name__}")
+        raise DistillError(f"{path} is {what}, not a detector: {SUPPORTED}")
+    return model
+
+
+def _make_head(path: Path, model: Any, content: dict[str, Any]) -> None:
+    """An anchor head, whichever way it was written, becomes an `AnchorDetect`."""
+    head = model.model[-1]
+    if isinstance(head, original.OriginalHead):
+        original.convert(path, model, content)
+    elif is_portable(head):
+        model.model[-1] = restore(head)
+
+
+def check_head(path: Path, model: Any) -> None:
+    """Refuse a network with a head, or in a state, that is not supported. Raises `DistillError` that names `path`."""
+    head = model.model[-1]
+    if getattr(head, "one2one_cv2", None) is not None or getattr(head, "end2end", False):
+        raise DistillError(f"{path} has a head that works without NMS (YOLOv10, YOLO26): {SUPPORTED}")
+    if type(head) not in (Detect, AnchorDetect):
+        raise DistillError(f"{path} has a {type(head).__name__} head: {SUPPORTED}")
+    if model.is_fused():
+        raise DistillError(f"{path} holds a fused network: give the .pt that training saved, with its BatchNorm layers")
+    channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
+    if isinstance(model.model[0], Focus):  # YOLOv5 v5.0: it lays four pixels into the channels of one
+        channels //= 4
+    if channels != 3:
+        raise DistillError(f"{path} takes images of {channels} channels: only 3 are supported")
+
+
+def _renew(model: Any, trained_with: Mapping[str, Any]) -> None:
+    """What `ultralytics.nn.tasks.load_checkpoint` does to a network from an older version; and gradients on."""
+    model.float().eval()
+    model.args = {**DEFAULT_CFG_DICT, **trained_with}
+    model.task = "detect"
+    if not hasattr(model, "stride"):
+        model.stride = torch.tensor([32.0])
+    for module in model.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = True
+        if isinstance(module, nn.Upsample):
+            module.recompute_scale_factor = None  # saved before torch 1.11, unpickling sets it to True
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".dfl." not in name)  # the DFL's weights are the numbers 0 to 15
+
+
+def _check_runs(path: Path, model: Any) -> None:
+    """A network that was saved by a changed ultralytics restores without a word, and fails in the first forward pass."""
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 3, 64, 64))
+    except Exception as error:  # whatever the missing or changed part leads to
+        version = ultralytics.__version__
+        raise DistillError(
+            f"{path} does not run with ultralytics {version} ({first_line(error)}): it was made by a changed "
+            "version of it; to use it here, train on your data with an unchanged one"
+        ) from error
+    if isinstance(model.model[-1], Detect):
+        model.model[-1].shape = None  # forget the anchors of that size
+
+
+def _names(path: Path, model: Any) -> dict[int, str]:
+    names, count = getattr(model, "names", None), int(model.model[-1].nc)
+    if isinstance(names, (list, tuple)):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or set(names) != set(range(count)):
+        raise DistillError(f"{path} has {count} classes, but not a name for each of them")
+    model.names = {int(key): str(value) for key, value in sorted(names.items())}
+    return dict(model.names)
+
+
+def _imgsz(value: Any) -> int | None:
+    sizes = value if isinstance(value, (list, tuple)) else [value]
+    whole = [size for size in sizes if isinstance(size, int) and size > 0]
+    return max(whole, default=None)
+
+
+def _plain(args: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in args.items() if value is None or isinstance(value, (str, int, float, list))}
+
+
+def _check_own(buffer: io.BytesIO, network: nn.Module) -> None:
+    """Only classes that will be there where the file is loaded: torch's, ultralytics' and a trusted file's own."""
+    buffer.seek(0)
+    roots = {"torch", "ultralytics", "collections", "builtins", "__builtin__"}
+    roots |= {type(module).__module__.split(".")[0] for module in network.modules()}
+    roots -= {"distill", "prune", "__main__"}
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(buffer)
+    foreign = [name for name in names if name.split(".")[0] not in roots]
+    if foreign:
+        raise TypeError(f"the network holds {foreign[0]}, which is not there where the file will be loaded")

@@ -1,0 +1,119 @@
+"""A checkpoint written as the original YOLOv5 project writes its own, so that its code can be used on the network."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics.nn.modules.block import SPPF
+
+from distill.errors import DistillError
+from distill.yolo.checkpoint.original import MODULES, OriginalHead
+from distill.yolo.checkpoint.saving import bare_copy, half, write
+from distill.yolo.checkpoint.unpickle import PLAIN
+from distill.yolo.heads.anchor_head import AnchorDetect
+
+# The original's name of each class. Where one class stands for several of the original's, the first is the plain one.
+_NAMES = {kind: name for name, kind in reversed(MODULES.items()) if not kind.__module__.startswith("torch.")}
+
+# What the original's DetectionModel has beside its layers; hyp only once it was trained.
+_ATTRIBUTES = ("yaml", "save", "names", "inplace", "stride", "nc", "hyp")
+
+
+def save_original(model: nn.Module, path: str | Path, *, names: Mapping[int, str], imgsz: int) -> None:
+    """Write a checkpoint that the original YOLOv5 (v6.2 and v7.0) opens: float16, as its training leaves it.
+
+    Its detect.py, val.py, export.py and torch.hub use the network as it is saved. Its train.py does not: that builds a
+    network from `yaml`, which knows nothing of pruned channels. `model` is not changed. The file appears complete or
+    not at all.
+
+    Args:
+        model: ultralytics' DetectionModel with an `AnchorDetect` as its last layer.
+        path: the file to write; its folder must be there.
+        names: class names by id.
+        imgsz: the image size in pixels that it was trained at. The original keeps it, and asks for it all the same.
+
+    Raises:
+        DistillError: the original has no such head, or lacks a module of the network.
+        RunError: the disk is full or not writable.
+    """
+    network: Any = bare_copy(model).cpu().eval().requires_grad_(False)
+    head = network.model[-1]
+    if not isinstance(head, AnchorDetect):
+        raise DistillError(
+            f"the network ends in a {type(head).__name__}, not in the original YOLOv5's head with anchors: it can only be "
+            "saved in ultralytics' format"
+        )
+    network.model[-1] = _original_head(head)
+    network.names, network.nc, network.inplace = dict(names), head.nc, True
+    network.stride = head.get_buffer("stride").clone()
+    for name in vars(network).keys() - vars(nn.Module()).keys() - set(_ATTRIBUTES):
+        delattr(network, name)
+    for layer in network.model:
+        layer.type = _type(layer)
+    made = half(network).model[-1]
+    made.stride = network.stride.to(made.anchors.dtype)  # half() passes it over: in the original it is no buffer
+    checkpoint = {
+        "epoch": -1,
+        "best_fitness": None,
+        "model": network,
+        "ema": None,
+        "updates": None,
+        "optimizer": None,
+        "opt": {"imgsz": imgsz},
+        "git": None,
+        "date": datetime.now().astimezone().isoformat(),
+    }
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer, pickle_module=SimpleNamespace(__name__=__name__, Pickler=_Pickler))
+    write(Path(path), buffer)
+
+
+_PythonPickler: Any = pickle._Pickler  # not the one in C, which writes a name only if it can be imported
+
+
+class _Pickler(_PythonPickler):
+    """Writes the original's names for the classes that stand for its own, and no name that the original lacks."""
+
+    def save_global(self, obj: Any, name: str | None = None) -> None:
+        own = _NAMES.get(obj)
+        if own is not None:
+            module, _, attribute = own.rpartition(".")
+            self.write(pickle.GLOBAL + f"{module}\n{attribute}\n".encode())
+            self.memoize(obj)
+            return
+        full = f"{getattr(obj, '__module__', None)}.{name or getattr(obj, '__qualname__', obj)}"
+        if full not in PLAIN and not full.startswith("torch.nn.modules."):
+            raise DistillError(
+                f"the network holds {full}, which the original YOLOv5 does not have: it can only be saved in "
+                "ultralytics' format"
+            )
+        super().save_global(obj, name)
+
+
+def _original_head(head: AnchorDetect) -> OriginalHead:
+    """The original's Detect, with the attributes of a fresh one: its grids are made when it first runs."""
+    made: Any = OriginalHead()
+    made.m = head.m
+    made.register_buffer("anchors", head.get_buffer("anchors"))
+    made.grid = [torch.empty(0) for _ in head.m]
+    made.anchor_grid = [torch.empty(0) for _ in head.m]
+    made.inplace = True
+    for name in ("nc", "no", "nl", "na", "i", "f", "type", "np", "training"):
+        setattr(made, name, getattr(head, name))
+    return made
+
+
+def _type(layer: nn.Module) -> str:
+    """How the original's model summary calls a layer; of a layer repeated in a Sequential, the repeated one."""
+    if isinstance(layer, SPPF) and (getattr(layer, "n", 3) != 3 or getattr(layer, "add", False)):
+        raise DistillError("the original YOLOv5 has no SPPF but that of three poolings and no shortcut")
+    kind: Any = type(layer[0] if isinstance(layer, nn.Sequential) else layer)
+    return _NAMES.get(kind, f"{kind.__module__}.{kind.__qualname__}")

@@ -1,0 +1,1 @@
+"""How good a detector is: mAP, or agreement with its teacher."""

@@ -1,0 +1,230 @@
+"""mAP of a detector, by the arithmetic of ultralytics' own validator, without its prints, plots and files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from ultralytics.models.yolo.detect import DetectionValidator
+from ultralytics.utils import nms
+
+from distill.errors import DistillError
+from distill.machine.device import pick_device
+from distill.yolo.checkpoint import detector as checkpoint
+from distill.yolo.data.dataset import DataSet
+from distill.yolo.data.images import build_dataset
+from distill.yolo.evaluation.original_ap import average_precision
+from distill.yolo.heads.families import head_of
+
+CONFIDENCE = 0.001  # every box above it counts
+# (images (B, 3, H, W), what the network predicts of them (B, 4 + nc, A)) -> what is measured in its place.
+Exchange = Callable[[Tensor, Tensor], Tensor]
+NMS_IOU = {"yolo val": 0.7, "val.py": 0.6}  # boxes of a class that overlap by more than this are one
+
+
+class Bar(Protocol):
+    """What shows progress: `distill.machine.console.Bar`."""
+
+    def advance(self, n: int = 1) -> None: ...
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Detection quality on one split. Averages are over the classes that occur in it; all values are 0 to 1.
+
+    Attributes:
+        map50_95: mean average precision, mean over the IoU thresholds 0.50, 0.55, ..., 0.95.
+        map50: mean average precision at IoU 0.5.
+        precision: at the confidence where F1 is largest, IoU 0.5.
+        recall: at the same confidence.
+        per_class: class name -> its AP50-95.
+        images: how many were looked at.
+        instances: how many labelled objects they hold.
+    """
+
+    map50_95: float
+    map50: float
+    precision: float
+    recall: float
+    per_class: dict[str, float]
+    images: int
+    instances: int
+
+
+def evaluate(
+    model: nn.Module,
+    data: DataSet,
+    *,
+    imgsz: int,
+    batch: int = 16,
+    device: str | torch.device = "cpu",
+    bar: Bar | None = None,
+    exchange: Exchange | None = None,
+) -> Metrics:
+    """Measure `model` on the val images: rectangular batches, convolutions fused, float32.
+
+    As the project does that the head comes from: ultralytics' `yolo val`, or the original YOLOv5's `val.py`. That one
+    suppresses boxes at another overlap, averages areas where it shrinks an image, clips boxes to the image, and draws the
+    tail of the precision-recall curve differently.
+
+    Args:
+        model: an ultralytics DetectionModel with its `names`; it is copied, not touched.
+        data: labelled, with as many classes as the model.
+        imgsz: longer side in pixels; rounded up to a multiple of the model's largest stride.
+        batch: images a batch. Like everywhere in ultralytics it decides which images share a shape, and with that moves
+            the result a little: compare only what was measured with the same one.
+        device: see `distill.machine.device.pick_device`.
+        bar: told after each batch how many images it held; its total is `len(data.val)`.
+        exchange: see `distill.yolo.evaluation.exchange`.
+
+    Raises:
+        DistillError: no labels, or a device that this machine lacks.
+    """
+    if not data.labelled:
+        raise DistillError(f"{data.path}: has no labels, so there is no mAP to measure: give a data.yaml as 'data'")
+    with tempfile.TemporaryDirectory(prefix="distill-val-") as folder, torch.inference_mode():
+        validator = _open(model, data, imgsz, batch, device, Path(folder))
+        for images, boxes in validator.look(bar, exchange):
+            validator.update_metrics(boxes, images)
+        stats: Any = validator.metrics.stats
+        columns = ("tp", "conf", "pred_cls", "target_cls")  # read before get_stats() empties them
+        original = validator.as_original
+        ap = average_precision(*(np.concatenate(stats[name]) for name in columns)) if original else None
+        validator.get_stats()
+    if ap is not None:
+        box: Any = validator.metrics.box
+        box.all_ap = ap
+    return _metrics(validator)
+
+
+def detect(
+    model: nn.Module,
+    data: DataSet,
+    *,
+    imgsz: int,
+    batch: int = 16,
+    device: str | torch.device = "cpu",
+    bar: Bar | None = None,
+) -> dict[str, NDArray]:
+    """The boxes on the val images that `evaluate` would count, with the same arguments. No labels are needed.
+
+    Returns:
+        Image file -> (n, 6) float32, the highest score first: x, y of the centre, width, height as shares of the image,
+        score, class.
+    """
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="distill-val-") as folder, torch.inference_mode():
+        for images, boxes in _open(model, data, imgsz, batch, device, Path(folder)).look(bar):
+            places = zip(images["im_file"], boxes, _places(images), strict=True)
+            found.update({file: _as_labels(one, place) for file, one, place in places})
+    return found
+
+
+def _open(
+    model: nn.Module, data: DataSet, imgsz: int, batch: int, device: str | torch.device, folder: Path
+) -> _Validator:
+    place = pick_device(device)
+    network: Any = checkpoint.fused(model).to(place)
+    stride = max(int(network.stride.max()), 32)
+    by_area = head_of(network).original
+    dataset = build_dataset(
+        data, "val", imgsz=-(-imgsz // stride) * stride, batch=batch, stride=stride, by_area=by_area
+    )
+    # On a CPU the network takes the time, and loader processes would only take it away from it.
+    workers = min(8, os.cpu_count() or 1) if place.type == "cuda" else 0
+    loader = DataLoader(
+        dataset, batch, num_workers=workers, collate_fn=dataset.collate_fn, pin_memory=place.type == "cuda"
+    )
+    return _Validator(loader, network, data, place, folder)
+
+
+class _Validator(DetectionValidator):
+    """ultralytics' validator as a bag of parts.
+
+    Its `__call__` would read the data set again, with all that comes with that (a font check on the network, a
+    `download:` script run), select a device and print. The parts that make the result are used as they are.
+    """
+
+    data: Any  # None in the base class, until its __call__ has run
+    device: Any
+    names: Any
+    seen: Any
+
+    def __init__(self, loader: DataLoader, network: Any, data: DataSet, device: torch.device, folder: Path) -> None:
+        self.network, self.as_original = network, head_of(network).original
+        iou = NMS_IOU["val.py" if self.as_original else "yolo val"]
+        options = {"conf": CONFIDENCE, "iou": iou, "plots": False, "save_json": False, "verbose": False}
+        super().__init__(loader, folder, {**options, "task": "detect", "mode": "val"})
+        self.training = False
+        self.data = data.config
+        self.device = device
+        self.init_metrics(network)
+
+    def look(
+        self, bar: Bar | None, exchange: Exchange | None = None
+    ) -> Iterator[tuple[dict[str, Any], list[dict[str, Tensor]]]]:
+        """Each batch with what the network finds on each of its images, in pixels of the padded image."""
+        loader: Any = self.dataloader
+        for images in loader:
+            images = self.preprocess(images)
+            predicted = self.network(images["img"])
+            if exchange is not None:
+                predicted = exchange(images["img"], predicted[0] if isinstance(predicted, tuple) else predicted)
+            boxes = self.postprocess(predicted)
+            yield images, _clipped(boxes, images) if self.as_original else boxes
+            if bar is not None:
+                bar.advance(len(images["img"]))
+
+    def postprocess(self, preds: Any) -> list[dict[str, Tensor]]:
+        # As in the base class, but without its time limit, which drops the rest of a batch on a slow or busy machine.
+        boxes: Any = nms.non_max_suppression(
+            preds, self.args.conf, self.args.iou, multi_label=True, max_det=self.args.max_det, max_time_img=float("inf")
+        )
+        return [{"bboxes": x[:, :4], "conf": x[:, 4], "cls": x[:, 5], "extra": x[:, 6:]} for x in boxes]
+
+
+def _places(batch: dict[str, Any]) -> Iterator[tuple[float, float, float, float]]:
+    """Where each image of a batch lies in its padding: left, top, width, height in pixels."""
+    for (height, width), (ratio, (left, top)) in zip(batch["ori_shape"], batch["ratio_pad"], strict=True):
+        yield left, top, width * ratio[1], height * ratio[0]
+
+
+def _clipped(found: list[dict[str, Tensor]], batch: dict[str, Any]) -> list[dict[str, Tensor]]:
+    """Boxes cut off where their image ends; around it is padding."""
+    clipped = []
+    for boxes, (x, y, w, h) in zip(found, _places(batch), strict=True):
+        low, high = boxes["bboxes"].new_tensor([[x, y, x, y], [x + w, y + h, x + w, y + h]])
+        clipped.append({**boxes, "bboxes": boxes["bboxes"].clamp(low, high)})
+    return clipped
+
+
+def _as_labels(found: dict[str, Tensor], place: tuple[float, float, float, float]) -> NDArray:
+    """See `detect`."""
+    (x, y, w, h), corners = place, found["bboxes"].cpu()
+    low, high = ((corners[:, side] - Tensor([x, y])) / Tensor([w, h]) for side in (slice(2), slice(2, 4)))
+    columns = ((low + high) / 2, high - low, found["conf"][:, None].cpu(), found["cls"][:, None].cpu())
+    return torch.cat(columns, 1).numpy()
+
+
+def _metrics(validator: _Validator) -> Metrics:
+    box, names = validator.metrics.box, validator.names
+    per_class = {names[int(c)]: float(box.class_result(i)[3]) for i, c in enumerate(box.ap_class_index)}
+    counts: Any = validator.metrics.nt_per_class
+    return Metrics(
+        map50_95=float(box.map),
+        map50=float(box.map50),
+        precision=float(box.mp),
+        recall=float(box.mr),
+        per_class=per_class,
+        images=int(validator.seen),
+        instances=int(counts.sum()),
+    )

@@ -1,0 +1,1 @@
+"""Exports to other runtimes, and the proof that they are the same network."""

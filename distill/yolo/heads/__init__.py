@@ -1,0 +1,1 @@
+"""The detection heads, and what differs between them."""

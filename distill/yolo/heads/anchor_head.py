@@ -1,0 +1,158 @@
+"""The head of the original YOLOv5 (v5.0 to v7.0): some boxes to a cell, each with an objectness and class scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from distill.losses.context import Outputs
+from distill.yolo.heads.anchor_loss import anchor_loss
+
+BOX = 5.0  # weight of a box's change beside its scores, by trial on Corn Pest: 2 to 10 do about as well
+
+
+class AnchorDetect(nn.Module):
+    """One 1x1 convolution to a pyramid level, and the original's way to make boxes of what it gives.
+
+    In train mode it returns what is raw: `feats`, its inputs, and `maps`, per level (B, boxes * (5 + nc), H, W).
+    In eval mode it returns what ultralytics' predictor, validator and exporters expect of any head: (B, 4 + nc, A),
+    box centre and size in input pixels, then objectness times class probability. `layout = "original"` makes that
+    (B, A, 5 + nc), with objectness by itself, as the original's own exports have it.
+
+    Args:
+        convolutions: one to a level, with boxes * (5 + nc) output channels each.
+        anchors: (levels, boxes, 2) width and height of the anchors in cells.
+        stride: (levels,) input pixels to a cell.
+        nc: number of classes.
+    """
+
+    layout = "ultralytics"
+
+    def __init__(self, convolutions: Sequence[nn.Module], anchors: Tensor, stride: Tensor, nc: int) -> None:
+        super().__init__()
+        self.nl, self.na, self.nc, self.no = anchors.shape[0], anchors.shape[1], nc, nc + 5
+        self.m = nn.ModuleList(convolutions)
+        # Not in the state dict: they are no weights, and an average over training steps would round them off.
+        self.register_buffer("anchors", anchors.clone().float(), persistent=False)
+        self.register_buffer("stride", stride.clone().float(), persistent=False)
+
+    def forward(self, features: Any) -> Any:
+        maps = [conv(features[level]) for level, conv in enumerate(self.m)]
+        if self.training:
+            return {"feats": list(features), "maps": maps}
+        found = torch.cat([self.decode(raw, level) for level, raw in enumerate(maps)], 1)  # (B, A, 5 + nc)
+        if self.layout == "original":
+            return found
+        return torch.cat((found[..., :4], found[..., 4:5] * found[..., 5:]), 2).transpose(1, 2)
+
+    def split(self, raw: Any) -> Any:
+        """A level's raw map as (B, boxes, H, W, 5 + nc)."""
+        # Plain torch and no unpacking of shapes, here and in decode: torch.fx follows these lines, see `portable`.
+        return raw.view(raw.shape[0], self.na, self.no, raw.shape[2], raw.shape[3]).permute(0, 1, 3, 4, 2)
+
+    def decode(self, raw: Any, level: int) -> Any:
+        """Boxes in input pixels, objectness and class probabilities of one level: (B, boxes * H * W, 5 + nc)."""
+        anchors, stride = self.get_buffer("anchors"), self.get_buffer("stride")
+        p = self.split(raw).sigmoid()
+        ones = torch.ones_like(p[..., :1])
+        corner = torch.cat((ones.cumsum(3), ones.cumsum(2)), 4) - 1  # x y of each cell
+        centre = (p[..., :2] * 2 - 0.5 + corner) * stride[level]
+        size = (p[..., 2:4] * 2) ** 2 * (anchors[level] * stride[level]).view(self.na, 1, 1, 2)
+        return torch.cat((centre, size, p[..., 4:]), 4).reshape(raw.shape[0], -1, self.no)
+
+
+class PortableHead(nn.Module):
+    """What is left of a `portable` head when it is read without running its code."""
+
+
+def portable(head: AnchorDetect) -> nn.Sequential:
+    """The head's inference as torch's own operators, so that a checkpoint holds no class of ours.
+
+    torch.fx keeps a module as the code that it runs: stock ultralytics can load that without this project. `restore`
+    makes an `AnchorDetect` of it again.
+    """
+    code = torch.fx.symbolic_trace(head.eval())
+    for node in code.graph.nodes:
+        node.type = None  # the annotations of `forward`, as text: torch 2.11 cannot write them to a file
+    code.recompile()
+    made: Any = nn.Sequential(code)  # which keeps attributes when it is copied
+    made.nl, made.na, made.nc, made.no = head.nl, head.na, head.nc, head.no
+    made.cells = head.get_buffer("anchors").tolist()  # numbers, so that half precision does not touch them
+    made.pixels = head.get_buffer("stride").tolist()
+    return _placed_as(head, made)
+
+
+def is_portable(made: nn.Module) -> bool:
+    """Whether a network's last layer is what `portable` made, read with or without its code."""
+    return (
+        isinstance(made, nn.Sequential) and len(made) == 1 and isinstance(made[0], (PortableHead, torch.fx.GraphModule))
+    )
+
+
+def restore(made: Any) -> AnchorDetect:
+    """The head that `portable` was given. Reads modules and numbers and runs nothing of `made`."""
+    convolutions = [module for _, module in sorted(made[0].m.named_children(), key=lambda child: int(child[0]))]
+    head = AnchorDetect(convolutions, torch.tensor(made.cells), torch.tensor(made.pixels), int(made.nc))
+    return _placed_as(made, head)
+
+
+def _placed_as(layer: Any, made: Any) -> Any:
+    """`made` with what ultralytics notes on a layer: its number, what feeds it, its name and its size."""
+    for name in ("i", "f", "type", "np"):
+        setattr(made, name, getattr(layer, name))
+    return made
+
+
+def outputs(head: Any, everything: Any) -> Outputs:
+    """What losses read, of what a network with this head returned in train mode."""
+    maps = [head.split(raw) for raw in everything["maps"]]
+    flat = torch.cat([rearrange(raw, "b n h w o -> b (n h w) o") for raw in maps], 1)  # (B, A, 5 + nc)
+    anchors = torch.tensor([head.na * raw.shape[2] * raw.shape[3] for raw in everything["maps"]])  # of each level
+    return Outputs(
+        neck=tuple(everything["feats"]),
+        class_logits=flat[..., 5:],
+        objectness_logits=flat[..., 4],
+        decode=lambda: _corners(
+            torch.cat([head.decode(raw.float(), i) for i, raw in enumerate(everything["maps"])], 1)
+        ),
+        strides=head.stride.repeat_interleave(anchors.to(head.stride.device)),
+        raw=maps,
+    )
+
+
+def _corners(found: Tensor) -> Tensor:
+    """(..., centre and size, ...) -> (..., 4) as x1 y1 x2 y2."""
+    centre, size = found[..., :2], found[..., 2:4]
+    return torch.cat((centre - size / 2, centre + size / 2), -1)
+
+
+def label_terms(model: Any, outputs: Outputs, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The original's loss, with the gains that the checkpoint was trained with: `model.hyp`."""
+    columns = (batch["batch_idx"].view(-1, 1), batch["cls"].view(-1, 1), batch["bboxes"])
+    targets = torch.cat([column.float() for column in columns], 1).to(outputs.class_logits.device)
+    return anchor_loss(outputs.raw, targets, model.model[-1].anchors, model.hyp)
+
+
+def sensitivity(head: Any, everything: Any) -> Tensor:
+    """Noise on the maps, shaped by what they mean: how far do objectness, classes and boxes move?
+
+    Its squared gradient is, in expectation, the Gauss-Newton diagonal of KL(objectness) + objectness * (KL(classes) +
+    BOX^2 * |change of the box's centre in box sizes and of its log size|^2): classes and boxes matter where an object is.
+    """
+    total = everything["maps"][0].new_zeros(())
+    for level, raw in enumerate(everything["maps"]):
+        logits = head.split(raw.float())  # (B, boxes, H, W, 5 + nc)
+        p = logits.detach().sigmoid()
+        believed = p[..., 4:5]
+        fisher = (p * (1 - p)).sqrt()
+        scale = torch.cat((fisher[..., :4], fisher[..., 4:5], fisher[..., 5:] * believed.sqrt()), -1)
+        # d(centre)/d(logit) = 2 p (1 - p) cells, over the box's size (2 p)^2 anchor; d(log size)/d(logit) = 2 (1 - p).
+        size = (p[..., 2:4] * 2) ** 2 * head.anchors[level].view(1, head.na, 1, 1, 2)
+        scale[..., :2] = BOX * 2 * p[..., :2] * (1 - p[..., :2]) / size.clamp(min=1e-6) * believed.sqrt()
+        scale[..., 2:4] = BOX * 2 * (1 - p[..., 2:4]) * believed.sqrt()
+        total = total + (logits * scale * torch.randn_like(logits)).sum()
+    return total

@@ -1,0 +1,81 @@
+"""What is particular to ultralytics' Detect head (YOLOv5u, YOLOv8, YOLO11): one box to a cell, its sides as distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from distill.losses.context import Outputs
+
+
+def outputs(head: nn.Module, everything: Any) -> Outputs:
+    """What losses read, of what a network with this head returned in train mode."""
+    raw = everything.get("one2many", everything)  # so called in a head with a second, one-to-one branch
+    cells, strides = _grid(raw["feats"], cast(Any, head).stride)
+    sides = rearrange(raw["boxes"], "b (side bin) a -> b a side bin", bin=cast(Any, head).reg_max)
+    return Outputs(
+        neck=tuple(raw["feats"]),
+        class_logits=raw["scores"].transpose(1, 2),
+        side_logits=sides if sides.shape[-1] > 1 else None,
+        decode=lambda: decode(sides, cells, strides),
+        strides=strides.squeeze(-1),
+        raw=everything,
+    )
+
+
+def decode(sides: Tensor, cells: Tensor, strides: Tensor) -> Tensor:
+    """Boxes in pixels from what a head predicts of their sides.
+
+    Args:
+        sides: (B, A, 4, R), logits over the distances 0, 1, …, R − 1 cells to the left, top, right and bottom side;
+            with R = 1 the distance itself.
+        cells: (A, 2) centre of each anchor in cells.
+        strides: (A, 1) pixels to a cell.
+
+    Returns:
+        (B, A, 4) as x1 y1 x2 y2 in input pixels.
+    """
+    sides = sides.float()
+    bins = sides.shape[-1]
+    values = torch.arange(bins, device=sides.device, dtype=sides.dtype)
+    distance = (sides.softmax(-1) * values).sum(-1) if bins > 1 else sides.squeeze(-1)
+    return torch.cat((cells - distance[..., :2], cells + distance[..., 2:]), -1) * strides
+
+
+def _grid(levels: Sequence[Tensor], strides: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre of every cell in cells, (A, 2) as x y, and its stride, (A, 1): in float32, for bfloat16 ends at 256."""
+    cells, pixels = [], []
+    for feature, stride in zip(levels, strides.tolist(), strict=True):
+        rows, columns = (torch.arange(n, device=feature.device) + 0.5 for n in feature.shape[-2:])
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
+        cells.append(torch.stack((x, y), -1).flatten(0, 1))
+        pixels.append(torch.full_like(cells[-1][:, :1], stride))
+    return torch.cat(cells), torch.cat(pixels)
+
+
+def label_terms(model: nn.Module, outputs: Outputs, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """ultralytics' own loss on labels; its gains are in the model's `args`, as its trainer sets them."""
+    terms, parts = cast(Any, model).loss(batch, outputs.raw)  # summed over the batch; and detached, by name
+    return dict(zip(parts, terms / len(batch["img"]), strict=True))
+
+
+def sensitivity(head: nn.Module, everything: Any) -> Tensor:
+    """Noise on scores (B, nc, A) and boxes (B, 4 * R, A), shaped by the outputs' own metric.
+
+    Its squared gradient is, in expectation, the Gauss-Newton diagonal of
+    KL(original scores || changed) + best score * KL(original box distributions || changed), summed over anchors.
+    """
+    scores, boxes = everything["scores"].float(), everything["boxes"].float()
+    p = scores.detach().sigmoid()
+    total = (scores * (p * (1 - p)).sqrt() * torch.randn_like(scores)).sum()
+    logits = boxes.unflatten(1, (4, cast(Any, head).reg_max))  # (B, 4, R, A)
+    root = logits.detach().softmax(2).sqrt()
+    noise = torch.randn_like(logits)
+    # A square root of diag(q) - q q^T, which is the metric of a softmax.
+    shaped = root * (noise - root * (root * noise).sum(2, keepdim=True))
+    best = p.amax(1)[:, None, None]  # (B, 1, 1, A): a box matters as much as its anchor is believed
+    return total + (logits * shaped * best.sqrt()).sum()

@@ -1,0 +1,80 @@
+"""Runs a YOLO to its raw outputs, and gives losses those outputs in their own terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from distill.losses import Loss
+from distill.losses.context import Outputs
+from distill.training.task import DistillationTask
+from distill.yolo.heads.families import head_of
+
+
+def run(model: nn.Module, images: Tensor) -> Outputs:
+    """Run a YOLO up to what its head's convolutions compute.
+
+    A head in train mode returns its raw outputs, and its inputs beside them, so nothing need be hooked. That flag of
+    the head alone is switched: every BatchNorm stays in the mode it is in.
+
+    Args:
+        model: a network that ends in one of the heads of `distill.yolo.heads.families`.
+        images: (B, 3, H, W) in [0, 1].
+    """
+    head = cast(Any, model).model[-1]
+    mode, head.training = head.training, True
+    try:
+        everything = model(images)
+    finally:
+        head.training = mode
+    return head_of(model).outputs(head, everything)
+
+
+def label_terms(model: nn.Module, outputs: Outputs, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The head's own detection loss on the labels of a batch, as terms by name: a mean per image, gains included.
+
+    Args:
+        model: the network.
+        outputs: what `run` gave for `batch["img"]`.
+        batch: the loader's `img`, `batch_idx`, `cls` and `bboxes`.
+    """
+    return head_of(model).label_terms(model, outputs, batch)
+
+
+def neck_keep(model: nn.Module, keep_inputs: Mapping[str, Sequence[int]]) -> list[Sequence[int]]:
+    """Per pyramid level the teacher's channels that a cut student still has where its head begins.
+
+    Args:
+        model: student or teacher.
+        keep_inputs: `PrunePlan.keep_inputs`, the kept input channels by module path.
+    """
+    layers = cast(Any, model).model
+    entry = f"model.{len(layers) - 1}.{head_of(model).entry}"
+    return [keep_inputs[entry.format(level=level)] for level in range(layers[-1].nl)]
+
+
+def distillation(
+    student: nn.Module,
+    teacher: nn.Module,
+    losses: Sequence[Loss],
+    *,
+    keep_inputs: Mapping[str, Sequence[int]] | None = None,
+    labels: float = 1.0,
+) -> DistillationTask:
+    """The task that trains a YOLO from another of the same grid.
+
+    Args:
+        student: the network to train, an ultralytics DetectionModel, as the teacher is.
+        teacher: the original, best fused (`checkpoint.fused`).
+        losses: as `distill.losses.build` makes them. A Module that has to see the networks themselves has a method
+            `meet(student, teacher)`, and `check(teacher)` for one that it cannot serve; see `stock.py`.
+        keep_inputs: of the plan that cut the student; None where it has all of its teacher's channels.
+        labels: weight of the detection loss on the labels.
+    """
+    for loss in losses:
+        if meet := getattr(loss.call, "meet", None):
+            meet(student, teacher)
+    keep = None if keep_inputs is None else neck_keep(student, keep_inputs)
+    return DistillationTask(student, teacher, losses, run=run, keep=keep, labelled=label_terms, labels=labels)

@@ -1,0 +1,123 @@
+"""A plan -> a new, smaller module."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from prune.cut.plan import PrunePlan
+from prune.errors import PruneError
+
+LAYERS = (nn.Conv2d, nn.Linear)
+
+
+def apply(model: nn.Module, plan: PrunePlan) -> nn.Module:
+    """A copy of `model` with only the channels that the plan keeps; `model` is untouched.
+
+    The copy has the same classes and attributes, with smaller tensors: nothing of this package is left in it.
+
+    Raises:
+        PruneError: The plan was made for another model.
+    """
+    check(model, plan)
+    student = copy.deepcopy(model)
+    modules = dict(student.named_modules(remove_duplicate=False))
+    with torch.no_grad():
+        for name, keep in plan.keep.items():
+            module: Any = modules[name]
+            if name in plan.keep_inputs:
+                _shrink_layer(module, list(keep), list(plan.keep_inputs[name]))
+            else:
+                _shrink_norm(module, list(keep))
+    for owner, width in plan.parts.items():  # a chunk does without it, a split and an export do not
+        modules[owner].c = width  # type: ignore[assignment]
+    return student
+
+
+def check_student(student: nn.Module, plan: PrunePlan) -> None:
+    """Raise where the student has not the channels that the plan keeps."""
+    modules: dict[str, Any] = dict(student.named_modules(remove_duplicate=False))
+    for name, keep in plan.keep.items():
+        width = _width(modules.get(name))
+        if width != len(keep):
+            raise PruneError(
+                f"the student is not cut by this plan: '{name}' has {width} channels, the plan keeps {len(keep)}"
+            )
+
+
+def check(model: nn.Module, plan: PrunePlan) -> None:
+    """Raise where the plan cannot have been made for this model."""
+    modules: dict[str, Any] = dict(model.named_modules(remove_duplicate=False))
+    for name in [*plan.keep, *plan.keep_inputs, *plan.parts]:
+        if name not in modules:
+            raise _another(f"{type(model).__name__} has no module '{name}'")
+    if lonely := [name for name in plan.keep_inputs if name not in plan.keep]:
+        raise PruneError(f"the plan says which inputs of '{lonely[0]}' to keep, and not which outputs")
+    for name, keep in plan.keep.items():
+        module, inputs = modules[name], plan.keep_inputs.get(name)
+        wanted, kinds = ("BatchNorm", _BatchNorm) if inputs is None else ("convolution or linear layer", LAYERS)
+        if not isinstance(module, kinds):
+            raise _another(f"'{name}' is a {type(module).__name__}, the plan cuts a {wanted}")
+        _fits(name, "channels", _width(module), keep)
+        if inputs is not None:
+            _fits(name, "input channels", _attribute(module, "in_features", "in_channels"), inputs)
+    total = sum(p.numel() for p in model.parameters())
+    if total != plan.params_before:  # widths are not in a plan, but hardly two models of the same names are as large
+        raise _another(f"{type(model).__name__} has {total:,} parameters, the plan's model had {plan.params_before:,}")
+
+
+def _width(module: nn.Module | None) -> int:
+    """Channels that a BatchNorm, a convolution or a linear layer gives."""
+    return _attribute(module, "num_features", "out_features", "out_channels")
+
+
+def _attribute(module: nn.Module | None, *names: str) -> int:
+    """The one that the module has; 0 where it has none."""
+    return next((getattr(module, name) for name in names if hasattr(module, name)), 0)
+
+
+def _fits(name: str, what: str, width: int, keep: Sequence[int]) -> None:
+    if not keep:
+        raise PruneError(f"the plan keeps none of the {what} of '{name}'")
+    wrong = [i for i in keep if not 0 <= i < width]
+    if wrong:
+        raise _another(f"'{name}' has {width} {what}, the plan keeps number {wrong[-1]}")
+
+
+def _another(why: str) -> PruneError:
+    return PruneError(f"the plan is for another model: {why}")
+
+
+def _shrink_layer(module: nn.Conv2d | nn.Linear, keep: list[int], keep_inputs: list[int]) -> None:
+    weight, size = module.weight[keep], module.weight.shape[1]  # size: inputs per convolution group
+    if isinstance(module, nn.Linear):
+        weight = weight[:, keep_inputs]
+        module.in_features, module.out_features = len(keep_inputs), len(keep)
+    else:
+        if module.groups == module.in_channels == module.out_channels:  # depthwise: a channel is a group
+            module.groups = len(keep)
+        else:  # the same places are kept in every group
+            weight = weight[:, [i for i in keep_inputs if i < size]]
+        module.in_channels, module.out_channels = len(keep_inputs), len(keep)
+    module.weight = _parameter(weight, module.weight)
+    if module.bias is not None:
+        module.bias = _parameter(module.bias[keep], module.bias)
+
+
+def _shrink_norm(module: _BatchNorm, keep: list[int]) -> None:
+    module.num_features = len(keep)
+    if module.affine:
+        module.weight = _parameter(module.weight[keep], module.weight)
+        module.bias = _parameter(module.bias[keep], module.bias)
+    if module.running_mean is not None and module.running_var is not None:
+        module.running_mean = module.running_mean[keep].clone()
+        module.running_var = module.running_var[keep].clone()
+
+
+def _parameter(value: Tensor, like: Tensor) -> nn.Parameter:
+    return nn.Parameter(value.detach().clone().contiguous(), requires_grad=like.requires_grad)

@@ -1,0 +1,112 @@
+"""The proof that surgery is exact: the full model with the cut channels zeroed is the pruned model."""
+
+from __future__ import annotations
+
+import copy
+from operator import getitem
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.nn.functional import pad
+
+from prune.cut.plan import PrunePlan
+from prune.errors import PruneError
+from prune.program.interpret import Program, channel_dim, compute, operator_name
+from prune.program.operators import ARITHMETIC, MOVING, PADDING, POINTWISE, SPATIAL
+from prune.program.raw import set_raw, tensors
+
+
+def verify(model: nn.Module, student: nn.Module, plan: PrunePlan, example_input: Tensor) -> float:
+    """Largest difference between the raw outputs of the masked model and of the pruned one, in float64.
+
+    The masked model is `model` run operator by operator, with every cut channel set to zero after its BatchNorm, after
+    its activation and after all else that makes more of it. `student` must come straight from `prune.apply`, before any
+    repair or training.
+
+    Args:
+        model: The full model.
+        student: `prune.apply(model, plan)`.
+        plan: The plan.
+        example_input: Input to compare on, (N, C, H, W). Random values test more than zeros.
+
+    Returns:
+        The largest absolute difference over all raw output values. Below 1e-8 is rounding. Infinite where a value is NaN,
+        or infinite in one of the two only: nothing is proved then.
+
+    Raises:
+        PruneError: One of the two does not run, its outputs have other shapes, or there is no output value to compare.
+    """
+    x = example_input.to(next(model.parameters()).device, torch.float64)
+    with torch.no_grad():
+        try:
+            reference = masked_outputs(set_raw(copy.deepcopy(model).double()), plan, x)
+        except RuntimeError as error:
+            raise PruneError(f"{type(model).__name__} does not run in float64: {error}") from error
+        try:
+            outputs = tensors(set_raw(copy.deepcopy(student).double())(x))
+        except RuntimeError as error:
+            raise PruneError(f"the cut network does not run: {error}") from error
+    if [t.shape for t in reference] != [t.shape for t in outputs]:
+        raise PruneError("the student's outputs have other shapes than the model's")
+    if not any(t.numel() for t in reference):
+        raise PruneError(f"nothing to compare: {type(model).__name__} returns no tensor")
+    return max(_difference(a, b) for a, b in zip(reference, outputs, strict=True))
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    """Largest absolute difference; NaN, which compares as neither more nor less, counts as infinite."""
+    far = torch.where(a == b, 0.0, (a.double() - b.double()).abs())  # infinities that agree are no difference
+    return far.nan_to_num(nan=torch.inf, posinf=torch.inf).max().item() if far.numel() else 0.0
+
+
+def masked_outputs(model: nn.Module, plan: PrunePlan, x: Tensor) -> list[Tensor]:
+    """Raw outputs of `model`, in the mode that it is in, with the channels that the plan cuts set to zero."""
+    program = Program(model, x)
+    kept: dict[Node, Any] = {}  # for values with cut channels, and in their shape: 0 where one is cut, 1 elsewhere
+
+    def mask(node: Node, value: Any, values: dict[Node, Any]) -> Any:
+        name = program.layer(node)
+        if name is not None and name in plan.keep:
+            dim = channel_dim(node) % value.dim()
+            channels = value.new_zeros(value.shape[dim])
+            channels[list(plan.keep[name])] = 1.0
+            kept[node] = channels.view([-1] + [1] * (value.dim() - 1 - dim)).expand(value.shape)
+        elif (found := _passed_on(node, value, kept)) is not None:
+            kept[node] = found
+        for unused in kept.keys() - values.keys() - {node}:
+            del kept[unused]
+        return value.masked_fill(kept[node] == 0, 0.0) if isinstance(kept.get(node), Tensor) else value
+
+    return program.run(x, mask)
+
+
+def _passed_on(node: Node, value: Any, kept: dict[Node, Any]) -> Any:
+    """What stays of a value, by what stays of those that it is made from: operators may make more than 0 of 0."""
+    name, sources = operator_name(node), [kept[used] for used in node.all_input_nodes if used in kept]
+    if not sources:
+        return None
+    if node.target is getitem or name in SPATIAL | MOVING:  # 0 where it is made from zeros alone
+        whole = {
+            n: torch.ones_like(n.meta["val"], device=sources[0].device) for n in node.all_input_nodes if n not in kept
+        }
+        return compute(node, {**whole, **kept})
+    if name in PADDING:
+        return _padded(node, sources[0], value)
+    if name in POINTWISE | ARITHMETIC:
+        return torch.stack([source.expand(value.shape) for source in sources]).amin(0)
+    return None
+
+
+def _padded(node: Node, kept: Tensor, value: Tensor) -> Tensor:
+    """Maps are padded within their channels; channels that are added stay."""
+    amounts: Any = node.args[1]
+    for place in range(0, len(amounts), 2):
+        dim = value.dim() - 1 - place // 2
+        first = kept.narrow(dim, 0, 1)
+        if torch.equal(kept, first.expand(kept.shape)):
+            kept = first.expand([*kept.shape[:dim], value.shape[dim], *kept.shape[dim + 1 :]])
+        else:
+            kept = pad(kept, [0] * place + list(amounts[place : place + 2]), value=1.0)
+    return kept

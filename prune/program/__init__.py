@@ -1,0 +1,1 @@
+"""A traced network that can be run and looked into."""

@@ -1,0 +1,132 @@
+"""Run a model operator by operator, on its live weights, with a visitor that may replace any value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.fx import Node
+from torch.fx.node import map_arg
+from torch.utils._pytree import tree_leaves
+
+from prune.program.owners import KINDS, Owners
+from prune.program.raw import export
+
+Visitor = Callable[[Node, Any, dict[Node, Any]], Any]
+
+
+class Program:
+    """The exported graph of `model` at the shape of `example_input`, in the mode that `model` is in.
+
+    Weights and buffers are read from `model` when an operator runs, so changes made on the way are seen.
+    """
+
+    def __init__(self, model: nn.Module, example_input: Tensor) -> None:
+        exported = export(model, example_input)
+        signature = exported.graph_signature
+        state = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        self.model, self._state = model, {p: name.removeprefix("net.") for p, name in state.items()}
+        self._owners = Owners(model, self._state)
+        self.images, self._others = len(example_input), {example_input.shape: self}
+        self._constants = {
+            placeholder: exported.constants[name].to(example_input.device)
+            for placeholder, name in signature.inputs_to_lifted_tensor_constants.items()
+        }
+        self.nodes = list(exported.graph.nodes)
+        self.number = {node: i for i, node in enumerate(self.nodes)}
+        self.last_use: dict[Node, Node] = {n: node for node in self.nodes for n in node.all_input_nodes}
+
+    def at(self, x: Tensor) -> Program:
+        """This program for inputs of the shape of `x`: a graph has the shapes that it was exported at in it."""
+        if x.shape not in self._others:
+            self._others[x.shape] = Program(self.model, x)
+        return self._others[x.shape]
+
+    def layer(self, node: Node) -> str | None:
+        """Path of the convolution, linear layer or BatchNorm that this node computes; None where surgery cannot cut it."""
+        if node.op != "call_function" or operator_name(node) not in KINDS:
+            return None
+        name, why = self._owners.layer(node, operator_name(node))
+        return name if why is None else None
+
+    def placeholder(self, node: Node, x: Tensor) -> Tensor:
+        """The value of a placeholder: a weight, a buffer, a constant, or a copy of the input, which a model may change."""
+        if node.name in self._state:
+            owner, _, name = self._state[node.name].rpartition(".")
+            return getattr(self.model.get_submodule(owner), name)
+        return self._constants[node.name] if node.name in self._constants else x.clone()
+
+    def live_bytes(self, count: int) -> int:
+        """Memory of the values that are still needed when `count` nodes are computed, weights left out."""
+        return sum(
+            _bytes(node)
+            for node in self.nodes[:count]
+            if node.op == "call_function" and node in self.last_use and self.number[self.last_use[node]] >= count
+        )
+
+    def backward_bytes(self) -> int:
+        """Memory that a pass forward holds for the pass back: every value that is no view of another. A bound, and close."""
+        return sum(_bytes(node) for node in self.nodes if node.op == "call_function" and not _is_view(node))
+
+    def run(self, x: Tensor, visit: Visitor | None = None) -> list[Tensor]:
+        """Outputs for `x`, which has the example's shape.
+
+        `visit(node, value, values)` is called after every operator, with its value and those that are still needed, its
+        inputs among them. It returns the value to go on with.
+        """
+        values: dict[Node, Any] = {}
+        for node in self.nodes:
+            if node.op == "output":
+                return [values[n] for n in node.all_input_nodes]
+            if node.op == "placeholder":
+                values[node] = self.placeholder(node, x)
+            else:
+                values[node] = compute(node, values)
+            if visit is not None and node.op == "call_function":
+                values[node] = visit(node, values[node], values)
+            for used in node.all_input_nodes:
+                if self.last_use[used] is node:
+                    del values[used]
+        raise AssertionError("an exported graph ends with its output")
+
+
+def compute(node: Node, values: dict[Node, Any]) -> Any:
+    """Run one operator on the values of its inputs."""
+    if node.op == "get_attr":  # a graph of its own, of what ran under `torch.no_grad()`
+        return getattr(node.graph.owning_module, str(node.target))
+    args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _bytes(node: Node) -> int:
+    """Memory of what an operator gives; a number that it reads off a tensor takes none."""
+    return sum(v.numel() * v.element_size() for v in tree_leaves(node.meta.get("val")) if isinstance(v, Tensor))
+
+
+def _is_view(node: Node) -> bool:
+    """Whether the operator's value is its input's memory. One in place is not: autograd copies what it overwrites."""
+    if not isinstance(node.target, OpOverload):  # getitem
+        return True
+    aliases = [returned.alias_info for returned in node.target._schema.returns]
+    return any(alias is not None and not alias.is_write for alias in aliases)
+
+
+def operator_name(node: Node) -> str:
+    """`conv2d` for aten.conv2d.default; in-place variants go by the plain name."""
+    return _overloaded(node).rstrip("_")
+
+
+def channel_dim(node: Node) -> int:
+    """The dimension that holds channels in the output of a layer: 1, or -1 of a linear one, which has no more after them."""
+    return -1 if operator_name(node) == "linear" else 1
+
+
+def in_place(node: Node) -> bool:
+    """Whether the operator writes into its first input."""
+    return _overloaded(node).endswith("_")
+
+
+def _overloaded(node: Node) -> str:
+    return str(node.target).split(".")[1] if "." in str(node.target) else str(node.target)

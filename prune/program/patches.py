@@ -1,0 +1,110 @@
+"""A layer as the linear regression that it is: rows of unfolded inputs at sampled output positions.
+
+A position is one output pixel of one image (one token for a linear layer), numbered over (N, h, w). Only sampled
+positions are unfolded: all of them would take kernel-size times the memory of the activations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.fx import Node
+
+from prune.program.interpret import channel_dim
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a layer reads its input, as the operator says: a module may pad its input before, or be given another one.
+
+    Attributes:
+        dim: The dimension of the output that holds channels: 1 for a convolution, -1 for a linear layer, which has no more.
+        kernel, stride, dilation: (vertical, horizontal).
+        padding: Zeros around the input: (left, right, top, bottom).
+        groups: Convolution groups.
+    """
+
+    dim: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    groups: int = 1
+
+    def padded(self, inputs: Tensor) -> Tensor:
+        """The input with its zeros around it."""
+        return F.pad(inputs, self.padding) if any(self.padding) else inputs
+
+    def positions(self, output: Tensor) -> int:
+        """How many positions an output has."""
+        return output.numel() // output.shape[self.dim]
+
+
+def reading(node: Node) -> Reading:
+    """How the convolution or linear layer that a node computes reads its input."""
+    dim = channel_dim(node)
+    if dim == -1:
+        return Reading(dim)
+    weight: Any = node.args[1]
+    given = list(node.args[3:])
+    defaults: list[Any] = [[1], [0], [1], 1]
+    stride, padding, dilation, groups = given + defaults[len(given) :]
+    kernel, apart = _pair(weight.meta["val"].shape[2:]), _pair(dilation)
+    if padding == "same":  # what is odd goes to the right and to the bottom
+        around = [d * (k - 1) for k, d in zip(kernel, apart, strict=True)]
+        top, left = (total // 2 for total in around)
+        sides = left, around[1] - left, top, around[0] - top
+    else:
+        top, left = _pair([0] if padding == "valid" else padding)
+        sides = left, left, top, top
+    return Reading(dim, kernel, _pair(stride), apart, sides, groups)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return value[0], value[-1]
+
+
+def output_rows(output: Tensor, layer: Reading, positions: Tensor) -> Tensor:
+    """Values of all output channels at the positions: (positions, C_out)."""
+    if layer.dim == -1:
+        return output.reshape(-1, output.shape[-1])[positions]
+    n, y, x = _locate(output.shape, positions)
+    return output[n, :, y, x]
+
+
+def input_rows(inputs: Tensor, output_shape: torch.Size, layer: Reading, positions: Tensor) -> Tensor:
+    """What each position's output is computed from: (positions, C_in * kh * kw), columns in the order of the weights.
+
+    For a grouped convolution all input channels are there: those of group g stand at columns g*n to (g+1)*n.
+    """
+    if layer.dim == -1:
+        return inputs.reshape(-1, inputs.shape[-1])[positions]
+    n, y, x = _locate(output_shape, positions)
+    (kh, kw), (sh, sw), (dh, dw) = layer.kernel, layer.stride, layer.dilation
+    rows = (y * sh)[:, None, None] + dh * torch.arange(kh, device=y.device)[None, :, None]  # (P, kh, 1)
+    columns = (x * sw)[:, None, None] + dw * torch.arange(kw, device=x.device)[None, None, :]  # (P, 1, kw)
+    # Channels last: the gather then copies runs of C values.
+    patches = layer.padded(inputs).permute(0, 2, 3, 1).contiguous()[n[:, None, None], rows, columns]  # (P, kh, kw, C)
+    return patches.permute(0, 3, 1, 2).reshape(len(positions), -1)
+
+
+def sample_positions(total: int, count: int, seed: int) -> Tensor:
+    """At most `count` of `total` positions, drawn evenly without repeats; the same for the same seed."""
+    if total <= count:
+        return torch.arange(total)
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values
+
+
+def capped(weight: Tensor, cap: float = 50.0) -> Tensor:
+    """Weights scaled to mean 1, none above `cap` times the mean: a few positions must not decide alone."""
+    weight = (weight / weight.mean().clamp(min=1e-30)).clamp(max=cap)
+    return weight / weight.mean().clamp(min=1e-30)
+
+
+def _locate(output_shape: torch.Size, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    h, w = output_shape[-2:]
+    return positions // (h * w), positions // w % h, positions % w

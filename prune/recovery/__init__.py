@@ -1,0 +1,1 @@
+"""Mending a pruned network without labels: in closed form, then block by block."""

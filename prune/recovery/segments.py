@@ -1,0 +1,146 @@
+"""Blocks of a traced network: runs of operators between which its values are compared with another's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from prune.cut.plan import PrunePlan
+from prune.program.interpret import Program, channel_dim, operator_name
+
+
+@dataclass(frozen=True)
+class Target:
+    """A value that leaves a block and can be compared.
+
+    Attributes:
+        node: Its number among the program's nodes.
+        dim: The dimension that holds channels.
+        channels: The model's channels that the student still has; None: all of them.
+    """
+
+    node: int
+    dim: int
+    channels: tuple[int, ...] | None
+
+    def kept(self, value: Tensor) -> Tensor:
+        """Of the model's value, the part that the student has too."""
+        if self.channels is None:
+            return value
+        return value.index_select(self.dim, torch.tensor(self.channels, device=value.device))
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A block of operators.
+
+    Attributes:
+        name: Path of the module that they belong to.
+        nodes: Their numbers among the program's nodes. Weights and inputs precede the first segment.
+        targets: The values that later blocks, or the caller, use.
+    """
+
+    name: str
+    nodes: range
+    targets: tuple[Target, ...]
+
+
+def segments(program: Program, plan: PrunePlan) -> list[Segment]:
+    """The model cut into its top-level blocks, in execution order. One without weights is joined to the next."""
+    blocks = _blocks(program.model)
+    # Weights and inputs come before it.
+    first = next(i for i, node in enumerate(program.nodes) if node.op == "call_function")
+    names, starts = [""], [first]
+    for i, node in enumerate(program.nodes[first:], first):
+        name = _owner(node, blocks)
+        if name is not None and name != names[-1]:
+            if _reads_weights(program, range(starts[-1], i)):
+                names.append(name)
+                starts.append(i)
+            else:
+                names[-1] = name
+    ends = [*starts[1:], len(program.nodes) - 1]  # the last node is the output
+    kept = _Kept(program, plan)
+    number = {node: i for i, node in enumerate(program.nodes)}
+    found = []
+    for name, start, end in zip(names, starts, ends, strict=True):
+        leaving = [
+            n for n in program.nodes[start:end] if n.op == "call_function" and any(number[u] >= end for u in n.users)
+        ]
+        targets = [(number[node], kept.of(node)) for node in leaving]
+        found.append(
+            Segment(name, range(start, end), tuple(Target(i, *where) for i, where in targets if where is not None))
+        )
+    return found
+
+
+def _blocks(model: nn.Module) -> set[str]:
+    """Paths of the outermost modules that stand beside others: the children of the first module with several."""
+    path, module = "", model
+    while True:
+        children = [(name, child) for name, child in module.named_children() if any(True for _ in child.parameters())]
+        if len(children) != 1:
+            return {f"{path}{name}" for name, _ in module.named_children()}
+        path, module = f"{path}{children[0][0]}.", children[0][1]
+
+
+def _owner(node: Node, blocks: set[str]) -> str | None:
+    """The block whose forward computes the node; None for what no block does."""
+    for path, _ in (node.meta.get("nn_module_stack") or {}).values():
+        name = path.removeprefix("net").removeprefix(".")
+        if name in blocks:
+            return name
+    return None
+
+
+def _reads_weights(program: Program, nodes: range) -> bool:
+    return any(program.layer(program.nodes[i]) is not None for i in nodes)
+
+
+class _Kept:
+    """Which of the model's channels of a value the student has, followed back to the layers that made them."""
+
+    def __init__(self, program: Program, plan: PrunePlan) -> None:
+        self.program, self.plan = program, plan
+
+    def of(self, node: Node) -> tuple[int, tuple[int, ...] | None] | None:
+        """(dimension, channels), channels None for all of them; None where that cannot be told."""
+        name, value = self.program.layer(node), node.meta.get("val")
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() < 2:
+            return None
+        if name is not None:
+            dim, channels = channel_dim(node), self.plan.keep.get(name)
+            return dim, None if channels is None or len(channels) == value.shape[dim] else channels
+        if operator_name(node) == "cat":
+            return self._cat(node)
+        for used in node.all_input_nodes:  # of a sum or product any: its operands are cut alike
+            found = self.of(used) if used.op == "call_function" else None
+            if found is not None:
+                dim, channels = found
+                if used.meta["val"].dim() == value.dim() and used.meta["val"].shape[dim] == 1 < value.shape[dim]:
+                    continue  # one channel weighs all those of another operand
+                same = used.meta["val"].dim() == value.dim() and used.meta["val"].shape[dim] == value.shape[dim]
+                # Elements moved between dimensions can only be compared where none is missing.
+                return found if same else (1, None) if channels is None else None
+        return None
+
+    def _cat(self, node: Node) -> tuple[int, tuple[int, ...] | None] | None:
+        args: Any = node.args
+        parts, dim, rank = args[0], args[1] if len(args) > 1 else 0, node.meta["val"].dim()
+        found: list[Any] = [self.of(part) for part in parts]
+        if any(one is None for one in found):
+            return None
+        if any(one[0] % rank != dim % rank for one in found):  # along another dimension: all are cut alike
+            return found[0] if len({one[1] for one in found}) == 1 else None
+        if all(kept is None for _, kept in found):
+            return dim, None
+        channels, offset = [], 0
+        for part, (_, kept) in zip(parts, found, strict=True):
+            width = part.meta["val"].shape[dim]
+            channels += [offset + channel for channel in (range(width) if kept is None else kept)]
+            offset += width
+        return dim, tuple(channels)
