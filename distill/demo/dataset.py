@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from distill.demo.drawing import CLASSES, Sample, draw
 from distill.errors import DistillError, RunError
+from distill.machine.progress import ProgressCallback
 
 SPLITS = ("train", "val")
 FORMAT = 1  # raised whenever the drawing changes, so that an older set is refused instead of mixed up with a new one
 
-Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
-
 
 def generate(
-    folder: Path | str, *, train: int, val: int, imgsz: int, seed: int = 0, progress: Progress | None = None
+    folder: Path | str, *, train: int, val: int, imgsz: int, seed: int = 0, progress: ProgressCallback | None = None
 ) -> Path:
     """Write the data set, or reuse the one that is there if it was made with the same values.
 
@@ -60,7 +57,7 @@ def generate(
     return folder / "data.yaml"
 
 
-def _write(folder: Path, wanted: dict[str, int], progress: Progress | None) -> None:
+def _write(folder: Path, wanted: dict[str, int], progress: ProgressCallback | None) -> None:
     size = wanted["imgsz"]
     jobs = [(split, index) for split in SPLITS for index in range(wanted[split])]
     for split in SPLITS:

@@ -18,7 +18,7 @@ from distill.training import schedule
 from distill.training.task import DistillationTask
 from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.heads.sensitivity import sensitivity_of
-from distill.yolo.training.tuning import balance, bears_batch_statistics, find_lr, recentre
+from distill.yolo.training.tuning import balance_losses, reestimate_batchnorm, search_lr, tolerates_batch_stats
 
 
 def repair(session: Session, base: str, plan: prune.PrunePlan) -> dict[str, Any]:
@@ -55,14 +55,14 @@ def rehearse(session: Session, start: str, plan: prune.PrunePlan) -> dict[str, A
     _, task, course = _training(session, start, plan)
     factors: dict[str, float] = {}
     if recipe.distill.balance and task.losses:
-        factors = balance(task, session.data, course, **where)
+        factors = balance_losses(task, session.data, course, **where)
         console.line("losses times " + ", ".join(f"{name} {factor:.3g}" for name, factor in factors.items()))
         task.scale(factors)
-    freeze_bn = not bears_batch_statistics(task, session.data, course, **where)
+    freeze_bn = not tolerates_batch_stats(task, session.data, course, **where)
     known = {"freeze_bn": freeze_bn, "factors": factors}
     if recipe.distill.lr is not None:
         return {**known, "lr": recipe.distill.lr, "search": None}
-    found = find_lr(task, session.data, replace(course, freeze_bn=freeze_bn), **where, progress=console.track)
+    found = search_lr(task, session.data, replace(course, freeze_bn=freeze_bn), **where, progress=console.track)
     tried = ", ".join(f"{rate:.0e}: {loss:.3f}" for rate, loss in found.tried.items())
     console.line(f"loss {found.start:.3f}; after a trial at {tried} -> {found.lr:.0e}")
     finite = [[rate, loss if math.isfinite(loss) else None] for rate, loss in found.tried.items()]
@@ -119,7 +119,7 @@ def _beginning(
     course = schedule.recovery(
         images, batch, wanted.epochs, lr=lr, freeze_bn=freeze_bn, keep_batch=keep, processes=parallel.world()
     )
-    recentre(student.model, session.data, course, **_where(session))
+    reestimate_batchnorm(student.model, session.data, course, **_where(session))
     return student, course
 
 

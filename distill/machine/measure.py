@@ -5,16 +5,16 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
+from distill.machine.progress import ProgressCallback
+
 ImageSize = int | tuple[int, int]
 
 
@@ -69,7 +69,7 @@ def measure_latency(
     device: str | torch.device = "cpu",
     runs: int = 50,
     warmup: int = 5,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     channels: int = 3,
 ) -> dict[str, Latency]:
     """Time the forward pass of several networks at batch 1, side by side.

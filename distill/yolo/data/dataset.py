@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distill.errors import DistillError
+from distill.machine.progress import ProgressCallback
 from distill.yolo.data import datafile, labels
-from distill.yolo.data.labels import Progress
 
 Split = Literal["train", "val"]
 
@@ -51,7 +51,9 @@ class DataSet:
     records: dict[str, tuple[dict[str, Any], ...]] = field(default_factory=dict, repr=False, compare=False)
 
 
-def load(path: str | Path, names: Mapping[int, str] | None = None, *, progress: Progress | None = None) -> DataSet:
+def load(
+    path: str | Path, names: Mapping[int, str] | None = None, *, progress: ProgressCallback | None = None
+) -> DataSet:
     """Open a data set and check all of it, so that what is wrong shows now and not after an hour of training.
 
     Args:
@@ -94,7 +96,7 @@ def load(path: str | Path, names: Mapping[int, str] | None = None, *, progress: 
     return _assemble(path, file.root, file.names, True, records, warnings)
 
 
-def _load_folder(path: Path, names: Mapping[int, str] | None, progress: Progress | None) -> DataSet:
+def _load_folder(path: Path, names: Mapping[int, str] | None, progress: ProgressCallback | None) -> DataSet:
     for file in (path / "data.yaml", path / "data.yml"):
         if file.is_file():
             raise DistillError(
@@ -116,7 +118,7 @@ def _load_folder(path: Path, names: Mapping[int, str] | None, progress: Progress
 
 
 def _read(
-    path: Path, key: str, found: tuple[Path, ...], names: Mapping[int, str] | None, progress: Progress | None
+    path: Path, key: str, found: tuple[Path, ...], names: Mapping[int, str] | None, progress: ProgressCallback | None
 ) -> labels.Labels:
     try:
         return labels.read(found, names, label=f"checking {key}", progress=progress)

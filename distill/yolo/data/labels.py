@@ -7,7 +7,7 @@ and drops an image whose label names an unknown class without an error.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,9 @@ from ultralytics.utils.ops import segments2boxes
 from ultralytics.utils.patches import imread
 
 from distill.errors import DistillError, first_line
+from distill.machine.progress import ProgressCallback
 from distill.yolo.data.datafile import label_files
 
-Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]  # (iterable, label, total) -> the same items
 Records = tuple[dict[str, Any], ...]
 
 ENOUGH = 10  # images, of which some can be held back
@@ -53,7 +53,9 @@ class _UnknownClass(Exception):
     """A label file names a class that the data set does not have; unlike a damaged file, that is never an accident."""
 
 
-def read(images: tuple[Path, ...], names: Mapping[int, str] | None, *, label: str, progress: Progress | None) -> Labels:
+def read(
+    images: tuple[Path, ...], names: Mapping[int, str] | None, *, label: str, progress: ProgressCallback | None
+) -> Labels:
     """Read and check images and, where there are class names, their labels.
 
     Args:

@@ -16,7 +16,7 @@ from distill.errors import DistillError, RunError
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """The part of a training that is over.
 
     Attributes:
@@ -38,7 +38,7 @@ class Progress:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
 
-class ProgressFiles:
+class StateFiles:
     """`last.pt` and `best.pt` of one training: plain tensors, numbers and text, so that loading executes nothing.
 
     Args:
@@ -48,7 +48,7 @@ class ProgressFiles:
     def __init__(self, folder: Path) -> None:
         self._last, self._best = folder / "last.pt", folder / "best.pt"
 
-    def write(self, progress: Progress, states: dict[str, Any]) -> None:
+    def write(self, progress: TrainingState, states: dict[str, Any]) -> None:
         """Write what is done, and the states of network, optimizer and so on that going on needs.
 
         A kill at any moment leaves files that fit: each is complete, and a best newer than the last epoch is the one
@@ -59,13 +59,13 @@ class ProgressFiles:
         done = {key: value for key, value in vars(progress).items() if key != "best_weights"}
         _write(self._last, {"progress": done, "states": states})
 
-    def read(self) -> tuple[Progress, dict[str, Any]] | None:
+    def read(self) -> tuple[TrainingState, dict[str, Any]] | None:
         """What `write` wrote, or None where no epoch was finished."""
         if not self._last.is_file():
             return None
         last = _read(self._last)
         try:
-            return Progress(**last["progress"], best_weights=_read(self._best)), last["states"]
+            return TrainingState(**last["progress"], best_weights=_read(self._best)), last["states"]
         except (KeyError, TypeError) as error:
             raise DistillError(f"{self._last}: not written by this program; delete the folder to start anew") from error
 

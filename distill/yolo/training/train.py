@@ -6,7 +6,7 @@ import copy
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from ultralytics.nn.tasks import DetectionModel
@@ -18,8 +18,8 @@ from distill.machine.device import in_bfloat16, pick_device
 from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
 from distill.yolo.data.dataset import DataSet
-from distill.yolo.training.learner import Learner, Penalty, set_bn_momentum
-from distill.yolo.training.state import Progress, ProgressFiles
+from distill.yolo.training.learner import Penalty, make_learner
+from distill.yolo.training.state import StateFiles, TrainingState
 from distill.yolo.training.ultralytics_trainer import Job, run_loop
 
 
@@ -92,16 +92,10 @@ def train(
     if task is None and not data.labelled:
         raise DistillError(f"{data.path}: no labels, and training without a teacher needs them")
     device = str(pick_device(device))
-    files = ProgressFiles(folder / "weights")
-    progress, states = (files.read() if resume else None) or (Progress(), None)
+    files = StateFiles(folder / "weights")
+    progress, states = (files.read() if resume else None) or (TrainingState(), None)
     if not progress.stopped:
-        learner = Learner(copy.deepcopy(model), None, penalty, schedule.freeze_bn)
-        if task is not None:
-            task = copy.deepcopy(task)  # shares the teacher
-            learner = Learner(cast(DetectionModel, task.student), task, penalty, schedule.freeze_bn)
-        # Convolutions are a fifth to a third faster so; `python -m tests.bench.step` measures it.
-        learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        set_bn_momentum(learner.student_model, schedule.bn_momentum)
+        learner = make_learner(model, task, penalty, schedule)
         settings = _settings(schedule, data, folder, imgsz, device, seed, workers, patience)
         run_loop(Job(learner, data, schedule, files, progress, states, console, val_batch), settings)
         parallel.agree()

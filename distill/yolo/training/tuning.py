@@ -1,57 +1,54 @@
-"""What a training can bear, found by trying from where it will start: batch statistics, and how high a rate."""
+"""Chooses training settings by short trials from the starting weights: learning rate, BatchNorm mode, loss weights."""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from ultralytics.cfg import get_cfg
 from ultralytics.data.build import build_dataloader
-from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.torch_utils import init_seeds
 
 import prune
 from distill.errors import DistillError
 from distill.losses.spec import ALWAYS
 from distill.machine.device import in_bfloat16
+from distill.machine.progress import ProgressCallback
 from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
-from distill.yolo.training.learner import Learner, set_bn_momentum
+from distill.yolo.training.learner import Learner, make_learner
 
-CANDIDATES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
-STEPS = 100  # of a trial, at most; a tenth of a run that is shorter than a thousand
-HELD = 4 * 2**30  # bytes of images, which are made once for all trials
-BACK = 1.05  # times the loss of the start: a trial may end there, for most of the training is still to come
-JUDGES = 8  # batches, the same for all
-SETTLE = 128  # images that BatchNorm's statistics are taken from
-LOST = 4.0  # times the loss of the start: a trial that comes there is not played to its end,
-RECENT = 10  # judged by its last batches: a single one may cost many times the mean of an untouched network
-# A loss is multiplied by at most this: one next to its minimum hardly pulls, and is not to outdo labels, which are not next
-# to theirs. Without labels all start from the same distance.
-MOST_BESIDE_LABELS, MOST_ALONE = 4.0, 100.0
-NOISY = 1.25  # times the loss with running statistics: with those of the batch the student is another network
-
-Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
+CANDIDATES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)  # learning rates
+TRIAL_STEPS = 100  # of a trial, at most; a run shorter than a thousand steps has trials of a tenth of its length
+CACHE_BYTES = 4 * 2**30  # of images, which are loaded once for all trials
+LOSS_TOLERANCE = 1.05  # a trial passes up to this times its starting loss: most of the training is still to come
+EVAL_BATCHES = 8  # the same ones for all trials
+BN_IMAGES = 128  # images that BatchNorm statistics are estimated from
+ABORT_FACTOR = 4.0  # a trial is aborted at this times its starting loss,
+ABORT_WINDOW = 10  # averaged over so many batches: a single one may cost many times the mean of an untouched network
+# Limits of a loss's factor. A loss near its minimum has a small gradient and must not outweigh the labels, which are far
+# from theirs. Without labels all losses start equally near.
+MAX_FACTOR_WITH_LABELS, MAX_FACTOR_WITHOUT = 4.0, 100.0
+BATCH_STATS_TOLERANCE = 1.25  # times the loss with running statistics
 
 
 @dataclass(frozen=True)
-class Search:
-    """A learning rate and what spoke for it.
+class LRSearch:
+    """The result of `search_lr`.
 
     Attributes:
-        lr: the one to train with.
+        lr: the learning rate to train with.
         start: the loss before training, a mean per image.
-        limit: the loss at which a trial may end.
-        tried: rate -> loss after a trial, in the order tried; a rate that diverged has infinity.
+        limit: the highest loss that a trial may end at.
+        tried: learning rate -> loss after its trial, in the order tried; infinity if it diverged.
     """
 
     lr: float
@@ -60,39 +57,46 @@ class Search:
     tried: Mapping[float, float]
 
 
-def recentre(
-    model: torch.nn.Module, data: DataSet, schedule: Schedule, *, imgsz: int, device: torch.device, seed: int = 0
+def reestimate_batchnorm(
+    model: nn.Module, data: DataSet, schedule: Schedule, *, imgsz: int, device: torch.device, seed: int = 0
 ) -> None:
-    """Give BatchNorm the statistics of the images as training will show them, and leave what the network computes: see
-    `prune.recentre`, which repair calls with images as validation shows them. In place.
+    """Give BatchNorm the statistics of augmented training images, in place; the network's outputs stay as they are.
 
-    Args: as for `find_lr`.
+    `prune.recentre` does the work. Repair calls it too, with images as validation shows them.
+
+    Args:
+        model: the network; moved to `device`.
+        data: training images.
+        schedule: batch size and augmentation.
+        imgsz: side of the images in pixels.
+        device: where to compute.
+        seed: of the choice of images and of their augmentation.
     """
     init_seeds(seed)
-    batches = islice(_batches(data, schedule, imgsz, augment=True), math.ceil(SETTLE / schedule.batch))
-    prune.recentre(model.to(device), [_on(batch, device)["img"] for batch in batches])
+    batches = islice(_batches(data, schedule, imgsz, augment=True), math.ceil(BN_IMAGES / schedule.batch))
+    prune.recentre(model.to(device), [_prepare(batch, device)["img"] for batch in batches])
 
 
-def bears_batch_statistics(
+def tolerates_batch_stats(
     task: DistillationTask, data: DataSet, schedule: Schedule, *, imgsz: int, device: torch.device, seed: int = 0
 ) -> bool:
-    """Whether BatchNorm may normalise by the statistics of each batch, as it commonly does in training.
+    """Whether BatchNorm can use batch statistics, because switching to them barely changes the loss.
 
-    It bears higher rates that way, and ends higher. But with some networks and data the statistics of a batch make another
-    network of the student: what is trained then is not what will be used.
+    Batch statistics allow higher learning rates and end at a higher mAP. But with some networks and data they change the
+    student's outputs so much that another network is trained than the one that will be used.
 
-    Args: as for `find_lr`.
+    Args: as for `search_lr`.
     """
     init_seeds(seed)
-    judges = list(islice(_batches(data, schedule, imgsz, augment=True), JUDGES))
-    of_batch, running = (
-        _judge(_learner(task, replace(schedule, freeze_bn=frozen), imgsz, device), judges, device)
-        for frozen in (False, True)
+    batches = list(islice(_batches(data, schedule, imgsz, augment=True), EVAL_BATCHES))
+    batch_loss, running_loss = (
+        _mean_loss(_trial_learner(task, replace(schedule, freeze_bn=freeze_bn), imgsz, device), batches, device)
+        for freeze_bn in (False, True)
     )
-    return of_batch <= NOISY * running  # written so that NaN says no
+    return batch_loss <= BATCH_STATS_TOLERANCE * running_loss  # False for NaN
 
 
-def find_lr(
+def search_lr(
     task: DistillationTask,
     data: DataSet,
     schedule: Schedule,
@@ -101,83 +105,84 @@ def find_lr(
     device: torch.device,
     seed: int = 0,
     candidates: Sequence[float] = CANDIDATES,
-    progress: Progress | None = None,
-) -> Search:
-    """The highest rate at which a tenth of the training ends where it began, or at most 5 % above.
+    progress: ProgressCallback | None = None,
+) -> LRSearch:
+    """The highest learning rate whose trial, a tenth of the planned steps, ends at most 5 % above its starting loss.
 
-    High rates first lose what repair gave, and then end far above what low ones reach: which one is best after a few
-    steps says little. What a tenth of the steps all but gets back, though, is no loss to the rest. Every trial is a training
-    in small: from the same student, on the same batches, augmented as in training, with a rate that rises for half of it
-    and falls as a half cosine. It is judged on images without augmentation.
+    High rates undo some of the repair first, but finish better. So a loss after a few steps says little; one that has
+    recovered after a tenth of the training costs the rest nothing. All trials start from the same student and see the
+    same augmented batches; the rate rises for half of the trial and falls as a half cosine. The loss before and after is
+    measured on images without augmentation.
 
     Args:
         task: the student, its teacher and the losses; copied.
-        data: where the images come from.
+        data: training images.
         schedule: of the training to come; its `lr` is not read.
         imgsz: side of the images in pixels.
         device: where to train.
-        seed: of the draw of images and of their augmentation.
-        candidates: rates in descending order; the last one is taken where none gets back.
-        progress: called as progress(iterable, label, total).
+        seed: of the choice of images and of their augmentation.
+        candidates: rates in descending order; the last one is taken if no trial passes.
+        progress: shows which candidate is tried.
+
+    Raises:
+        DistillError: a loss fails on the untrained student.
     """
-    each = schedule.batch * 3 * imgsz**2  # bytes of a batch
-    count = max(5, min(STEPS, schedule.steps // 10, HELD // each))
-    trial = replace(schedule, steps=count, warmup_steps=count // 2)  # the schedule's own can be longer than the trial
+    batch_bytes = schedule.batch * 3 * imgsz**2
+    steps = max(5, min(TRIAL_STEPS, schedule.steps // 10, CACHE_BYTES // batch_bytes))
+    trial = replace(schedule, steps=steps, warmup_steps=steps // 2)  # the schedule's warm-up may be longer than a trial
     init_seeds(seed)
-    lessons = list(islice(_batches(data, schedule, imgsz, augment=True), count))
-    judges = list(islice(_batches(data, schedule, imgsz, augment=False), JUDGES))
-    start = _judge(_learner(task, schedule, imgsz, device), judges, device)
-    limit = BACK * start
+    train_batches = list(islice(_batches(data, schedule, imgsz, augment=True), steps))
+    eval_batches = list(islice(_batches(data, schedule, imgsz, augment=False), EVAL_BATCHES))
+    start = _mean_loss(_trial_learner(task, schedule, imgsz, device), eval_batches, device)
+    limit = LOSS_TOLERANCE * start
     tried: dict[float, float] = {}
     rates: Iterable[float] = candidates if progress is None else progress(candidates, "learning rate", len(candidates))
     for lr in rates:
-        learner = _learner(task, schedule, imgsz, device)
-        trained = _train(learner, lessons, replace(trial, lr=lr), LOST * start, device)
-        tried[lr] = _judge(learner, judges, device) if trained else math.inf
+        learner = _trial_learner(task, schedule, imgsz, device)
+        finished = _train(learner, train_batches, replace(trial, lr=lr), ABORT_FACTOR * start, device)
+        tried[lr] = _mean_loss(learner, eval_batches, device) if finished else math.inf
         if tried[lr] <= limit:
             break
-    return Search(lr, start, limit, tried)
+    return LRSearch(lr, start, limit, tried)
 
 
-def balance(
+def balance_losses(
     task: DistillationTask, data: DataSet, schedule: Schedule, *, imgsz: int, device: torch.device, seed: int = 0
 ) -> dict[str, float]:
-    """A factor for each loss, by name, with which losses of one weight pull equally hard where the training starts.
+    """A factor for each loss, by name, that gives losses of equal weight equal gradients at the start of training.
 
-    The pull is the norm of a loss's gradient to the student's weights, a mean over batches, with BatchNorm's running
-    statistics: of the network as it is used. With labels, a loss of weight 1 pulls as hard as they do, unless it takes
-    more than a factor of 4; without, as hard as the one that pulls hardest. Factors equalize once, from the start; Chen
-    et al., GradNorm, ICML 2018 (arXiv:1711.02257), go on doing so.
+    Compared are norms of each loss's gradient to the student's weights, averaged over batches, with BatchNorm's running
+    statistics. With labels, the factor makes a loss's norm equal to that of the labels, up to a factor of 4; without, to
+    the largest norm. The factors stay fixed. GradNorm (Chen et al., ICML 2018, arXiv:1711.02257) adapts them in training.
 
-    Args: as for `find_lr`.
+    Args: as for `search_lr`.
     """
     init_seeds(seed)
-    learner = _learner(task, replace(schedule, freeze_bn=True), imgsz, device)
+    learner = _trial_learner(task, replace(schedule, freeze_bn=True), imgsz, device)
     assert learner.task is not None
     weights = [parameter for parameter in learner.student_model.parameters() if parameter.requires_grad]
     norms: dict[str, float] = dict.fromkeys(["labels", *(loss.name for loss in task.losses)], 0.0)
-    for batch in islice(_batches(data, schedule, imgsz, augment=True), JUDGES):
-        terms = learner.task(_on(batch, device))
+    for batch in islice(_batches(data, schedule, imgsz, augment=True), EVAL_BATCHES):
+        terms = learner.task(_prepare(batch, device))
         del terms["loss"]
-        alone = {loss.name: terms.pop(loss.name) / loss.weight for loss in task.losses}
-        if terms:  # what is left is of the labels
-            alone["labels"] = torch.stack(list(terms.values())).sum() / task.labels
-        for name, value in alone.items():
+        values = {loss.name: terms.pop(loss.name) / loss.weight for loss in task.losses}
+        if terms:  # the label loss
+            values["labels"] = torch.stack(list(terms.values())).sum() / task.labels
+        for name, value in values.items():
             gradients = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
             squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
-            norms[name] += torch.stack(squares).sum().sqrt().item() / JUDGES
+            norms[name] += torch.stack(squares).sum().sqrt().item() / EVAL_BATCHES
     labels = norms.pop("labels")
-    common, most = (labels, MOST_BESIDE_LABELS) if labels else (max(norms.values()), MOST_ALONE)
-    return {name: common / max(norm, common / most) if common else 1.0 for name, norm in norms.items()}
+    target, limit = (labels, MAX_FACTOR_WITH_LABELS) if labels else (max(norms.values()), MAX_FACTOR_WITHOUT)
+    return {name: target / max(norm, target / limit) if target else 1.0 for name, norm in norms.items()}
 
 
-def _learner(task: DistillationTask, schedule: Schedule, imgsz: int, device: torch.device) -> Learner:
-    """A copy to train, as the training to come will make one."""
-    task = copy.deepcopy(task)  # shares the teacher
-    task.losses = [replace(loss, span=ALWAYS) for loss in task.losses]  # one that warms up would weigh nothing here
-    learner = Learner(cast(DetectionModel, task.student), task, None, schedule.freeze_bn).to(device).train()
-    learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in training
-    set_bn_momentum(learner.student_model, schedule.bn_momentum)
+def _trial_learner(task: DistillationTask, schedule: Schedule, imgsz: int, device: torch.device) -> Learner:
+    """The learner of a trial, made from copies."""
+    learner = make_learner(task.student, task, None, schedule).to(device).train()
+    assert learner.task is not None
+    # A loss that warms up would have no weight in a trial.
+    learner.task.losses = [replace(loss, span=ALWAYS) for loss in learner.task.losses]
     student: Any = learner.student_model
     student.args = get_cfg(overrides={"imgsz": imgsz})
     student.requires_grad_(True)
@@ -185,27 +190,23 @@ def _learner(task: DistillationTask, schedule: Schedule, imgsz: int, device: tor
 
 
 def _train(
-    learner: Learner, lessons: list[dict[str, Any]], schedule: Schedule, limit: float, device: torch.device
+    learner: Learner, batches: list[dict[str, Any]], schedule: Schedule, limit: float, device: torch.device
 ) -> bool:
-    """A few steps; False where the loss is lost on the way.
-
-    Args:
-        limit: of the loss, a mean per image over the last `RECENT` batches.
-    """
+    """Train for a few steps. False if the loss, a mean per image over the last `ABORT_WINDOW` batches, exceeds `limit`."""
     parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=schedule.lr, betas=(schedule.momentum, 0.999), weight_decay=0.0)
-    recent: deque[float] = deque(maxlen=RECENT)
-    for step, batch in enumerate(lessons):
+    recent: deque[float] = deque(maxlen=ABORT_WINDOW)
+    for step, batch in enumerate(batches):
         for group in optimizer.param_groups:
-            group["lr"] = schedule.lr_at(step / len(lessons))
+            group["lr"] = schedule.lr_at(step / len(batches))
         try:
             loss = _loss(learner, batch, device)
         except DistillError:
-            if step:  # what a loss says of a network that is lost
+            if step:  # a loss refuses the outputs of a network that has diverged
                 return False
             raise
         recent.append(loss.item() / len(batch["img"]))
-        if not math.isfinite(recent[-1]) or (len(recent) == RECENT and sum(recent) > limit * RECENT):
+        if not math.isfinite(recent[-1]) or (len(recent) == ABORT_WINDOW and sum(recent) > limit * ABORT_WINDOW):
             return False
         optimizer.zero_grad()
         loss.backward()
@@ -214,21 +215,21 @@ def _train(
     return True
 
 
-def _judge(learner: Learner, judges: list[dict[str, Any]], device: torch.device) -> float:
+def _mean_loss(learner: Learner, batches: list[dict[str, Any]], device: torch.device) -> float:
     """The loss as a mean per image."""
     with torch.no_grad():
-        losses = [_loss(learner, batch, device).item() / len(batch["img"]) for batch in judges]
+        losses = [_loss(learner, batch, device).item() / len(batch["img"]) for batch in batches]
     return sum(losses) / len(losses)
 
 
 def _loss(learner: Learner, batch: Mapping[str, Any], device: torch.device) -> Tensor:
-    """Of a batch, its sum, in the precision that training has."""
+    """The loss summed over a batch, in the precision of training."""
     with torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16(device)):
-        return learner(_on(batch, device))[0]
+        return learner(_prepare(batch, device))[0]
 
 
 def _batches(data: DataSet, schedule: Schedule, imgsz: int, augment: bool) -> Iterator[dict[str, Any]]:
-    """Batches of training images in a random order, again and again."""
+    """Endless batches of training images in random order."""
     hyp = get_cfg(overrides={"imgsz": imgsz, **schedule.augmentation})
     dataset = build_dataset(data, "train", imgsz=imgsz, batch=schedule.batch, augment=augment, rect=False, hyp=hyp)
     loader = build_dataloader(dataset, min(schedule.batch, len(dataset)), workers=0, shuffle=True)
@@ -237,6 +238,7 @@ def _batches(data: DataSet, schedule: Schedule, imgsz: int, augment: bool) -> It
             yield batch if data.labelled else {"img": batch["img"]}
 
 
-def _on(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    moved = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+def _prepare(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """A batch on the device, its images in [0, 1]."""
+    moved = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
     return moved | {"img": (moved["img"].float() / 255).contiguous(memory_format=torch.channels_last)}

@@ -24,7 +24,7 @@ from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
 from distill.yolo.evaluation.evaluate import evaluate
 from distill.yolo.training.learner import Learner, StudentEMA
-from distill.yolo.training.state import Progress, ProgressFiles
+from distill.yolo.training.state import StateFiles, TrainingState
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Job:
     learner: Learner
     data: DataSet
     schedule: Schedule
-    files: ProgressFiles
-    progress: Progress
+    files: StateFiles
+    progress: TrainingState
     states: dict[str, Any] | None
     console: Console
     val_batch: int
