@@ -25,10 +25,10 @@ from distill.report.facts import findings
 from distill.training.schedule import Schedule
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.build import build
-from distill.yolo.checkpoint.original import HYP
-from distill.yolo.checkpoint.original_save import save_original
 from distill.yolo.data import dataset as datasets
-from distill.yolo.heads.anchor_head import AnchorDetect
+from distill.yolo.families.yolov5.checkpoint import HYP
+from distill.yolo.families.yolov5.head import AnchorDetect
+from distill.yolo.families.yolov5.saving import save_original
 from distill.yolo.training.train import train
 from tests.distill.yolo.originals import network
 

@@ -23,11 +23,9 @@ from distill.training import schedule
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.build import build
 from distill.yolo.checkpoint.detector import Detector
-from distill.yolo.checkpoint.original_save import save_original
 from distill.yolo.export.export import export_checkpoint
-from distill.yolo.heads.families import head_of
+from distill.yolo.families.table import family_of
 
-ORIGINAL = "student-yolov5.pt"
 # What each stage leaves in the folder beside its record, for a run that begins with the stages of another.
 FILES = {"teacher": (TEACHER,), "sparsify": (SPARSE,), "prune": (PRUNED, "plan.json"), "repair": (REPAIRED,)}
 HOPELESS = 0.01  # mAP50-95 of a teacher that has nothing to teach
@@ -164,11 +162,11 @@ def _choose(session: Session, start: str) -> dict[str, Any]:
     content = (session.folder.path / chosen).read_bytes()
     session.folder.write_with(STUDENT, lambda path: path.write_bytes(content))
     student = session.load(STUDENT)
-    original = head_of(student.model).original
-    if original:  # and once more in the format of the project that it came from
-        place = session.folder.path / ORIGINAL
-        save_original(student.model, place, names=student.names, imgsz=session.recipe.imgsz)
-    return {"chosen": chosen, "original": ORIGINAL if original else None}
+    native = family_of(student.model).native
+    if native is not None:  # and once more in the format of the project that it came from
+        place = session.folder.path / native.file
+        native.save(student.model, place, names=student.names, imgsz=session.recipe.imgsz)
+    return {"chosen": chosen, "original": native.file if native is not None else None}
 
 
 def _measure(session: Session) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.build import build
 from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.data.dataset import DataSet
-from distill.yolo.heads.families import DFL, head_of, stride_of
-from distill.yolo.heads.outputs import distillation
+from distill.yolo.families.outputs import distillation
+from distill.yolo.families.table import family_of, stride_of
+from distill.yolo.families.ultralytics_dfl import DFL
 
 
 def open_teacher(recipe: Recipe) -> Detector:
@@ -47,7 +48,7 @@ def warn_of_size(recipe: Recipe, teacher: Detector, console: Console) -> None:
 
 def fitting(specs: Iterable[LossSpec], teacher: Detector | None) -> tuple[list[LossSpec], list[str]]:
     """`losses.fitting` for the head of a teacher; one that is trained here has distributions over box sides."""
-    return losses.fitting(specs, (head_of(teacher.model) if teacher is not None else DFL).gives)
+    return losses.fitting(specs, (family_of(teacher.model) if teacher is not None else DFL).gives)
 
 
 def fitting_losses(recipe: Recipe, teacher: Detector | None, console: Console) -> list[Loss]:

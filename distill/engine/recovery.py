@@ -17,7 +17,7 @@ from distill.machine import parallel
 from distill.training import schedule
 from distill.training.task import DistillationTask
 from distill.yolo.checkpoint.detector import Detector
-from distill.yolo.heads.sensitivity import sensitivity_of
+from distill.yolo.families.outputs import sensitivity_of
 from distill.yolo.training.tuning import balance_losses, reestimate_batchnorm, search_lr, tolerates_batch_stats
 
 

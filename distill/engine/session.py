@@ -28,7 +28,7 @@ from distill.yolo.data import dataset as datasets
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.evaluation.agreement import CONFIDENCE, Reference
 from distill.yolo.export.export import check_exports
-from distill.yolo.heads import outputs
+from distill.yolo.families import outputs
 from distill.yolo.training.train import Trained, train
 
 # The networks of a run folder.

@@ -15,8 +15,8 @@ from distill.yolo.data.images import calibration
 from distill.yolo.evaluation import agreement
 from distill.yolo.evaluation.agreement import Agreement, Reference
 from distill.yolo.evaluation.evaluate import Metrics, evaluate
-from distill.yolo.heads.families import head_of, stride_of
-from distill.yolo.heads.sensitivity import sensitivity_of
+from distill.yolo.families.outputs import sensitivity_of
+from distill.yolo.families.table import family_of, stride_of
 
 
 def calibration_images(recipe: Recipe, teacher: Detector, data: DataSet, count: int) -> Tensor:
@@ -24,7 +24,7 @@ def calibration_images(recipe: Recipe, teacher: Detector, data: DataSet, count: 
 
     Validators pad even a square image by half a stride. A network that was mended without that border sees things in it.
     """
-    by_area = head_of(teacher.model).original
+    by_area = family_of(teacher.model).area_resize
     frame = stride_of(teacher.model) // 2
     return calibration(data.train, count, recipe.imgsz, seed=recipe.seed, by_area=by_area, frame=frame)
 

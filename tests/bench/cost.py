@@ -19,7 +19,7 @@ import torch
 import prune
 from distill.machine.device import pick_device
 from distill.yolo.checkpoint import detector as checkpoint
-from distill.yolo.heads.sensitivity import sensitivity_of
+from distill.yolo.families.outputs import sensitivity_of
 from tests.prune.networks import yolo
 
 

@@ -24,8 +24,8 @@ from distill.machine.device import pick_device
 from distill.recipe.schema import DEFAULT_LOSSES
 from distill.training.task import CHECKED_BATCHES
 from distill.yolo.checkpoint import detector as checkpoint
-from distill.yolo.heads import outputs
-from distill.yolo.heads.families import head_of
+from distill.yolo.families import outputs
+from distill.yolo.families.table import family_of
 from distill.yolo.training.learner import Learner
 from distill.yolo.training.ultralytics_loss import Ultralytics
 from tests.prune.networks import yolo
@@ -43,9 +43,9 @@ def main(name: str = "yolov5n", imgsz: str = "320", batch: str = "8", rounds: st
     graph = prune.trace(model, torch.zeros(1, 3, size, size))
     plan = prune.make_plan(graph, prune.score(graph, "bn_scale"), flops=0.5, round_to=8)
     student = prune.apply(model, plan)
-    ours = losses.build(losses.fitting(DEFAULT_LOSSES, head_of(model).gives)[0])
+    ours = losses.build(losses.fitting(DEFAULT_LOSSES, family_of(model).gives)[0])
     kinds = {"labels": [], "distill": ours}
-    if "dist" in head_of(model).gives:
+    if "dist" in family_of(model).gives:
         kinds["ultralytics"] = [losses.Loss("ultralytics", 1.0, Ultralytics())]
     learners = {}
     for layout in (torch.contiguous_format, torch.channels_last):

@@ -29,9 +29,9 @@ from distill.recipe import load as recipes
 from distill.recipe.schema import Latency
 from distill.report import compare_facts as facts
 from distill.yolo.checkpoint import detector as checkpoint
-from distill.yolo.checkpoint.original_save import save_original
 from distill.yolo.data import dataset as datasets
-from distill.yolo.heads.outputs import distillation
+from distill.yolo.families.outputs import distillation
+from distill.yolo.families.yolov5.saving import save_original
 from distill.yolo.training.train import train
 from tests.distill.yolo.originals import network
 from tests.distill.yolo.test_trainer import CFG, LONGER, tiny, write_images

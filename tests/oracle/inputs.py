@@ -19,7 +19,7 @@ SHAPES = ((1.25, 1.625), (2.0, 3.75), (4.125, 2.875))  # anchors of the finest l
 
 @dataclass(frozen=True)
 class Case:
-    """One call of the loss; the arguments are those of `distill.yolo.heads.anchor_loss.anchor_loss`."""
+    """One call of the loss; the arguments are those of `distill.yolo.families.yolov5.loss.anchor_loss`."""
 
     targets: Tensor
     hyp: Mapping[str, float] = field(default_factory=lambda: HYP)

@@ -12,12 +12,10 @@ from ultralytics.nn import tasks
 from ultralytics.nn.tasks import DetectionModel
 
 from distill.errors import DistillError
-from distill.yolo.checkpoint import original
 from distill.yolo.checkpoint.archive import Archive
 from distill.yolo.checkpoint.unpickle import GRAPH, PLAIN
-from distill.yolo.heads.anchor_head import PortableHead
-
-SUPPORTED = "only detectors with the head of YOLOv5, YOLOv8 and YOLO11 are supported"
+from distill.yolo.families.family import Family
+from distill.yolo.families.table import FAMILIES, supported
 
 OTHER_TASKS = {
     "ClassificationModel": "a classification model",
@@ -39,7 +37,7 @@ _MODULES: dict[str, type[nn.Module]] = {
     "ultralytics.nn.tasks.YOLOv10DetectionModel": DetectionModel,
     "ultralytics.nn.modules.block.Silence": nn.Identity,
     "torch.nn.modules.module.Module": nn.Module,
-    **original.MODULES,
+    **{name: kind for family in FAMILIES for name, kind in family.checkpoints.modules.items()},
 }
 
 # Found in checkpoints and not needed to use the network: the loss it was trained with, its score, where it lay.
@@ -55,24 +53,30 @@ _IGNORED = frozenset(
 _ACTIVATION = re.compile(r"(torch\.)?nn\.[A-Z]\w*\([\w\s.,=+-]*\)")  # nn.LeakyReLU(0.1, inplace=True)
 
 
+def own_project(names: tuple[str, ...]) -> Family | None:
+    """The family whose own project made a checkpoint with these names; None if that is ultralytics."""
+    return next((family for family in FAMILIES if family.checkpoints.owns(names)), None)
+
+
 def unpickle(archive: Archive) -> Any:
     """A checkpoint's content. Raises `DistillError` where it is not a detector's, with the most telling reason first."""
     path, names = archive.path, archive.names
     for name in names:
         what = OTHER_TASKS.get(name.removeprefix("ultralytics.nn.tasks."))
         if what:
-            raise DistillError(f"{path} is {what}, not a detector: {SUPPORTED}")
+            raise DistillError(f"{path} is {what}, not a detector: {supported()}")
     modules = {name: found for name in names if (found := _module_class(name))}
     ignored = {name for name in names if name in _IGNORED or name.startswith(_IGNORED_PACKAGES)}
     known = {*modules, *ignored, *PLAIN, GRAPH}
     foreign = [name for name in names if name not in known]
-    if original.is_original(names):
-        original.check_names(path, foreign)
+    project = own_project(names)
+    if project is not None:
+        project.checkpoints.check_names(path, foreign)
     if foreign == ["builtins.getattr"]:  # how a method put in place of forward() is pickled
         raise DistillError(f"{path} holds a fused network: give the .pt that training saved, with its BatchNorm layers")
     if foreign:
         raise _foreign(path, foreign[0])
-    return archive.load(modules, ignored, PortableHead)
+    return archive.load(modules, ignored)
 
 
 def check_description(path: Path, description: Any) -> None:

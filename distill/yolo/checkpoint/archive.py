@@ -68,23 +68,17 @@ class Archive:
         if order != b"little":
             raise DistillError(f"{path} was written on a big-endian machine: save it again on another")
 
-    def load(
-        self,
-        modules: Mapping[str, type[nn.Module]],
-        ignored: Collection[str] = (),
-        graph: type[nn.Module] | None = None,
-    ) -> Any:
+    def load(self, modules: Mapping[str, type[nn.Module]], ignored: Collection[str] = ()) -> Any:
         """Unpickle the file.
 
         Args:
             modules: which class each name stands for; the names may be another project's.
             ignored: names whose objects become `Ignored`.
-            graph: what a module that torch.fx wrote becomes, with the parts of that and without its code.
 
         Raises:
             DistillError: the pickle uses a name that is in neither and not in `PLAIN`, or does not hold together.
         """
-        reader = Reader(self._pickle, self._read_storage, modules, ignored, graph)
+        reader = Reader(self._pickle, self._read_storage, modules, ignored)
         try:
             content = reader.load()
             reader.finish()

@@ -10,7 +10,7 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from distill.errors import DistillError, first_line
 from distill.yolo.checkpoint import detector as checkpoint
-from distill.yolo.heads.anchor_head import AnchorDetect
+from distill.yolo.families.table import family_of
 
 USE = "use yolov5n.yaml, yolov8s.yaml, ..."
 
@@ -30,10 +30,8 @@ def build(model: str, names: Mapping[int, str], *, width: float | None = None, s
     source = None
     if Path(model).suffix == ".pt":
         source = checkpoint.load(model).model
-        if isinstance(source.model[-1], AnchorDetect):  # type: ignore[index]
-            raise DistillError(
-                f"teacher.train.model: {model} is of the original YOLOv5, which trains its own: give it as 'model', or {USE}"
-            )
+        if reason := family_of(source).untrainable:
+            raise DistillError(f"teacher.train.model: {model} {reason}: give it as 'model', or {USE}")
         description = source.yaml  # type: ignore[union-attr]
     else:
         try:

@@ -13,16 +13,16 @@ from typing import Any
 import torch
 import ultralytics
 from torch import nn
-from ultralytics.nn.modules import Detect, Focus
+from ultralytics.nn.modules import Focus
 from ultralytics.nn.tasks import DetectionModel, torch_safe_load
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from distill.errors import DistillError, first_line
-from distill.yolo.checkpoint import original
-from distill.yolo.checkpoint.allowed import OTHER_TASKS, SUPPORTED, check_description, unpickle
+from distill.yolo.checkpoint.allowed import OTHER_TASKS, check_description, own_project, unpickle
 from distill.yolo.checkpoint.archive import Archive
 from distill.yolo.checkpoint.saving import bare_copy, half, write
-from distill.yolo.heads.anchor_head import AnchorDetect, is_portable, portable, restore
+from distill.yolo.families.family import Family
+from distill.yolo.families.table import FAMILIES, family_of, supported
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def load(path: str | Path, *, trust: bool = False) -> Detector:
     """
     path = Path(path).expanduser()
     archive = Archive(path)
-    trust = trust and not original.is_original(archive.names)  # those are read without their project, so never run
+    trust = trust and own_project(archive.names) is None  # those are read without their project, so never run
     content = _trusted(path) if trust else unpickle(archive)
     try:
         return _detector(path, content, trust)
@@ -86,8 +86,7 @@ def save(
     path = Path(path)
     network: Any = bare_copy(model).cpu().eval().requires_grad_(False)
     network.names = dict(names)
-    if isinstance(network.model[-1], AnchorDetect):
-        network.model[-1] = portable(network.model[-1])
+    network.model[-1] = family_of(network).checkpoints.portable(network.model[-1])
     args = getattr(network, "args", None)
     network.args = {**(_plain(args) if isinstance(args, dict) else {}), "task": "detect", "imgsz": imgsz}
     checkpoint = {
@@ -135,13 +134,12 @@ def _detector(path: Path, content: Any, trust: bool) -> Detector:
     if not isinstance(model, nn.Module):
         raise DistillError(f"{path} holds weights but no network (a state dict): give the .pt that training saved")
     detector: Any = _check_model(path, model)
-    _make_head(path, detector, content)
-    check_head(path, detector)
+    for family in FAMILIES:
+        family.checkpoints.adopt(path, detector, content)
+    family = check_head(path, detector)
     if not trust:
         check_description(path, getattr(detector, "yaml", None))
-    options = content.get("opt")
-    options = options if isinstance(options, dict) else {}  # how the original YOLOv5 calls its train_args
-    trained_with = content.get("train_args") or {"imgsz": original.trained_at(options)}
+    trained_with = family.checkpoints.train_args(content)
     trained_with = _plain(trained_with) if isinstance(trained_with, dict) else {}
     _renew(detector, trained_with)
     detector.pt_path = str(path)
@@ -154,26 +152,13 @@ def _detector(path: Path, content: Any, trust: bool) -> Detector:
 def _check_model(path: Path, model: nn.Module) -> DetectionModel:
     if type(model) is not DetectionModel or not isinstance(getattr(model, "model", None), nn.Sequential):
         what = OTHER_TASKS.get(type(model).__name__, f"a {type(model).__name__}")
-        raise DistillError(f"{path} is {what}, not a detector: {SUPPORTED}")
+        raise DistillError(f"{path} is {what}, not a detector: {supported()}")
     return model
 
 
-def _make_head(path: Path, model: Any, content: dict[str, Any]) -> None:
-    """An anchor head, whichever way it was written, becomes an `AnchorDetect`."""
-    head = model.model[-1]
-    if isinstance(head, original.OriginalHead):
-        original.convert(path, model, content)
-    elif is_portable(head):
-        model.model[-1] = restore(head)
-
-
-def check_head(path: Path, model: Any) -> None:
-    """Refuse a network with a head, or in a state, that is not supported. Raises `DistillError` that names `path`."""
-    head = model.model[-1]
-    if getattr(head, "one2one_cv2", None) is not None or getattr(head, "end2end", False):
-        raise DistillError(f"{path} has a head that works without NMS (YOLOv10, YOLO26): {SUPPORTED}")
-    if type(head) not in (Detect, AnchorDetect):
-        raise DistillError(f"{path} has a {type(head).__name__} head: {SUPPORTED}")
+def check_head(path: Path, model: Any) -> Family:
+    """The family of a network. Raises `DistillError` that names `path` if its head, or the state it is in, is not supported."""
+    family = family_of(model, path)
     if model.is_fused():
         raise DistillError(f"{path} holds a fused network: give the .pt that training saved, with its BatchNorm layers")
     channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
@@ -181,6 +166,7 @@ def check_head(path: Path, model: Any) -> None:
         channels //= 4
     if channels != 3:
         raise DistillError(f"{path} takes images of {channels} channels: only 3 are supported")
+    return family
 
 
 def _renew(model: Any, trained_with: Mapping[str, Any]) -> None:
@@ -210,7 +196,7 @@ def _check_runs(path: Path, model: Any) -> None:
             f"{path} does not run with ultralytics {version} ({first_line(error)}): it was made by a changed "
             "version of it; to use it here, train on your data with an unchanged one"
         ) from error
-    if isinstance(model.model[-1], Detect):
+    if hasattr(model.model[-1], "shape"):
         model.model[-1].shape = None  # forget the anchors of that size
 
 

@@ -56,6 +56,10 @@ class Ignored:
     """Stands for an object that is not needed and therefore not made: a loss, a path, a number of numpy's."""
 
 
+class GraphParts(nn.Module):
+    """Stands for a module that torch.fx wrote: its parts, without its code."""
+
+
 class Reader(pickle.Unpickler):
     """Builds plain data, tensors and stand-ins; `finish` then turns the stand-ins into modules."""
 
@@ -65,7 +69,6 @@ class Reader(pickle.Unpickler):
         read_storage: Any,
         modules: Mapping[str, type[nn.Module]],
         ignored: Collection[str],
-        graph: type[nn.Module] | None,
     ) -> None:
         super().__init__(io.BytesIO(data))
         self._read_storage = read_storage
@@ -77,9 +80,8 @@ class Reader(pickle.Unpickler):
         self._known |= {_TENSOR: self._tensor, _PARAMETER: self._parameter}
         self._known |= {name: self._stand_in(Ignored) for name in ignored}
         self._known |= {name: self._stand_in(module) for name, module in modules.items()}
-        if graph is not None:
-            self._graph = self._stand_in(graph)
-            self._known[GRAPH] = self._without_code
+        self._graph = self._stand_in(GraphParts)
+        self._known[GRAPH] = self._without_code
 
     def find_class(self, module: str, name: str) -> Any:
         full = full_name(module, name)

@@ -22,13 +22,11 @@ from distill.machine.device import pick_device
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
-from distill.yolo.evaluation.original_ap import average_precision
-from distill.yolo.heads.families import head_of
+from distill.yolo.families.table import family_of
 
 CONFIDENCE = 0.001  # every box above it counts
 # (images (B, 3, H, W), what the network predicts of them (B, 4 + nc, A)) -> what is measured in its place.
 Exchange = Callable[[Tensor, Tensor], Tensor]
-NMS_IOU = {"yolo val": 0.7, "val.py": 0.6}  # boxes of a class that overlap by more than this are one
 
 
 class Bar(Protocol):
@@ -97,8 +95,8 @@ def evaluate(
             validator.update_metrics(boxes, images)
         stats: Any = validator.metrics.stats
         columns = ("tp", "conf", "pred_cls", "target_cls")  # read before get_stats() empties them
-        original = validator.as_original
-        ap = average_precision(*(np.concatenate(stats[name]) for name in columns)) if original else None
+        own_ap = validator.rules.average_precision
+        ap = own_ap(*(np.concatenate(stats[name]) for name in columns)) if own_ap is not None else None
         validator.get_stats()
     if ap is not None:
         box: Any = validator.metrics.box
@@ -135,7 +133,7 @@ def _open(
     place = pick_device(device)
     network: Any = checkpoint.fused(model).to(place)
     stride = max(int(network.stride.max()), 32)
-    by_area = head_of(network).original
+    by_area = family_of(network).area_resize
     dataset = build_dataset(
         data, "val", imgsz=-(-imgsz // stride) * stride, batch=batch, stride=stride, by_area=by_area
     )
@@ -160,9 +158,8 @@ class _Validator(DetectionValidator):
     seen: Any
 
     def __init__(self, loader: DataLoader, network: Any, data: DataSet, device: torch.device, folder: Path) -> None:
-        self.network, self.as_original = network, head_of(network).original
-        iou = NMS_IOU["val.py" if self.as_original else "yolo val"]
-        options = {"conf": CONFIDENCE, "iou": iou, "plots": False, "save_json": False, "verbose": False}
+        self.network, self.rules = network, family_of(network).evaluation
+        options = {"conf": CONFIDENCE, "iou": self.rules.nms_iou, "plots": False, "save_json": False, "verbose": False}
         super().__init__(loader, folder, {**options, "task": "detect", "mode": "val"})
         self.training = False
         self.data = data.config
@@ -180,7 +177,7 @@ class _Validator(DetectionValidator):
             if exchange is not None:
                 predicted = exchange(images["img"], predicted[0] if isinstance(predicted, tuple) else predicted)
             boxes = self.postprocess(predicted)
-            yield images, _clipped(boxes, images) if self.as_original else boxes
+            yield images, _clipped(boxes, images) if self.rules.clip_boxes else boxes
             if bar is not None:
                 bar.advance(len(images["img"]))
 

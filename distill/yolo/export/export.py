@@ -22,7 +22,7 @@ from distill.machine.disk import machine_fault
 from distill.machine.measure import file_size_mb
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.export.parity import Exported, check_formats, check_parity
-from distill.yolo.heads.anchor_head import AnchorDetect
+from distill.yolo.families.table import family_of
 
 
 def known_formats() -> tuple[str, ...]:
@@ -73,8 +73,7 @@ def export_checkpoint(
     detector = checkpoint.load(path, trust=trust)
     model: Any = detector.model
     model.names = detector.names
-    if isinstance(model.model[-1], AnchorDetect):
-        model.model[-1].layout = "original"  # what the code that such a model is deployed with expects
+    family_of(model).prepare_export(model.model[-1])
     if image is None:
         image = _random_image(model, imgsz)
     try:

@@ -13,7 +13,7 @@ from ultralytics.utils.torch_utils import ModelEMA, unwrap_model
 
 from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
-from distill.yolo.heads.outputs import label_terms, run
+from distill.yolo.families.outputs import label_terms, run
 
 Penalty = Callable[[nn.Module, float], Tensor]
 

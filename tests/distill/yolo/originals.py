@@ -20,7 +20,7 @@ from torch import nn
 from ultralytics.nn.modules import C3, C3x, block, conv, transformer
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
-from distill.yolo.heads.anchor_head import AnchorDetect
+from distill.yolo.families.yolov5.head import AnchorDetect
 
 NAMES = {0: "circle", 1: "square", 2: "star"}
 HYP = {"box": 0.06, "cls": 0.02, "obj": 0.7, "cls_pw": 1.0, "obj_pw": 1.0, "anchor_t": 3.0, "fl_gamma": 0.0}

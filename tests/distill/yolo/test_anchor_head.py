@@ -12,12 +12,11 @@ import prune
 from distill import losses
 from distill.losses.context import LossContext
 from distill.losses.spec import LossSpec
-from distill.yolo.heads import anchor_head
-from distill.yolo.heads.anchor_head import AnchorDetect
-from distill.yolo.heads.anchor_loss import anchor_loss
-from distill.yolo.heads.families import ANCHOR, DFL, head_of
-from distill.yolo.heads.outputs import distillation, label_terms, neck_keep, run
-from distill.yolo.heads.sensitivity import sensitivity_of
+from distill.yolo.families.outputs import distillation, label_terms, neck_keep, run, sensitivity_of
+from distill.yolo.families.table import ANCHOR, family_of
+from distill.yolo.families.yolov5 import head as anchor_head
+from distill.yolo.families.yolov5.head import AnchorDetect
+from distill.yolo.families.yolov5.loss import anchor_loss
 from tests.distill.yolo.originals import HYP, IMAGE, network, output
 
 SIZES = ((4, 6), (2, 3))  # rows and columns of the levels
@@ -269,9 +268,7 @@ def test_a_cut_student_learns_from_its_teacher_and_from_labels() -> None:
 
 def test_a_head_is_told_by_its_class() -> None:
     model = network()
-    assert head_of(model) is ANCHOR and ANCHOR.gives == {"objectness"}
+    assert family_of(model) is ANCHOR and ANCHOR.gives == {"objectness"}
     graph = prune.trace(model, IMAGE)
     scores = prune.score(graph, "obs", batches=IMAGE, sensitivity=sensitivity_of(model), seed=0)
     assert prune.make_plan(graph, scores, flops=0.6, round_to=1).flops_after < 0.61 * graph.flops()
-    model.model[-1] = nn.Identity()
-    assert head_of(model) is DFL and DFL.gives == {"dist"}

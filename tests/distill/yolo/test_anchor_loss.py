@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.yolo.heads import anchor_loss as module
-from distill.yolo.heads.anchor_loss import anchor_loss, complete_iou
+from distill.yolo.families.yolov5 import loss as module
+from distill.yolo.families.yolov5.loss import anchor_loss, complete_iou
 from tests.oracle.inputs import HYP, IMAGES, Case, cases, objects, uniform
 
 CASES = cases()

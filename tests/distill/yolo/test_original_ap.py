@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -14,8 +13,9 @@ import pytest
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data import dataset as data
 from distill.yolo.evaluation.evaluate import evaluate
-from distill.yolo.evaluation.original_ap import average_precision
-from distill.yolo.heads import families as heads
+from distill.yolo.families import table
+from distill.yolo.families.family import Evaluation
+from distill.yolo.families.yolov5.average_precision import average_precision
 from tests.distill.yolo.originals import seeing_one_object
 
 # At recall 1 precision falls to 0, and the trapezoid over the last hundredth with it. So it is at every step down.
@@ -101,7 +101,7 @@ def test_a_real_checkpoint_finds_what_it_was_trained_on(
     found = evaluate(teacher.model, val, imgsz=416)
     assert found.images == 12 and 0.6 < found.map50_95 < found.map50
     assert found.map50_95 == pytest.approx(np.mean(list(found.per_class.values())))
-    other: Any = replace(heads.ANCHOR, original=False)
-    monkeypatch.setattr(heads, "ANCHOR", other)
+    as_ultralytics = replace(table.ANCHOR, area_resize=False, evaluation=Evaluation())
+    monkeypatch.setattr(table, "FAMILIES", (as_ultralytics,))
     stock = evaluate(teacher.model, val, imgsz=416)
     assert stock != found and abs(stock.map50_95 - found.map50_95) < 0.05

@@ -19,9 +19,9 @@ import prune
 from distill.errors import DistillError, RunError
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.archive import Archive
-from distill.yolo.checkpoint.original import HYP
-from distill.yolo.checkpoint.original_save import save_original
-from distill.yolo.heads.anchor_head import AnchorDetect
+from distill.yolo.families.yolov5.checkpoint import HYP
+from distill.yolo.families.yolov5.head import AnchorDetect
+from distill.yolo.families.yolov5.saving import save_original
 from tests.distill.yolo.originals import IMAGE, NAMES, output, tiny
 
 STRIDE = torch.tensor([8.0, 16.0, 32.0])

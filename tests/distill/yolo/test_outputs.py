@@ -13,7 +13,7 @@ from ultralytics.utils.ops import xywh2xyxy
 
 from distill.losses import Loss
 from distill.losses.feature import feature_pkd
-from distill.yolo.heads.outputs import distillation, label_terms, neck_keep, run
+from distill.yolo.families.outputs import distillation, label_terms, neck_keep, run
 
 CFG = {
     "nc": 3,

@@ -30,7 +30,7 @@ from distill.machine.console import Console
 from distill.training.schedule import Schedule
 from distill.yolo.data import dataset as datasets
 from distill.yolo.data.images import build_dataset, calibration
-from distill.yolo.heads.outputs import distillation, label_terms, run
+from distill.yolo.families.outputs import distillation, label_terms, run
 from distill.yolo.training.train import Trained, train
 from tests.distill.yolo.originals import network
 

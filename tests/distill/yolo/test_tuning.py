@@ -17,7 +17,7 @@ from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
 from distill.yolo.data import dataset as datasets
 from distill.yolo.data.images import calibration
-from distill.yolo.heads.outputs import distillation
+from distill.yolo.families.outputs import distillation
 from distill.yolo.training import tuning
 from distill.yolo.training.tuning import balance_losses, reestimate_batchnorm, search_lr, tolerates_batch_stats
 from tests.distill.yolo.test_trainer import tiny, write_images

@@ -1,4 +1,4 @@
-"""What is particular to ultralytics' Detect head (YOLOv5u, YOLOv8, YOLO11): one box to a cell, its sides as distributions."""
+"""ultralytics' Detect head with NMS (YOLOv5u, YOLOv8, YOLO11): one box to a cell, its sides as distributions."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from typing import Any, cast
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from ultralytics.nn.modules import Detect
 
 from distill.losses.context import Outputs
+from distill.yolo.families.family import Family
 
 
-def outputs(head: nn.Module, everything: Any) -> Outputs:
+def owns(head: nn.Module) -> bool:
+    """Whether a last layer is this head. The same class can have a second branch, which works without NMS."""
+    return type(head) is Detect and getattr(head, "one2one_cv2", None) is None and not getattr(head, "end2end", False)
+
+
+def outputs(head: nn.Module, raw: Any) -> Outputs:
     """What losses read, of what a network with this head returned in train mode."""
-    raw = everything.get("one2many", everything)  # so called in a head with a second, one-to-one branch
     cells, strides = _grid(raw["feats"], cast(Any, head).stride)
     sides = rearrange(raw["boxes"], "b (side bin) a -> b a side bin", bin=cast(Any, head).reg_max)
     return Outputs(
@@ -23,7 +29,7 @@ def outputs(head: nn.Module, everything: Any) -> Outputs:
         side_logits=sides if sides.shape[-1] > 1 else None,
         decode=lambda: decode(sides, cells, strides),
         strides=strides.squeeze(-1),
-        raw=everything,
+        raw=raw,
     )
 
 
@@ -63,13 +69,13 @@ def label_terms(model: nn.Module, outputs: Outputs, batch: Mapping[str, Any]) ->
     return dict(zip(parts, terms / len(batch["img"]), strict=True))
 
 
-def sensitivity(head: nn.Module, everything: Any) -> Tensor:
+def sensitivity(head: nn.Module, raw: Any) -> Tensor:
     """Noise on scores (B, nc, A) and boxes (B, 4 * R, A), shaped by the outputs' own metric.
 
     Its squared gradient is, in expectation, the Gauss-Newton diagonal of
     KL(original scores || changed) + best score * KL(original box distributions || changed), summed over anchors.
     """
-    scores, boxes = everything["scores"].float(), everything["boxes"].float()
+    scores, boxes = raw["scores"].float(), raw["boxes"].float()
     p = scores.detach().sigmoid()
     total = (scores * (p * (1 - p)).sqrt() * torch.randn_like(scores)).sum()
     logits = boxes.unflatten(1, (4, cast(Any, head).reg_max))  # (B, 4, R, A)
@@ -79,3 +85,14 @@ def sensitivity(head: nn.Module, everything: Any) -> Tensor:
     shaped = root * (noise - root * (root * noise).sum(2, keepdim=True))
     best = p.amax(1)[:, None, None]  # (B, 1, 1, A): a box matters as much as its anchor is believed
     return total + (logits * shaped * best.sqrt()).sum()
+
+
+DFL = Family(
+    title="ultralytics' YOLOv5, YOLOv8 and YOLO11",
+    owns=owns,
+    outputs=outputs,
+    label_terms=label_terms,
+    sensitivity=sensitivity,
+    entry="cv2.{level}.0.conv",
+    gives=frozenset({"dist"}),
+)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from distill.losses import Loss
 from distill.losses.context import Outputs
 from distill.training.task import DistillationTask
-from distill.yolo.heads.families import head_of
+from distill.yolo.families.table import family_of
 
 
 def run(model: nn.Module, images: Tensor) -> Outputs:
@@ -20,16 +21,16 @@ def run(model: nn.Module, images: Tensor) -> Outputs:
     the head alone is switched: every BatchNorm stays in the mode it is in.
 
     Args:
-        model: a network that ends in one of the heads of `distill.yolo.heads.families`.
+        model: a network that ends in one of the heads of `distill.yolo.families.table`.
         images: (B, 3, H, W) in [0, 1].
     """
     head = cast(Any, model).model[-1]
     mode, head.training = head.training, True
     try:
-        everything = model(images)
+        raw = model(images)
     finally:
         head.training = mode
-    return head_of(model).outputs(head, everything)
+    return family_of(model).outputs(head, raw)
 
 
 def label_terms(model: nn.Module, outputs: Outputs, batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -40,7 +41,12 @@ def label_terms(model: nn.Module, outputs: Outputs, batch: Mapping[str, Any]) ->
         outputs: what `run` gave for `batch["img"]`.
         batch: the loader's `img`, `batch_idx`, `cls` and `bboxes`.
     """
-    return head_of(model).label_terms(model, outputs, batch)
+    return family_of(model).label_terms(model, outputs, batch)
+
+
+def sensitivity_of(model: nn.Module) -> Callable[[Any], Tensor]:
+    """What `prune` back-propagates to learn how much a change matters: a scalar of a detector's raw outputs, without labels."""
+    return partial(family_of(model).sensitivity, cast(Any, model).model[-1])
 
 
 def neck_keep(model: nn.Module, keep_inputs: Mapping[str, Sequence[int]]) -> list[Sequence[int]]:
@@ -51,7 +57,7 @@ def neck_keep(model: nn.Module, keep_inputs: Mapping[str, Sequence[int]]) -> lis
         keep_inputs: `PrunePlan.keep_inputs`, the kept input channels by module path.
     """
     layers = cast(Any, model).model
-    entry = f"model.{len(layers) - 1}.{head_of(model).entry}"
+    entry = f"model.{len(layers) - 1}.{family_of(model).entry}"
     return [keep_inputs[entry.format(level=level)] for level in range(layers[-1].nl)]
 
 

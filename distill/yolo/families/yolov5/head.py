@@ -10,7 +10,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from distill.losses.context import Outputs
-from distill.yolo.heads.anchor_loss import anchor_loss
+from distill.yolo.checkpoint.unpickle import GraphParts
+from distill.yolo.families.yolov5.loss import anchor_loss
 
 BOX = 5.0  # weight of a box's change beside its scores, by trial on Corn Pest: 2 to 10 do about as well
 
@@ -44,10 +45,10 @@ class AnchorDetect(nn.Module):
         maps = [conv(features[level]) for level, conv in enumerate(self.m)]
         if self.training:
             return {"feats": list(features), "maps": maps}
-        found = torch.cat([self.decode(raw, level) for level, raw in enumerate(maps)], 1)  # (B, A, 5 + nc)
+        boxes = torch.cat([self.decode(raw, level) for level, raw in enumerate(maps)], 1)  # (B, A, 5 + nc)
         if self.layout == "original":
-            return found
-        return torch.cat((found[..., :4], found[..., 4:5] * found[..., 5:]), 2).transpose(1, 2)
+            return boxes
+        return torch.cat((boxes[..., :4], boxes[..., 4:5] * boxes[..., 5:]), 2).transpose(1, 2)
 
     def split(self, raw: Any) -> Any:
         """A level's raw map as (B, boxes, H, W, 5 + nc)."""
@@ -65,8 +66,9 @@ class AnchorDetect(nn.Module):
         return torch.cat((centre, size, p[..., 4:]), 4).reshape(raw.shape[0], -1, self.no)
 
 
-class PortableHead(nn.Module):
-    """What is left of a `portable` head when it is read without running its code."""
+def use_original_layout(head: AnchorDetect) -> None:
+    """Give (B, A, 5 + nc) in eval mode, as the original's own exports do."""
+    head.layout = "original"
 
 
 def portable(head: AnchorDetect) -> nn.Sequential:
@@ -89,7 +91,7 @@ def portable(head: AnchorDetect) -> nn.Sequential:
 def is_portable(made: nn.Module) -> bool:
     """Whether a network's last layer is what `portable` made, read with or without its code."""
     return (
-        isinstance(made, nn.Sequential) and len(made) == 1 and isinstance(made[0], (PortableHead, torch.fx.GraphModule))
+        isinstance(made, nn.Sequential) and len(made) == 1 and isinstance(made[0], (GraphParts, torch.fx.GraphModule))
     )
 
 
@@ -107,26 +109,24 @@ def _placed_as(layer: Any, made: Any) -> Any:
     return made
 
 
-def outputs(head: Any, everything: Any) -> Outputs:
+def outputs(head: Any, raw: Any) -> Outputs:
     """What losses read, of what a network with this head returned in train mode."""
-    maps = [head.split(raw) for raw in everything["maps"]]
-    flat = torch.cat([rearrange(raw, "b n h w o -> b (n h w) o") for raw in maps], 1)  # (B, A, 5 + nc)
-    anchors = torch.tensor([head.na * raw.shape[2] * raw.shape[3] for raw in everything["maps"]])  # of each level
+    maps = [head.split(level) for level in raw["maps"]]
+    flat = torch.cat([rearrange(level, "b n h w o -> b (n h w) o") for level in maps], 1)  # (B, A, 5 + nc)
+    anchors = torch.tensor([level.shape[1:4].numel() for level in maps])  # of each level
     return Outputs(
-        neck=tuple(everything["feats"]),
+        neck=tuple(raw["feats"]),
         class_logits=flat[..., 5:],
         objectness_logits=flat[..., 4],
-        decode=lambda: _corners(
-            torch.cat([head.decode(raw.float(), i) for i, raw in enumerate(everything["maps"])], 1)
-        ),
+        decode=lambda: _corners(torch.cat([head.decode(level.float(), i) for i, level in enumerate(raw["maps"])], 1)),
         strides=head.stride.repeat_interleave(anchors.to(head.stride.device)),
         raw=maps,
     )
 
 
-def _corners(found: Tensor) -> Tensor:
+def _corners(boxes: Tensor) -> Tensor:
     """(..., centre and size, ...) -> (..., 4) as x1 y1 x2 y2."""
-    centre, size = found[..., :2], found[..., 2:4]
+    centre, size = boxes[..., :2], boxes[..., 2:4]
     return torch.cat((centre - size / 2, centre + size / 2), -1)
 
 
@@ -137,15 +137,15 @@ def label_terms(model: Any, outputs: Outputs, batch: Mapping[str, Any]) -> dict[
     return anchor_loss(outputs.raw, targets, model.model[-1].anchors, model.hyp)
 
 
-def sensitivity(head: Any, everything: Any) -> Tensor:
+def sensitivity(head: Any, raw: Any) -> Tensor:
     """Noise on the maps, shaped by what they mean: how far do objectness, classes and boxes move?
 
     Its squared gradient is, in expectation, the Gauss-Newton diagonal of KL(objectness) + objectness * (KL(classes) +
     BOX^2 * |change of the box's centre in box sizes and of its log size|^2): classes and boxes matter where an object is.
     """
-    total = everything["maps"][0].new_zeros(())
-    for level, raw in enumerate(everything["maps"]):
-        logits = head.split(raw.float())  # (B, boxes, H, W, 5 + nc)
+    total = raw["maps"][0].new_zeros(())
+    for level, values in enumerate(raw["maps"]):
+        logits = head.split(values.float())  # (B, boxes, H, W, 5 + nc)
         p = logits.detach().sigmoid()
         believed = p[..., 4:5]
         fisher = (p * (1 - p)).sqrt()

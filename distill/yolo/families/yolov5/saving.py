@@ -15,10 +15,10 @@ from torch import nn
 from ultralytics.nn.modules.block import SPPF
 
 from distill.errors import DistillError
-from distill.yolo.checkpoint.original import MODULES, OriginalHead
 from distill.yolo.checkpoint.saving import bare_copy, half, write
 from distill.yolo.checkpoint.unpickle import PLAIN
-from distill.yolo.heads.anchor_head import AnchorDetect
+from distill.yolo.families.yolov5.checkpoint import MODULES, OriginalHead
+from distill.yolo.families.yolov5.head import AnchorDetect
 
 # The original's name of each class. Where one class stands for several of the original's, the first is the plain one.
 _NAMES = {kind: name for name, kind in reversed(MODULES.items()) if not kind.__module__.startswith("torch.")}

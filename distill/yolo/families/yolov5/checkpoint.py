@@ -11,7 +11,7 @@ from ultralytics.nn.modules import block, conv, transformer
 from ultralytics.nn.tasks import DetectionModel
 
 from distill.errors import DistillError
-from distill.yolo.heads.anchor_head import AnchorDetect
+from distill.yolo.families.yolov5.head import AnchorDetect, is_portable, restore
 
 
 class OriginalHead(nn.Module):
@@ -119,6 +119,14 @@ def check_names(path: Path, names: list[str]) -> None:
         raise DistillError(f"{path} holds '{names[0]}', which is not part of a YOLOv5: nothing of it was run")
 
 
+def adopt(path: Path, model: Any, content: dict[str, Any]) -> None:
+    """Give a network an `AnchorDetect` if its last layer is the original's head, or one that `portable` made. In place."""
+    if isinstance(model.model[-1], OriginalHead):
+        convert(path, model, content)
+    elif is_portable(model.model[-1]):
+        model.model[-1] = restore(model.model[-1])
+
+
 def convert(path: Path, model: Any, content: dict[str, Any]) -> None:
     """Make a network as it was unpickled one that ultralytics' code runs. In place.
 
@@ -137,9 +145,8 @@ def convert(path: Path, model: Any, content: dict[str, Any]) -> None:
     model.model[-1] = head
     model.stride = stride
     model.nc = head.nc
-    options = content.get("opt")
-    options = options if isinstance(options, dict) else {}
-    model.hyp = _hyp(getattr(model, "hyp", None), options.get("hyp"), head, trained_at(options))
+    options = _options(content)
+    model.hyp = _hyp(getattr(model, "hyp", None), options.get("hyp"), head, _trained_at(options))
     for name in ("class_weights", "gr"):
         vars(model).pop(name, None)
     for module in model.modules():
@@ -147,7 +154,17 @@ def convert(path: Path, model: Any, content: dict[str, Any]) -> None:
             vars(module).setdefault("inplace", True)  # the original's own have no such switch
 
 
-def trained_at(options: dict[str, Any]) -> Any:
+def train_args(content: dict[str, Any]) -> Any:
+    """How a checkpoint was trained: its `train_args`, which the original calls `opt`."""
+    return content.get("train_args") or {"imgsz": _trained_at(_options(content))}
+
+
+def _options(content: dict[str, Any]) -> dict[str, Any]:
+    options = content.get("opt")
+    return options if isinstance(options, dict) else {}
+
+
+def _trained_at(options: dict[str, Any]) -> Any:
     """The image size in `opt`, under either of its names."""
     return options.get("imgsz", options.get("img_size"))
 

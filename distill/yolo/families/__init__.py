@@ -1,0 +1,1 @@
+"""The detector families: one file or folder for each, and one table that lists them."""

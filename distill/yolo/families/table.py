@@ -1,0 +1,42 @@
+"""The families of detectors that are supported, and the look-up of a network's own."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from distill.errors import DistillError
+from distill.yolo.families.family import Family
+from distill.yolo.families.ultralytics_dfl import DFL
+from distill.yolo.families.yolov5.family import ANCHOR
+
+FAMILIES: tuple[Family, ...] = (ANCHOR, DFL)
+
+
+def family_of(model: nn.Module, source: object = "the network") -> Family:
+    """The family whose head a network ends in.
+
+    Args:
+        model: an ultralytics DetectionModel, or any other network.
+        source: what the message calls it, such as its file.
+
+    Raises:
+        DistillError: the head is of no family. The message names it and what is supported.
+    """
+    layers = getattr(model, "model", None)
+    head = layers[-1] if isinstance(layers, nn.Sequential) and len(layers) else model
+    for family in FAMILIES:
+        if family.owns(head):
+            return family
+    end_to_end = getattr(head, "one2one_cv2", None) is not None or getattr(head, "end2end", False)
+    why = " that works without NMS, as those of YOLOv10 and YOLO26 do" if end_to_end else ""
+    raise DistillError(f"{source} has a {type(head).__name__} head{why}: {supported()}")
+
+
+def supported() -> str:
+    """What is supported, for the end of a message."""
+    return f"only detectors of {' and of '.join(family.title for family in FAMILIES)} are supported"
+
+
+def stride_of(model: nn.Module) -> int:
+    """The largest stride of a detector: both sides of its input are multiples of it."""
+    return int(model.stride.max())  # type: ignore[operator, union-attr]

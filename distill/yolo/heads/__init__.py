@@ -1,1 +1,0 @@
-"""The detection heads, and what differs between them."""
