@@ -1,0 +1,51 @@
+"""The networks of a run: how each is called, drawn and explained, in the order they come about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network of a run folder.
+
+    Attributes:
+        name: in files, records and tables: `pruned` is in pruned.pt.
+        title: in a sentence.
+        color: of its marks in plots, on a light page.
+        dark: the same on a dark page.
+        legend: what it is, for who reads a table first.
+    """
+
+    name: str
+    title: str
+    color: str
+    dark: str
+    legend: str
+
+    @property
+    def file(self) -> str:
+        """Its file in the run folder."""
+        return f"{self.name}.pt"
+
+
+TEACHER = Network("teacher", "the teacher", "#5b6670", "#a9b4be", "the network that was given")
+SPARSE = Network("sparse", "the sparse network", "#7a5ba6", "#ad91d8", "the teacher after sparsity training")
+PRUNED = Network("pruned", "the pruned network", "#c2554b", "#e0837a", "its channels cut, and nothing else")
+REPAIRED = Network(
+    "repaired", "the repaired network", "#c98a1b", "#dfae54", "repaired without labels and without an epoch"
+)
+TRAINED = Network("trained", "the trained network", "#2563a8", "#6ea8e6", "trained from the network before it")
+AVERAGED = Network(
+    "averaged", "the averaged network", "#2a8a80", "#5fbdb2", "the mean of the weights before and after training"
+)
+STUDENT = Network(
+    "student", "the student", "#2563a8", "#6ea8e6", "the best of the trained, averaged and repaired networks"
+)
+
+NETWORKS = (TEACHER, SPARSE, PRUNED, REPAIRED, TRAINED, AVERAGED, STUDENT)
+
+
+def network_of(name: str) -> Network:
+    """The network of a name. Raises `KeyError` for a name that no network has."""
+    return {network.name: network for network in NETWORKS}[name]

@@ -1,0 +1,77 @@
+"""Frozen dataclasses to plain data and back: the one place where records go to JSON and come from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cache
+from typing import Any, TypeVar, cast
+
+R = TypeVar("R")
+
+
+class RecordError(ValueError):
+    """Plain data that is not the record it should be: says which value, and what it should be."""
+
+
+def to_plain(record: Any) -> dict[str, Any]:
+    """A record as dicts, lists and scalars."""
+    return asdict(record)
+
+
+def from_plain(record: type[R], data: Any, path: str = "") -> R:
+    """Read a record that `to_plain` wrote, perhaps by way of JSON.
+
+    Args:
+        record: a frozen dataclass. Its fields are scalars, `dict`, `tuple[X, ...]`, other records, or one of these or None.
+        data: plain data. Keys that the record does not have are passed over.
+        path: where the data lies, for messages.
+
+    Raises:
+        RecordError: a value is missing or of another type.
+    """
+    if not isinstance(data, Mapping):
+        raise RecordError(f"{path or record.__name__}: expected a mapping, got {type(data).__name__}")
+    values = {}
+    for name, kind in _fields(cast(Any, record)).items():
+        if name in data:
+            values[name] = _value(kind, data[name], f"{path}.{name}" if path else name)
+    try:
+        return record(**values)
+    except TypeError:
+        missing = [field.name for field in dataclasses.fields(record) if field.name not in values]  # type: ignore[arg-type]
+        raise RecordError(f"{path or record.__name__}: no '{missing[0]}'") from None
+
+
+@cache
+def _fields(record: type[Any]) -> dict[str, Any]:
+    hints = typing.get_type_hints(record)
+    return {field.name: hints[field.name] for field in dataclasses.fields(record)}
+
+
+def _value(kind: Any, value: Any, path: str) -> Any:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in inner:
+            return None
+        return _value(next(option for option in inner if option is not type(None)), value, path)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return from_plain(kind, value, path)
+    if origin is tuple and isinstance(value, list | tuple):
+        items = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+        if len(items) == len(value):
+            return tuple(
+                _value(item, each, f"{path}[{i}]") for i, (item, each) in enumerate(zip(items, value, strict=True))
+            )
+    if origin is dict and isinstance(value, Mapping):
+        return {str(key): _value(inner[1], each, f"{path}.{key}") for key, each in value.items()}
+    if kind is float and type(value) is int:
+        return float(value)
+    if isinstance(kind, type) and isinstance(value, kind) and (kind is bool or type(value) is not bool):
+        return value
+    raise RecordError(f"{path}: expected {getattr(kind, '__name__', kind)}, got {value!r:.40}")

@@ -1,0 +1,361 @@
+"""results.json, typed: what a finished run has measured, as `distill.run` returns it and reports read it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from distill.errors import DistillError
+from distill.results.records import RecordError, from_plain, to_plain
+
+FORMAT = 2
+FILE = "results.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good one network is; all values are 0 to 1. Without labels the mAP is None, and agreement takes its place.
+
+    Attributes:
+        map50_95, map50: mean average precision over the IoU thresholds 0.50 to 0.95, and at 0.5.
+        per_class: AP50-95 by class name.
+        precision, recall: at the confidence of the largest F1, IoU 0.5.
+        images, instances: how many were looked at, and the labelled objects on them.
+        agreement50_95, agreement50, agreement_per_class: the same against the teacher's own boxes.
+        teacher_boxes: of each class, by its name.
+        confidence: a box of the teacher counts from this score on.
+    """
+
+    map50_95: float | None
+    map50: float | None
+    per_class: dict[str, float] | None
+    precision: float | None = None
+    recall: float | None = None
+    images: int | None = None
+    instances: int | None = None
+    agreement50_95: float | None = None
+    agreement50: float | None = None
+    agreement_per_class: dict[str, float] | None = None
+    teacher_boxes: dict[str, int] | None = None
+    confidence: float | None = None
+
+    @property
+    def yardstick(self) -> tuple[str, float | None]:
+        """What the network is judged by, and its figure; None if the teacher sees nothing to agree with."""
+        if self.map50_95 is not None:
+            return "mAP50-95", self.map50_95
+        return "agreement with the teacher", self.agreement50_95
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one forward pass at batch 1: the median, and the range that 80 % of the passes fell in."""
+
+    median: float
+    p10: float
+    p90: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs: parameters, 10^9 operations (a multiply-add is two), megabytes of its file, milliseconds."""
+
+    params: int
+    gflops: float
+    size_mb: float
+    latency_ms: Latency
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """One row of the results: how good a network is, what it costs, and its file in the run folder."""
+
+    map50_95: float | None
+    map50: float | None
+    per_class: dict[str, float] | None
+    agreement50_95: float | None
+    agreement50: float | None
+    agreement_per_class: dict[str, float] | None
+    params: int
+    gflops: float
+    size_mb: float
+    latency_ms: Latency
+    file: str
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """The data set of a run."""
+
+    path: str
+    train_images: int
+    val_images: int
+    classes: tuple[str, ...]
+    labelled: bool
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What agreement with the teacher was measured on. `held_back`: nothing was calibrated or trained on these images."""
+
+    images: int
+    held_back: bool
+    confidence: float | None
+    teacher_boxes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Accept:
+    """The limit of the verdict: how much lower than the teacher's the student's mAP50-95 may be."""
+
+    map_drop: float
+
+
+@dataclass(frozen=True)
+class Average:
+    """The mean of the weights before and after training, beside the trained network. `taken`: it is the student."""
+
+    judged_by: str
+    averaged: float
+    map50: float | None
+    trained: float | None
+    taken: bool
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels of one group of layers, before and after the cut."""
+
+    name: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What was cut. `verify`: largest difference between the masked original and the pruned network, in float64."""
+
+    flops_before: float
+    flops_after: float
+    params_before: int
+    params_after: int
+    verify: float
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What repair did to one layer or block: held-out error as a share of the outputs' variance, before and after."""
+
+    name: str
+    error_before: float | None
+    error_after: float | None
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What repair did, and on how many images."""
+
+    images: int
+    layers: tuple[Repaired, ...]
+    blocks: tuple[Repaired, ...]
+
+
+@dataclass(frozen=True)
+class Search:
+    """Trials of learning rates: the loss before them, the highest that is accepted, and (rate, loss) of each; None diverged."""
+
+    start: float
+    limit: float
+    tried: tuple[tuple[float, float | None], ...]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the student is trained, found by short trials.
+
+    Attributes:
+        freeze_bn: BatchNorm keeps its statistics.
+        factors: what each loss is multiplied by beside its weight, by name.
+        lr: the highest learning rate.
+        search: the trials that chose it; None if the recipe gives it.
+    """
+
+    freeze_bn: bool
+    factors: dict[str, float]
+    lr: float
+    search: Search | None
+
+
+@dataclass(frozen=True)
+class Export:
+    """One export: its file relative to the run folder, and how far its outputs are from the checkpoint's."""
+
+    format: str
+    file: str
+    size_mb: float
+    max_abs_diff: float | None
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run has measured.
+
+    Attributes:
+        recipe: the resolved recipe as plain data.
+        recipe_name, model, imgsz, seed: of it; `model` is None if the run trained its teacher.
+        agreement: what agreement was measured on; None with labels.
+        device: that latency was measured on.
+        versions: of the packages that can change a result.
+        models: by name of the network, from the teacher to the result.
+        chosen: the name in `models` whose figures are student.pt's.
+        student_is: the network that student.pt is: trained, averaged, repaired or pruned.
+        native: file in the format of the project that the checkpoint came from; None if that is ultralytics' own.
+        accepted: whether the student keeps to `accept`; None without labels.
+        trained: the network after training, also if the student is another one; None without training.
+        schedule: of the training, by name; None without training.
+        history: one row per epoch.
+        epoch_seconds: of each epoch of this process.
+        warnings: what the reader must know, in the order it came up.
+        seconds: of each stage, by its name.
+    """
+
+    format: int
+    recipe: dict[str, Any]
+    recipe_name: str
+    model: str | None
+    imgsz: int
+    seed: int
+    data: DataFacts
+    agreement: Agreement | None
+    device: str
+    versions: dict[str, str]
+    models: dict[str, ModelResult]
+    chosen: str
+    student_is: str
+    native: str | None
+    accept: Accept
+    accepted: bool | None
+    trained: Evaluation | None
+    average: Average | None
+    schedule: dict[str, Any] | None
+    history: tuple[dict[str, Any], ...]
+    epoch_seconds: tuple[float, ...]
+    plan: Cut
+    repair: Repair | None
+    tuning: Tuning | None
+    exports: tuple[Export, ...]
+    warnings: tuple[str, ...]
+    seconds: dict[str, float]
+
+    @property
+    def teacher(self) -> ModelResult:
+        """The network that was cut."""
+        return self.models["teacher"]
+
+    @property
+    def student(self) -> ModelResult:
+        """The result: what student.pt is."""
+        return self.models[self.chosen]
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = FILE) -> Results:
+        """Read plain data.
+
+        Args:
+            data: what `to_dict` gave, perhaps by way of JSON.
+            source: the file it comes from, for messages.
+
+        Raises:
+            DistillError: it is no results.json, or one of another version of this program.
+        """
+        if not isinstance(data, Mapping) or not isinstance(data.get("models"), Mapping):
+            raise DistillError(f"{source}: no 'models' in it; is it the results.json of a run?")
+        if data.get("format") != FORMAT:
+            raise DistillError(
+                f"{source}: has the layout {data.get('format')} of another version, and this one reads {FORMAT}: run it again"
+            )
+        try:
+            return from_plain(cls, data)
+        except RecordError as error:
+            raise DistillError(f"{source}: damaged: {error}") from error
+
+    @classmethod
+    def read(cls, path: str | Path) -> Results:
+        """Read a results.json, or that of a run folder.
+
+        Raises:
+            DistillError: it is not there, no JSON, or of another version of this program.
+        """
+        file = Path(path)
+        file = file / FILE if file.is_dir() else file
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise DistillError(
+                f"{file}: not there; a run writes it when it ends, `distill run --resume` goes on"
+            ) from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DistillError(f"{file}: no JSON: {error}") from error
+        return cls.from_dict(data, str(file))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as results.json holds it."""
+        return to_plain(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat row per network, for `pandas.DataFrame(results.rows())`."""
+        keys = ("map50_95", "map50", "agreement50_95", "agreement50", "params", "gflops", "size_mb", "file")
+        return [
+            {
+                "network": name,
+                **{key: getattr(model, key) for key in keys},
+                **{f"latency_{key}_ms": getattr(model.latency_ms, key) for key in ("median", "p10", "p90")},
+            }
+            for name, model in self.models.items()
+        ]
+
+    def training_figures(self) -> dict[str, Any]:
+        """What a comparison keeps of a run: where training came to, even if the student is the network before it."""
+        assert self.trained is not None and self.schedule is not None  # a comparison trains
+        best = self.trained.map50_95, self.trained.map50
+        if self.average is not None and self.average.averaged > (best[0] or 0.0):
+            best = self.average.averaged, self.average.map50
+        start = self.models.get("repaired") or self.models["pruned"]
+        per_epoch = self.schedule["steps"] / self.schedule["epochs"]
+        return {
+            "lr": self.schedule["lr"],
+            "start": start.map50_95,
+            "map50_95": best[0],
+            "map50": best[1],
+            "labels": self.recipe["distill"]["labels"] > 0,
+            "history": [row.get("map50_95") for row in self.history],
+            "seconds_per_step": median(self.epoch_seconds) / per_epoch,
+            "schedule": {key: self.schedule[key] for key in ("epochs", "steps", "batch")},
+        }
+
+    def __str__(self) -> str:
+        """A table with a row per figure and a column per network."""
+        figures: dict[str, Callable[[ModelResult], float | None]] = {
+            "mAP50-95": lambda model: model.map50_95,
+            "mAP50": lambda model: model.map50,
+            "agreement 50-95": lambda model: model.agreement50_95,
+            "params (M)": lambda model: model.params / 1e6,
+            "GFLOPs": lambda model: model.gflops,
+            "latency (ms)": lambda model: model.latency_ms.median,
+            "size (MB)": lambda model: model.size_mb,
+        }
+        lines = ["".join([f"{'':<16}", *(f"{name:>11}" for name in self.models)])]
+        for label, figure in figures.items():
+            values = [figure(model) for model in self.models.values()]
+            if any(value is not None for value in values):
+                lines.append(
+                    label.ljust(16) + "".join(f"{'' if value is None else f'{value:.3f}':>11}" for value in values)
+                )
+        return "\n".join(lines)
