@@ -21,7 +21,7 @@ OURS = "ours"  # what the others are compared with
 
 _LABELS = {"distill.losses": {}, "distill.labels": 1}
 _STOCK = {
-    "distill.losses": {"distill.yolo.training.ultralytics_loss:Ultralytics": 1},
+    "distill.losses": {"ultralytics": 1},
     "distill.labels": 1,
     "distill.balance": False,
 }

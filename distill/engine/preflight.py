@@ -13,11 +13,11 @@ from torch import nn
 import prune
 from distill import losses
 from distill.errors import DistillError
-from distill.losses import Loss
+from distill.losses.base import LossModule, WeightedLoss
 from distill.losses.spec import ALWAYS, LossSpec
 from distill.machine.console import Console
 from distill.recipe.schema import Prune, Recipe
-from distill.training.task import PROBE
+from distill.training.task import PROBE, check_support
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.build import build
 from distill.yolo.checkpoint.detector import Detector
@@ -51,7 +51,7 @@ def fitting(specs: Iterable[LossSpec], teacher: Detector | None) -> tuple[list[L
     return losses.fitting(specs, (family_of(teacher.model) if teacher is not None else DFL).gives)
 
 
-def fitting_losses(recipe: Recipe, teacher: Detector | None, console: Console) -> list[Loss]:
+def fitting_losses(recipe: Recipe, teacher: Detector | None, console: Console) -> list[WeightedLoss]:
     """The losses of a recipe that the teacher's head can have, made; a line on the screen for each that it cannot.
 
     Raises:
@@ -62,29 +62,32 @@ def fitting_losses(recipe: Recipe, teacher: Detector | None, console: Console) -
     specs, left_out = fitting(recipe.distill.losses, teacher)
     for line in left_out:
         console.line(line)
-    if not any(spec.span.lasts for spec in specs) and not recipe.distill.labels:
+    if not any(spec.ramp.lasts for spec in specs) and not recipe.distill.labels:
         which = "none that lasts to the end" if specs else "none of them"
         raise DistillError(f"distill.losses: {which} fits this head, and labels is 0: nothing to train on")
     made = losses.build(specs)
-    for loss in made:
-        if teacher is not None and (check := getattr(loss.call, "check", None)):
-            check(teacher.model)
-    doubtful = [loss for loss, spec in zip(made, specs, strict=True) if spec.name not in losses.BUILTIN or spec.options]
+    if teacher is not None:
+        check_support(made, teacher.model)
+    doubtful = [
+        loss
+        for loss, spec in zip(made, specs, strict=True)
+        if spec.name not in losses.BUILTIN or spec.options or isinstance(loss.call, LossModule)
+    ]
     if teacher is not None and doubtful:
         _try(doubtful, teacher)
     return made
 
 
-def _try(doubtful: list[Loss], teacher: Detector) -> None:
+def _try(doubtful: list[WeightedLoss], teacher: Detector) -> None:
     """Call each loss of a user's, and each with options, once, on an image of nothing: a slip shows now, and not after
     repair."""
-    copies = [replace(loss, call=copy.deepcopy(loss.call), span=ALWAYS) for loss in doubtful]
+    copies = [replace(loss, call=copy.deepcopy(loss.call), ramp=ALWAYS) for loss in doubtful]
     task = distillation(copy.deepcopy(teacher.model), teacher.model, copies, labels=0.0)
     box = {"batch_idx": torch.zeros(1), "cls": torch.zeros(1, 1), "bboxes": torch.full((1, 4), 0.5)}
     task.try_out({"img": torch.rand(1, 3, PROBE, PROBE, generator=torch.Generator().manual_seed(0)), **box})
 
 
-def check_labels(recipe: Recipe, data: DataSet, teaching: list[Loss]) -> None:
+def check_labels(recipe: Recipe, data: DataSet, teaching: list[WeightedLoss]) -> None:
     """See that what a recipe trains has something to learn from, where the data has no labels.
 
     Args:
@@ -102,7 +105,7 @@ def check_labels(recipe: Recipe, data: DataSet, teaching: list[Loss]) -> None:
     if recipe.sparsify and not recipe.sparsify.distill:
         raise DistillError(f"{data.path}: no labels: give a data.yaml, or sparsify.distill=true")
     trains = recipe.distill.epochs or recipe.sparsify
-    if trains and not any(loss.span.lasts for loss in teaching):
+    if trains and not any(loss.ramp.lasts for loss in teaching):
         which = "each ends before the training does (until)" if teaching else "there is none"
         raise DistillError(
             f"{data.path}: no labels, so the losses of distill.losses must teach, and {which}: give some, or a data.yaml"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from distill.errors import DistillError
+from distill.losses.base import LossModule, Networks
 from distill.losses.context import LossContext
 
 
-class FeatureMGD(nn.Module):
+class FeatureMGD(LossModule):
     """Squared error of the teacher's feature as made from a part of the student's (masked generative distillation).
 
     Positions of the student's feature s are blotted out at random, all channels of one together, and two convolutions
@@ -45,25 +44,22 @@ class FeatureMGD(nn.Module):
         self.mask = mask
         self.generators = nn.ModuleList()
 
-    def prepare(self, channels: Sequence[int]) -> None:
-        """Make the convolutions. `DistillationTask` calls it, before there is an optimizer.
-
-        Args:
-            channels: of the student's feature, per level.
-        """
+    def setup(self, networks: Networks) -> None:
+        """Make the convolutions of each level."""
         # From a generator of its own: what a run drew before, which a resumed run did not, changes nothing here.
         random = torch.Generator().manual_seed(0)
         self.generators = nn.ModuleList(
-            nn.Sequential(_convolution(count, random), nn.ReLU(), _convolution(count, random)) for count in channels
+            nn.Sequential(_convolution(count, random), nn.ReLU(), _convolution(count, random))
+            for count in networks.channels
         )
 
     def forward(self, ctx: LossContext) -> Tensor:
         """The loss of a batch; reads `features("neck")`, pairs of (B, C, H, W)."""
         pairs = ctx.features()
         if len(self.generators) != len(pairs):
-            made = len(self.generators)
+            levels = len(self.generators)
             raise DistillError(
-                f"loss 'feature_mgd' is prepared for {made} levels, not {len(pairs)}: call prepare(channels)"
+                f"loss 'feature_mgd' is set up for {levels} levels, not {len(pairs)}: call setup(networks)"
             )
         levels = []
         for generate, (student, teacher) in zip(self.generators, pairs, strict=True):

@@ -28,7 +28,7 @@ TAKEN = (
 
 
 @dataclass(frozen=True)
-class Span:
+class Ramp:
     """When in a training a loss counts, and with how much of its weight.
 
     It rises in a line from 0 over the share `warmup`, and is over at the share `until`: at once, or as `fade` lets it fall
@@ -60,7 +60,7 @@ class Span:
         return (1 + math.cos(math.pi * falling)) / 2 if self.fade == "cosine" else 1.0
 
 
-ALWAYS = Span()
+ALWAYS = Ramp()
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,13 @@ class LossSpec:
         name: a built-in name, `/absolute/file.py:function` or `package.module:function`.
         weight: its factor in the sum, above 0: a loss of weight 0 is left out when a recipe is read.
         options: the function's other keyword arguments.
-        span: when in the training it counts.
+        ramp: when in the training it counts.
     """
 
     name: str
     weight: float = 1.0
     options: dict[str, Any] = field(default_factory=dict, hash=False)
-    span: Span = ALWAYS
+    ramp: Ramp = ALWAYS
 
     @property
     def label(self) -> str:

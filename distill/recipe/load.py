@@ -106,7 +106,7 @@ def _check(recipe: Recipe, item: Item) -> list[str]:
         problems.append(
             f"{at('distill')}: distill has no losses and labels: 0, so nothing to train on: epochs=0 says so"
         )
-    if distill.epochs and distill.losses and not distill.labels and not any(loss.span.lasts for loss in distill.losses):
+    if distill.epochs and distill.losses and not distill.labels and not any(loss.ramp.lasts for loss in distill.losses):
         problems.append(
             f"{at('distill')}: distill has labels: 0 and every loss ends before the training does: leave out until of one"
         )

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.losses.spec import ALWAYS, FADES, TAKEN, LossSpec, Span
+from distill.losses.registry import RENAMED
+from distill.losses.spec import ALWAYS, FADES, TAKEN, LossSpec, Ramp
 from distill.machine.words import nearest
 from distill.recipe.fields import Choice, Context, Kind, Number
 from distill.recipe.yaml import Item, wrap
@@ -82,6 +83,9 @@ class Losses(Kind):
 
     def _find(self, name: str, item: Item, here: str, context: Context) -> str | None:
         """The name as LossSpec keeps it, or None after a complaint."""
+        if name in RENAMED:
+            context.complain(item, f"{here}: this loss is called '{RENAMED[name]}' now", at_key=True)
+            return None
         if custom := _CUSTOM.match(name):
             place = custom["place"]
             if not place.endswith(".py"):
@@ -101,13 +105,13 @@ class Losses(Kind):
         return None
 
 
-def _read_span(options: dict[str, Item], here: str, context: Context) -> Span | None:
+def _read_span(options: dict[str, Item], here: str, context: Context) -> Ramp | None:
     """Take what a span is made of out of the options; None after a complaint."""
     given = {name: options.pop(name) for name in _SPAN if name in options}
     values = {name: _SPAN[name].read(item, f"{here}.{name}", context) for name, item in given.items()}
     if None in values.values():
         return None
-    span = Span(**values)
+    span = Ramp(**values)
     if span.warmup >= span.until:
         item = given["until"] if "until" in given else given["warmup"]
         text = f"{here}: until {span.until:g} leaves nothing after warmup {span.warmup:g}: weight: 0 leaves a loss out"
@@ -117,5 +121,5 @@ def _read_span(options: dict[str, Item], here: str, context: Context) -> Span | 
 
 
 def _write_one(loss: LossSpec) -> Any:
-    span = {name: getattr(loss.span, name) for name in _SPAN if getattr(loss.span, name) != getattr(ALWAYS, name)}
+    span = {name: getattr(loss.ramp, name) for name in _SPAN if getattr(loss.ramp, name) != getattr(ALWAYS, name)}
     return {"weight": loss.weight} | span | loss.options if span or loss.options else loss.weight

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import copy
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distill.errors import DistillError
-from distill.losses import Loss
+from distill.losses.base import LossModule, Networks, WeightedLoss
 from distill.losses.context import LossContext, Outputs
+from distill.machine import plugins
 
 Runner = Callable[[nn.Module, Tensor], Outputs]
 LabelLoss = Callable[[nn.Module, Outputs, Mapping[str, Any]], Mapping[str, Tensor]]
@@ -49,7 +48,7 @@ class DistillationTask(nn.Module):
         self,
         student: nn.Module,
         teacher: nn.Module,
-        losses: Sequence[Loss],
+        losses: Sequence[WeightedLoss],
         *,
         run: Runner,
         keep: Sequence[Sequence[int]] | None = None,
@@ -68,9 +67,7 @@ class DistillationTask(nn.Module):
         self._levels = 0 if keep is None else len(keep)
         for level, channels in enumerate(keep or ()):
             self.register_buffer(f"keep{level}", torch.as_tensor(channels, dtype=torch.long), persistent=False)
-        for module in self.learned:  # here, for whoever has the task may make an optimizer of its parameters
-            if prepare := getattr(module, "prepare", None):
-                prepare(self._channels())
+        self._set_up()  # here, for whoever has the task may make an optimizer of its parameters
         self._seen = 0
         self._silent = {loss.name for loss in losses}
 
@@ -107,7 +104,7 @@ class DistillationTask(nn.Module):
             progress: how much of the training is over, 0 to 1.
         """
         images = batch["img"]
-        active = [loss for loss in self.losses if not loss.span.over(progress)]
+        active = [loss for loss in self.losses if not loss.ramp.over(progress)]
         student = self.run(self.student, images)
         with torch.no_grad():  # not inference_mode: what a loss makes of its tensors must allow a backward pass
             teacher = self.run(self.teacher, images) if active else student  # whom nobody asks
@@ -127,14 +124,21 @@ class DistillationTask(nn.Module):
         terms |= {loss.name: loss.weight_at(progress) * values.get(loss.name, none) for loss in self.losses}
         return terms | {"loss": torch.stack([term.float() for term in terms.values()]).sum()}
 
-    def _channels(self) -> list[int]:
+    def _set_up(self) -> None:
+        """Have the losses that need it make their layers."""
+        modules = {loss.name: loss.call for loss in self.losses if isinstance(loss.call, LossModule)}
+        networks = Networks(self.student, self.teacher, self._channels()) if modules else None
+        for name, module in modules.items():
+            plugins.call(f"loss '{name}'", module.setup, networks, passing=(torch.OutOfMemoryError,))
+
+    def _channels(self) -> tuple[int, ...]:
         """Channels of the student's features, per pyramid level."""
         if self.keep is not None:
-            return [len(channels) for channels in self.keep]
+            return tuple(len(channels) for channels in self.keep)
         # They are the teacher's, and running that one leaves no trace: it is in eval mode.
         with torch.no_grad():
             probe = next(self.teacher.parameters()).new_zeros(1, 3, PROBE, PROBE)
-            return [feature.shape[1] for feature in self.run(self.teacher, probe).neck]
+            return tuple(feature.shape[1] for feature in self.run(self.teacher, probe).neck)
 
     def _watch(self, values: Mapping[str, Tensor], student: Outputs) -> None:
         """Raise at the first loss that cannot teach the student anything."""
@@ -167,31 +171,27 @@ class DistillationTask(nn.Module):
         return twin
 
 
-def _refuse_idle(losses: Sequence[Loss], why: str) -> None:
+def check_support(losses: Iterable[WeightedLoss], teacher: nn.Module) -> None:
+    """Raise for a loss that cannot serve a teacher, with its name and its reason."""
+    for loss in losses:
+        if isinstance(loss.call, LossModule):
+            reason = plugins.call(f"loss '{loss.name}'", loss.call.supports, teacher)
+            if reason:
+                raise DistillError(f"loss '{loss.name}': {reason}")
+
+
+def _refuse_idle(losses: Sequence[WeightedLoss], why: str) -> None:
     """Raise where, for want of labels, nothing teaches the student, or nothing does at the end."""
     if not losses:
         raise DistillError(f"nothing to train on: {why} and distill.losses is empty")
-    if not any(loss.span.lasts for loss in losses):
+    if not any(loss.ramp.lasts for loss in losses):
         raise DistillError(
             f"nothing to train on at the end: {why} and every loss of distill.losses ends before (until)"
         )
 
 
-def _place(error: Exception) -> str:
-    """The last line of somebody's own on the way to an error, and not of torch: where a loss is to be mended."""
-    frames = [
-        each for each in traceback.extract_tb(error.__traceback__)[1:] if "torch" not in Path(each.filename).parts
-    ]
-    return f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-
-
-def _evaluate(loss: Loss, ctx: LossContext) -> Tensor:
-    try:
-        value = loss.call(ctx)
-    except (DistillError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise DistillError(f"loss '{loss.name}' failed{_place(error)}: {type(error).__name__}: {error}") from error
+def _evaluate(loss: WeightedLoss, ctx: LossContext) -> Tensor:
+    value = plugins.call(f"loss '{loss.name}'", loss.call, ctx, passing=(torch.OutOfMemoryError,))
     if not isinstance(value, Tensor) or value.numel() != 1:
         shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise DistillError(f"loss '{loss.name}' must return a scalar tensor, not {shape}")

@@ -46,7 +46,7 @@ def main(name: str = "yolov5n", imgsz: str = "320", batch: str = "8", rounds: st
     ours = losses.build(losses.fitting(DEFAULT_LOSSES, family_of(model).gives)[0])
     kinds = {"labels": [], "distill": ours}
     if "dist" in family_of(model).gives:
-        kinds["ultralytics"] = [losses.Loss("ultralytics", 1.0, Ultralytics())]
+        kinds["ultralytics"] = [losses.WeightedLoss("ultralytics", 1.0, Ultralytics())]
     learners = {}
     for layout in (torch.contiguous_format, torch.channels_last):
         for kind, terms in kinds.items():

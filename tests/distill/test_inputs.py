@@ -25,6 +25,7 @@ from tests.distill.yolo.test_trainer import tiny
 LOSSES = """
 import torch
 from torch import nn
+from distill.losses import LossModule
 
 def misspelt(ctx):
     return ctx.student.scroes.mean()
@@ -41,9 +42,9 @@ def none_on_this_image(ctx):
 def of_labels(ctx):
     return ctx.student.scores.mean() * len(ctx.targets["cls"])
 
-class Learned(nn.Module):
-    def prepare(self, channels):
-        self.layers = nn.ModuleList(nn.Conv2d(each, each, 1) for each in channels)
+class Learned(LossModule):
+    def setup(self, networks):
+        self.layers = nn.ModuleList(nn.Conv2d(each, each, 1) for each in networks.channels)
 
     def forward(self, ctx):
         return sum(layer(s).mean() for layer, (s, _) in zip(self.layers, ctx.features("neck")))
@@ -62,7 +63,7 @@ def recipe(*words: str) -> Recipe:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("misspelt", "loss 'misspelt' failed at mine.py:6: AttributeError: 'Outputs' object has no attribute 'scroes'"),
+        ("misspelt", "loss 'misspelt' failed at mine.py:7: AttributeError: 'Outputs' object has no attribute 'scroes'"),
         (
             "no_context",
             "loss 'no_context' failed: TypeError: no_context() takes 0 positional arguments but 1 was given",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from distill import losses
 from distill.errors import DistillError
+from distill.losses.base import Networks
 from distill.losses.context import Outputs
 from distill.losses.feature import feature_at, feature_cwd, feature_fgd, feature_pkd
 from distill.losses.masked import FeatureMGD
@@ -21,7 +22,7 @@ from tests.distill.contexts import context, leaves, maps, outputs
 
 def prepared(channels: list[int], **options) -> FeatureMGD:
     loss = FeatureMGD(**options)
-    loss.prepare(channels)
+    loss.setup(Networks(nn.Identity(), nn.Identity(), tuple(channels)))
     return loss
 
 
@@ -187,7 +188,7 @@ def test_feature_mgd_refuses_a_mask_out_of_range(mask):
 
 def test_feature_mgd_that_nobody_prepared_says_so():
     ctx = context(*(outputs(leaves(seed)) for seed in (0, 1)))
-    with pytest.raises(DistillError, match=r"prepared for 0 levels, not 2: call prepare\(channels\)"):
+    with pytest.raises(DistillError, match=r"set up for 0 levels, not 2: call setup\(networks\)"):
         FeatureMGD()(ctx)
 
 

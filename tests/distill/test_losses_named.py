@@ -12,7 +12,7 @@ import torch
 from distill import losses
 from distill.errors import DistillError
 from distill.losses.box import box_iou
-from distill.losses.spec import ALWAYS, RESERVED, LossSpec, Span
+from distill.losses.spec import ALWAYS, RESERVED, LossSpec, Ramp
 from tests.distill.contexts import context, leaves, outputs
 
 
@@ -77,14 +77,14 @@ number = 3
 
 
 def test_a_users_function_and_module_are_built_with_their_options(file: Path):
-    function = LossSpec(f"{file}:my_kd", 0.5, {"temperature": 2.0}, Span(until=0.5))
+    function = LossSpec(f"{file}:my_kd", 0.5, {"temperature": 2.0}, Ramp(until=0.5))
     module = LossSpec(f"{file}:Learned", 1.0, {"width": 3})
     first, second = losses.build([function, module])
     ctx = context(outputs(leaves(0)), outputs(leaves(1)))
     pairs = ctx.features()
     expected = 2 * sum((s - t).square().mean() for s, t in pairs)
     assert (first.name, first.weight, first.call(ctx).item()) == ("my_kd", 0.5, pytest.approx(expected.item()))
-    assert (first.span, second.span) == (Span(until=0.5), ALWAYS)
+    assert (first.ramp, second.ramp) == (Ramp(until=0.5), ALWAYS)
     assert second.name == "Learned" and isinstance(second.call, torch.nn.Module) and second.call(ctx).requires_grad
 
 
@@ -102,9 +102,10 @@ def test_user_losses_are_found_beside_the_recipe_and_in_packages(file: Path):
         ("score_bec", "no loss 'score_bec', did you mean 'score_bce'"),
         ("mime.py:my_kd", "no file .*mime.py, did you mean 'mine.py'"),
         ("mine.py:my_dk", "nothing named 'my_dk' in mine.py, did you mean 'my_kd'"),
-        ("mine.py:number", "'number' in mine.py is int, not a function"),
+        ("mine.py:number", "'number' in mine.py is int, not a function or class"),
         ("broken.py:x", "running .*broken.py failed: ModuleNotFoundError: No module named"),
         ("script.py:x", "running .*script.py failed: SystemExit: 0"),
+        ("distill.yolo.stock:Ultralytics", "'distill.yolo.stock:Ultralytics' is called 'ultralytics' now"),
         ("no_such_package:x", "importing no_such_package failed"),
         ("distill.losses.box:box_uoi", "nothing named 'box_uoi'.*did you mean 'box_iou'"),
     ],

@@ -13,7 +13,7 @@ import pytest
 
 from distill import losses
 from distill.errors import DistillError
-from distill.losses.spec import LossSpec, Span
+from distill.losses.spec import LossSpec, Ramp
 from distill.recipe import load as recipe
 from distill.recipe import schema as recipe_keys
 from distill.recipe.load import keys, load, to_yaml
@@ -128,6 +128,10 @@ def test_all_errors_are_reported_at_once_with_their_places() -> None:
             "distill: {labels: 0, losses: {kl: {until: 0.5}}}\n",
             "r.yaml:4:1: distill has labels: 0 and every loss ends before the training does",
         ),
+        (
+            "distill: {losses: {distill.yolo.stock:Ultralytics: 1}}\n",
+            "r.yaml:4:20: distill.losses.distill.yolo.stock:Ultralytics: this loss is called 'ultralytics' now",
+        ),
         ("distill: {losses: {no.py:kd: 1}}\n", "r.yaml:4:20: distill.losses.no.py:kd: no file "),
     ],
 )
@@ -191,10 +195,10 @@ def test_one_loss_can_be_changed_alone() -> None:
 def test_a_loss_may_have_a_time_of_its_own() -> None:
     text = "distill: {losses: {kl: {warmup: 0.1, until: 0.8, fade: cosine, temperature: 2}, nkd: {weight: 3, fade: none}}}\n"
     first, second = load(write(BASE + text)).distill.losses
-    assert first == LossSpec("kl", 1.0, {"temperature": 2}, Span(0.1, 0.8, "cosine"))
-    assert second == LossSpec("nkd", 3.0) and second.span is not None
+    assert first == LossSpec("kl", 1.0, {"temperature": 2}, Ramp(0.1, 0.8, "cosine"))
+    assert second == LossSpec("nkd", 3.0) and second.ramp is not None
     (other,) = load("r.yaml", ["distill.losses.nkd=0", "distill.losses.kl.until=0.5"]).distill.losses
-    assert other == LossSpec("kl", 1.0, {"temperature": 2}, Span(0.1, 0.5, "cosine"))
+    assert other == LossSpec("kl", 1.0, {"temperature": 2}, Ramp(0.1, 0.5, "cosine"))
     text = to_yaml(load("r.yaml"))
     assert "kl: {weight: 1.0, warmup: 0.1, until: 0.8, fade: cosine, temperature: 2}" in text and "nkd: 3.0" in text
 

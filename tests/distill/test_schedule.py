@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from distill.losses.spec import ALWAYS, FADES, Span
+from distill.losses.spec import ALWAYS, FADES, Ramp
 from distill.training import schedule
 from distill.training.schedule import Schedule
 
@@ -69,21 +69,21 @@ def test_every_schedule_describes_itself_in_one_line():
     ("span", "factors"),
     [
         (ALWAYS, [1, 1, 1, 1, 1]),
-        (Span(warmup=0.5), [0, 0.5, 1, 1, 1]),
-        (Span(until=0.75), [1, 1, 1, 0, 0]),
-        (Span(0.5, 0.75), [0, 0.5, 1, 0, 0]),
-        (Span(fade="linear"), [1, 0.75, 0.5, 0.25, 0]),
-        (Span(fade="cosine"), [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2, 0]),
-        (Span(0.25, 0.75, "cosine"), [0, 1, 0.5, 0, 0]),
+        (Ramp(warmup=0.5), [0, 0.5, 1, 1, 1]),
+        (Ramp(until=0.75), [1, 1, 1, 0, 0]),
+        (Ramp(0.5, 0.75), [0, 0.5, 1, 0, 0]),
+        (Ramp(fade="linear"), [1, 0.75, 0.5, 0.25, 0]),
+        (Ramp(fade="cosine"), [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2, 0]),
+        (Ramp(0.25, 0.75, "cosine"), [0, 1, 0.5, 0, 0]),
     ],
 )
-def test_a_span_says_how_much_of_a_weight_counts(span: Span, factors: list[float]):
+def test_a_span_says_how_much_of_a_weight_counts(span: Ramp, factors: list[float]):
     assert [span.at(quarter / 4) for quarter in range(5)] == pytest.approx(factors)
 
 
 @pytest.mark.parametrize("fade", FADES)
 def test_only_what_has_ended_is_over(fade: str):
-    span = Span(0.2, 0.6, fade)
+    span = Ramp(0.2, 0.6, fade)
     assert [span.over(tenth / 10) for tenth in range(11)] == [tenth >= 6 for tenth in range(11)]
     assert span.at(0.599) > 0 and not span.lasts
-    assert ALWAYS.lasts and not any(Span(0.2, 1, fade).over(tenth / 10) for tenth in range(11))
+    assert ALWAYS.lasts and not any(Ramp(0.2, 1, fade).over(tenth / 10) for tenth in range(11))

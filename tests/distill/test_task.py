@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import DistillError
-from distill.losses import Loss
+from distill.losses import WeightedLoss
 from distill.losses.context import LossContext, Outputs
 from distill.losses.feature import feature_pkd
 from distill.losses.logit import score_bce
-from distill.losses.spec import Span
+from distill.losses.spec import Ramp
 from distill.training.task import DistillationTask
 
 
@@ -53,7 +53,7 @@ def batch() -> dict[str, Tensor]:
     return {"img": torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)), "cls": torch.zeros(2, 1)}
 
 
-def task_of(nets: tuple[Net, Net], *losses: Loss, **options) -> DistillationTask:
+def task_of(nets: tuple[Net, Net], *losses: WeightedLoss, **options) -> DistillationTask:
     return DistillationTask(*nets, losses, run=run, **options)
 
 
@@ -61,7 +61,9 @@ def test_terms_are_weighted_and_sum_to_the_loss(nets, batch):
     def labelled(student, outputs, given):
         return {"label": outputs.class_logits.square().mean() + given["cls"].sum()}
 
-    task = task_of(nets, Loss("a", 2.0, squares), Loss("b", 0.5, score_bce), labelled=labelled, labels=3.0)
+    task = task_of(
+        nets, WeightedLoss("a", 2.0, squares), WeightedLoss("b", 0.5, score_bce), labelled=labelled, labels=3.0
+    )
     terms = task(batch)
     student, teacher = run(task.student, batch["img"]), run(task.teacher, batch["img"])
     ctx = LossContext(batch["img"], student, teacher)
@@ -78,14 +80,14 @@ def test_without_labels_in_the_batch_only_the_teacher_teaches(nets, batch):
         seen.append((ctx.targets, ctx.progress))
         return squares(ctx)
 
-    task = task_of(nets, Loss("spy", 1.0, spy), labelled=lambda *_: {"label": torch.ones(())})
+    task = task_of(nets, WeightedLoss("spy", 1.0, spy), labelled=lambda *_: {"label": torch.ones(())})
     assert list(task({"img": batch["img"]}, progress=0.25)) == ["spy", "loss"]
     assert list(task(batch)) == ["label", "spy", "loss"]
     assert seen[0] == (None, 0.25) and seen[1][0].keys() == {"cls"}
 
 
 def test_the_teacher_is_frozen_and_seen_by_no_optimizer_or_checkpoint(nets, batch):
-    task = task_of(nets, Loss("a", 1.0, squares)).train()
+    task = task_of(nets, WeightedLoss("a", 1.0, squares)).train()
     before = copy.deepcopy(task.teacher.state_dict())
     task(batch)["loss"].backward()
     assert not task.teacher.training and task.student.training
@@ -98,7 +100,7 @@ def test_the_teacher_is_frozen_and_seen_by_no_optimizer_or_checkpoint(nets, batc
 
 
 def test_the_teacher_moves_with_the_task_and_is_shared_by_its_copies(nets):
-    task = task_of(nets, Loss("a", 1.0, squares)).double()
+    task = task_of(nets, WeightedLoss("a", 1.0, squares)).double()
     assert next(task.teacher.parameters()).dtype == torch.float64
     twin = copy.deepcopy(task)
     assert twin.teacher is task.teacher
@@ -110,15 +112,17 @@ def test_features_compare_at_the_kept_channels(nets, batch):
     student = Net(4)
     keep = [0, 2, 3, 5]
     student.stem[0].load_state_dict({name: value[keep] for name, value in teacher.stem[0].state_dict().items()})
-    right = DistillationTask(student.eval(), teacher, [Loss("f", 1.0, feature_pkd)], run=run, keep=[keep])
-    wrong = DistillationTask(student.eval(), teacher, [Loss("f", 1.0, feature_pkd)], run=run, keep=[[0, 2, 5, 3]])
+    right = DistillationTask(student.eval(), teacher, [WeightedLoss("f", 1.0, feature_pkd)], run=run, keep=[keep])
+    wrong = DistillationTask(
+        student.eval(), teacher, [WeightedLoss("f", 1.0, feature_pkd)], run=run, keep=[[0, 2, 5, 3]]
+    )
     with torch.no_grad():
         assert right(batch)["loss"] < 1e-5
         assert wrong(batch)["loss"] > 0.1
 
 
 def test_parameters_of_a_loss_train_and_stay_out_of_the_student(nets, batch):
-    task = task_of(nets, Loss("learned", 1.0, Learned()))
+    task = task_of(nets, WeightedLoss("learned", 1.0, Learned()))
     task(batch)["loss"].backward()
     assert [p.grad is not None for p in task.learned.parameters()] == [True, True]
     assert len(list(task.parameters())) == len(list(task.student.parameters())) + 2
@@ -132,7 +136,7 @@ def test_losses_compute_in_float32_under_autocast(nets, batch):
         return squares(ctx)
 
     with torch.autocast("cpu", torch.bfloat16):
-        loss = task_of(nets, Loss("spy", 1.0, spy))(batch)["loss"]
+        loss = task_of(nets, WeightedLoss("spy", 1.0, spy))(batch)["loss"]
     assert kinds == [torch.bfloat16, torch.float32] and loss.dtype == torch.float32
 
 
@@ -151,7 +155,7 @@ def test_losses_compute_in_float32_under_autocast(nets, batch):
     ],
 )
 def test_a_loss_that_cannot_teach_is_named(nets, batch, loss, message):
-    task = task_of(nets, Loss("good", 1.0, squares), Loss("bad", 1.0, loss))
+    task = task_of(nets, WeightedLoss("good", 1.0, squares), WeightedLoss("bad", 1.0, loss))
     with pytest.raises(DistillError, match=message):
         for _ in range(3):
             task(batch)
@@ -159,7 +163,7 @@ def test_a_loss_that_cannot_teach_is_named(nets, batch, loss, message):
 
 def test_a_loss_may_be_zero_now_and_then(nets, batch):
     calls = iter(range(9))
-    task = task_of(nets, Loss("rare", 1.0, lambda ctx: squares(ctx) * (next(calls) == 2)))
+    task = task_of(nets, WeightedLoss("rare", 1.0, lambda ctx: squares(ctx) * (next(calls) == 2)))
     assert [task(batch)["loss"].item() > 0 for _ in range(5)] == [False, False, True, False, False]
 
 
@@ -174,8 +178,8 @@ class Counted:
 
 def test_a_loss_counts_as_much_as_its_span_says_and_is_not_called_when_that_is_over(nets, batch):
     early, late = Counted(), Counted()
-    spans = Span(until=0.5, fade="linear"), Span(warmup=0.5)
-    task = task_of(nets, Loss("early", 2.0, early, spans[0]), Loss("late", 3.0, late, spans[1]))
+    spans = Ramp(until=0.5, fade="linear"), Ramp(warmup=0.5)
+    task = task_of(nets, WeightedLoss("early", 2.0, early, spans[0]), WeightedLoss("late", 3.0, late, spans[1]))
     seen = [task(batch, progress / 8) for progress in range(9)]
     assert all(list(terms) == ["early", "late", "loss"] for terms in seen)
     value = seen[0]["early"].item() / 2
@@ -190,7 +194,7 @@ def test_a_loss_counts_as_much_as_its_span_says_and_is_not_called_when_that_is_o
 
 def test_the_teacher_rests_when_all_losses_are_over(nets, batch):
     labelled = {"labelled": lambda student, outputs, given: {"label": outputs.class_logits.square().mean()}}
-    task = task_of(nets, Loss("a", 1.0, squares, Span(until=0.5)), **labelled)
+    task = task_of(nets, WeightedLoss("a", 1.0, squares, Ramp(until=0.5)), **labelled)
     seen = []
     task.teacher.stem.register_forward_hook(lambda *_: seen.append(1))
     terms = [task(batch, progress) for progress in (0.4, 0.5)]
@@ -200,10 +204,10 @@ def test_the_teacher_rests_when_all_losses_are_over(nets, batch):
 
 def test_a_loss_is_watched_while_it_warms_up_and_not_where_it_is_over(nets, batch):
     with pytest.raises(DistillError, match="'bad' is zero in each of the first 3 batches"):
-        task = task_of(nets, Loss("good", 1.0, squares), Loss("bad", 1.0, Counted(0), Span(warmup=0.9)))
+        task = task_of(nets, WeightedLoss("good", 1.0, squares), WeightedLoss("bad", 1.0, Counted(0), Ramp(warmup=0.9)))
         for _ in range(3):
             task(batch)
-    resumed = task_of(nets, Loss("good", 1.0, squares), Loss("past", 1.0, Counted(), Span(until=0.5)))
+    resumed = task_of(nets, WeightedLoss("good", 1.0, squares), WeightedLoss("past", 1.0, Counted(), Ramp(until=0.5)))
     for _ in range(4):
         resumed(batch, 0.7)
 
@@ -213,7 +217,7 @@ def test_a_task_without_anything_to_learn_from_is_refused(nets, batch):
         task_of(nets, labelled=lambda *_: {}, labels=0)
     with pytest.raises(DistillError, match="the data has no labels"):
         task_of(nets, labelled=lambda *_: {"label": torch.ones(())})({"img": batch["img"]})
-    ends = Loss("a", 1.0, squares, Span(until=0.5))
+    ends = WeightedLoss("a", 1.0, squares, Ramp(until=0.5))
     with pytest.raises(DistillError, match=r"nothing to train on at the end: distill\.labels is 0"):
         task_of(nets, ends)
     with pytest.raises(DistillError, match="nothing to train on at the end: the data has no labels"):

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from distill.losses import Loss
+from distill.losses.base import WeightedLoss
 from distill.losses.context import Outputs
 from distill.training.task import DistillationTask
 from distill.yolo.families.table import family_of
@@ -64,7 +64,7 @@ def neck_keep(model: nn.Module, keep_inputs: Mapping[str, Sequence[int]]) -> lis
 def distillation(
     student: nn.Module,
     teacher: nn.Module,
-    losses: Sequence[Loss],
+    losses: Sequence[WeightedLoss],
     *,
     keep_inputs: Mapping[str, Sequence[int]] | None = None,
     labels: float = 1.0,
@@ -74,13 +74,9 @@ def distillation(
     Args:
         student: the network to train, an ultralytics DetectionModel, as the teacher is.
         teacher: the original, best fused (`checkpoint.fused`).
-        losses: as `distill.losses.build` makes them. A Module that has to see the networks themselves has a method
-            `meet(student, teacher)`, and `check(teacher)` for one that it cannot serve; see `stock.py`.
+        losses: as `distill.losses.build` makes them.
         keep_inputs: of the plan that cut the student; None where it has all of its teacher's channels.
         labels: weight of the detection loss on the labels.
     """
-    for loss in losses:
-        if meet := getattr(loss.call, "meet", None):
-            meet(student, teacher)
     keep = None if keep_inputs is None else neck_keep(student, keep_inputs)
     return DistillationTask(student, teacher, losses, run=run, keep=keep, labelled=label_terms, labels=labels)

@@ -182,7 +182,7 @@ def _trial_learner(task: DistillationTask, schedule: Schedule, imgsz: int, devic
     learner = make_learner(task.student, task, None, schedule).to(device).train()
     assert learner.task is not None
     # A loss that warms up would have no weight in a trial.
-    learner.task.losses = [replace(loss, span=ALWAYS) for loss in learner.task.losses]
+    learner.task.losses = [replace(loss, ramp=ALWAYS) for loss in learner.task.losses]
     student: Any = learner.student_model
     student.args = get_cfg(overrides={"imgsz": imgsz})
     student.requires_grad_(True)

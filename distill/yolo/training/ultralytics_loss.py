@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,12 @@ from ultralytics.cfg import get_cfg
 from ultralytics.nn.distill_model import DistillationModel
 
 from distill.errors import DistillError, first_line
+from distill.losses.base import LossModule, Networks
 from distill.losses.context import LossContext
 from distill.training.task import PROBE
 
 
-class Ultralytics(nn.Module):
+class Ultralytics(LossModule):
     """Squared error of the teacher's features where it sees something, by ultralytics' own distillation.
 
     What `yolo train distill_model=teacher.pt` adds to the loss on labels: the student's feature s goes through two 1x1
@@ -26,7 +27,7 @@ class Ultralytics(nn.Module):
 
     and the sum over levels; `dis` is ultralytics' default. Convolutions, factor and error are those of its
     `DistillationModel`, not a copy: what is ours is where features and q are taken from, and that arithmetic is float32.
-    It is not 0 for a student that equals its teacher. In a recipe: `distill.yolo.training.ultralytics_loss:Ultralytics: 1.0`, with labels: 1.
+    It is not 0 for a student that equals its teacher. In a recipe: `ultralytics: 1.0`, with labels: 1.
 
     Raises:
         DistillError: it is called before it has met the networks.
@@ -37,22 +38,23 @@ class Ultralytics(nn.Module):
         self.projector = nn.ModuleList()
         self.dis = 0.0
 
-    @staticmethod
-    def check(network: Any) -> None:
-        """Refuse a network with a head that ultralytics does not distill. A run asks before it begins."""
+    def supports(self, teacher: nn.Module) -> str | None:
+        """Only a Detect layer gives ultralytics the features and scores that it distills."""
         try:
-            DistillationModel.get_distill_layers(network)
+            DistillationModel.get_distill_layers(cast(Any, teacher))
         except ValueError as error:
-            raise DistillError(
-                f"ultralytics' own distillation cannot train an anchor head: it takes features and scores from a Detect "
+            return (
+                "ultralytics' own distillation cannot train an anchor head: it takes features and scores from a Detect "
                 f"layer ({first_line(error)}); use losses of `distill ls losses`"
-            ) from None
+            )
+        return None
 
-    def meet(self, student: nn.Module, teacher: nn.Module) -> None:
-        """Have ultralytics make the convolutions, from what either network gives. Both stay as they are."""
-        self.check(student)
+    def setup(self, networks: Networks) -> None:
+        """Have ultralytics make the convolutions, from what either network gives."""
+        if reason := self.supports(networks.student):
+            raise DistillError(f"loss 'ultralytics': {reason}")
         # Copies, for it freezes the teacher and leaves hooks in both.
-        pair: Any = [copy.deepcopy(network) for network in (teacher, student)]
+        pair: Any = [copy.deepcopy(network) for network in (networks.teacher, networks.student)]
         pair[1].args = get_cfg(overrides={"imgsz": PROBE})
         with torch.random.fork_rng(devices=[]):  # they begin the same in every run, a resumed one too
             torch.manual_seed(0)
@@ -63,7 +65,7 @@ class Ultralytics(nn.Module):
         """The loss of a batch; reads the features (B, C, H, W) of both networks, all of the teacher's channels."""
         students, teachers = ctx.student.features, ctx.teacher.features
         if len(self.projector) != len(students):
-            raise DistillError(f"loss 'Ultralytics' is made for {len(self.projector)} levels, not {len(students)}")
+            raise DistillError(f"loss 'ultralytics' is set up for {len(self.projector)} levels, not {len(students)}")
         believed = ctx.quality[:, None].split([feature.shape[-2:].numel() for feature in teachers], -1)  # (B, 1, H * W)
         error: Any = DistillationModel.loss_sl2
         levels = [

@@ -11,7 +11,7 @@ from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.ops import xywh2xyxy
 
-from distill.losses import Loss
+from distill.losses import WeightedLoss
 from distill.losses.feature import feature_pkd
 from distill.yolo.families.outputs import distillation, label_terms, neck_keep, run
 
@@ -76,6 +76,6 @@ def test_label_terms_are_the_detection_loss_of_an_image(model, images):
 def test_a_cut_student_compares_with_the_channels_it_kept(model, images):
     keep = {"model.4.cv2.0.conv": (0,), "model.4.cv2.0.0.conv": (1, 3, 4), "model.4.cv2.1.0.conv": (0, 2)}
     assert neck_keep(model, keep) == [(1, 3, 4), (0, 2)]
-    task = distillation(model, model, [Loss("pkd", 1.0, feature_pkd)], labels=0)
+    task = distillation(model, model, [WeightedLoss("pkd", 1.0, feature_pkd)], labels=0)
     with torch.no_grad():
         assert task({"img": images})["loss"] == 0

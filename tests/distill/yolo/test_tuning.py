@@ -9,10 +9,10 @@ import math
 import pytest
 import torch
 
-from distill.losses import Loss
+from distill.losses import WeightedLoss
 from distill.losses.box import box_iou
 from distill.losses.logit import score_bce
-from distill.losses.spec import Span
+from distill.losses.spec import Ramp
 from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
 from distill.yolo.data import dataset as datasets
@@ -39,7 +39,7 @@ def task(labels: float = 0.0) -> DistillationTask:
     with torch.no_grad():
         for parameter in student.parameters():
             parameter += 0.05 * parameter.abs().mean() * torch.randn(parameter.shape, generator=make)
-    losses = [Loss("score_bce", 1.0, score_bce), Loss("box_iou", 1.0, box_iou)]
+    losses = [WeightedLoss("score_bce", 1.0, score_bce), WeightedLoss("box_iou", 1.0, box_iou)]
     return distillation(student, teacher, losses, labels=labels)
 
 
@@ -62,7 +62,7 @@ def test_one_hard_batch_does_not_end_a_trial(labelled):
         calls += 1
         return box_iou(ctx) * (1000.0 if calls == 11 else 1.0)  # eight judge the start; the third of the lessons
 
-    distilling.losses = [Loss("spiky", 1.0, spiky)]
+    distilling.losses = [WeightedLoss("spiky", 1.0, spiky)]
     search = search_lr(distilling, labelled, SCHEDULE, imgsz=64, device=CPU, candidates=(1e-5,))
     assert calls > 11 and math.isfinite(search.tried[1e-5])
 
@@ -90,7 +90,7 @@ def test_what_trials_hold_is_bounded(labelled, monkeypatch):
 
 def test_losses_that_warm_up_are_judged_at_their_full_weight(labelled):
     slow = task()
-    slow.losses = [dataclasses.replace(loss, span=Span(warmup=0.1)) for loss in slow.losses]
+    slow.losses = [dataclasses.replace(loss, ramp=Ramp(warmup=0.1)) for loss in slow.losses]
     search = [search_lr(each, labelled, SCHEDULE, imgsz=64, device=CPU, candidates=(1e-3,)) for each in (slow, task())]
     assert search[0] == search[1] and search[0].start > 0
 

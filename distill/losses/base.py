@@ -1,0 +1,70 @@
+"""What a loss is to a run: anything that turns a context into a scalar, or a `LossModule` if it has needs of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from distill.losses.context import LossContext
+from distill.losses.spec import ALWAYS, Ramp
+
+
+class Loss(Protocol):
+    """A loss: any callable that takes the context of a batch and returns a scalar tensor, a mean per image.
+
+    A function with its options bound is one, a plain `torch.nn.Module` is one (its parameters train beside the
+    student), and nothing else of the object is ever called.
+    """
+
+    def __call__(self, ctx: LossContext, /) -> Tensor:
+        """The value for one batch."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What `LossModule.setup` gets.
+
+    Attributes:
+        student: the network to train.
+        teacher: the frozen original, in eval mode.
+        channels: of the student's features, per pyramid level, as in `LossContext.features`.
+    """
+
+    student: nn.Module
+    teacher: nn.Module
+    channels: tuple[int, ...]
+
+
+class LossModule(nn.Module):
+    """Base of a loss whose layers depend on the networks, or that cannot serve every network.
+
+    A recipe makes it with its options, `MyLoss(**options)`. A run asks `supports` before it writes anything, calls
+    `setup` once for each training, before an optimizer exists, and then the module with the context of each batch.
+    """
+
+    def supports(self, teacher: nn.Module) -> str | None:
+        """Why the loss cannot serve this teacher or its pruned students, in words; None if it can."""
+        return None
+
+    def setup(self, networks: Networks) -> None:
+        """Make the layers, anew at each call; leave both networks as they are."""
+
+    def forward(self, ctx: LossContext) -> Tensor:
+        """The loss of a batch, a scalar."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward(ctx)")
+
+
+@dataclass(frozen=True)
+class WeightedLoss:
+    """A loss as a run uses it: `weight_at(progress) * call(ctx)` joins the sum under `name`."""
+
+    name: str
+    weight: float
+    call: Loss
+    ramp: Ramp = ALWAYS
+
+    def weight_at(self, progress: float) -> float:
+        """Its factor in the sum when a part `progress`, 0 to 1, of the training is over."""
+        return self.weight * self.ramp.at(progress)
