@@ -57,9 +57,8 @@ class FeatureMGD(LossModule):
         """The loss of a batch; reads `features("neck")`, pairs of (B, C, H, W)."""
         pairs = ctx.features()
         if len(self.generators) != len(pairs):
-            levels = len(self.generators)
             raise DistillError(
-                f"loss 'feature_mgd' is set up for {levels} levels, not {len(pairs)}: call setup(networks)"
+                f"loss 'feature_mgd' is set up for {len(self.generators)} levels, not {len(pairs)}: call setup(networks)"
             )
         levels = []
         for generate, (student, teacher) in zip(self.generators, pairs, strict=True):

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import DistillError
-from distill.losses import WeightedLoss
+from distill.losses import LossModule, Networks, WeightedLoss
 from distill.losses.context import LossContext, Outputs
 from distill.losses.feature import feature_pkd
 from distill.losses.logit import score_bce
 from distill.losses.spec import Ramp
-from distill.training.task import DistillationTask
+from distill.training.task import DistillationTask, check_support
 
 
 class Net(nn.Module):
@@ -222,3 +222,56 @@ def test_a_task_without_anything_to_learn_from_is_refused(nets, batch):
         task_of(nets, ends)
     with pytest.raises(DistillError, match="nothing to train on at the end: the data has no labels"):
         task_of(nets, ends, labelled=lambda *_: {"label": torch.ones(())})({"img": batch["img"]})
+
+
+def test_a_plain_modules_own_methods_are_never_called(nets, batch):
+    """Only `LossModule` has hooks: what a user's class calls its methods is its own business."""
+
+    class Plain(Learned):
+        def refuse(self, *_):
+            raise AssertionError("nobody may call this")
+
+        check = prepare = meet = setup = supports = refuse
+
+    task = task_of(nets, WeightedLoss("plain", 1.0, Plain()))
+    check_support(task.losses, nets[1])
+    task(batch)["loss"].backward()
+    assert all(p.grad is not None for p in task.learned.parameters())
+
+
+class Projected(LossModule):
+    """Serves networks of width 6 alone, and projects the student's features to the teacher's."""
+
+    def supports(self, teacher: nn.Module) -> str | None:
+        return None if teacher.head.in_channels == 6 else f"it projects to 6 channels, not {teacher.head.in_channels}"
+
+    def setup(self, networks: Networks) -> None:
+        self.networks = [networks]
+        (width,) = networks.channels
+        self.projector = nn.Conv2d(width, 6, 1)
+
+    def forward(self, ctx: LossContext) -> Tensor:
+        return (self.projector(ctx.student.features[0]) - ctx.teacher.features[0]).square().mean()
+
+
+def test_a_loss_module_sees_the_networks_before_there_is_an_optimizer(nets, batch):
+    loss = Projected()
+    task = task_of(nets, WeightedLoss("projected", 1.0, loss), keep=[[0, 1, 2, 3]])
+    (networks,) = loss.networks
+    assert networks.student is task.student and networks.teacher is task.teacher and networks.channels == (4,)
+    assert len(list(task.learned.parameters())) == 2
+    task(batch)["loss"].backward()
+    assert all(p.grad is not None for p in task.learned.parameters())
+
+
+def test_a_loss_module_that_cannot_serve_a_teacher_or_fails_is_one_clear_line(nets):
+    class Broken(Projected):
+        def setup(self, networks):
+            self.projector = networks.chanels
+
+    weighted = WeightedLoss("projected", 1.0, Projected())
+    check_support([weighted, WeightedLoss("squares", 1.0, squares)], nets[1])
+    with pytest.raises(DistillError, match="^loss 'projected': it projects to 6 channels, not 4$"):
+        check_support([weighted], nets[0])
+    with pytest.raises(DistillError, match="^loss 'broken' failed at test_task.py:[0-9]+: AttributeError: .*'chanels'"):
+        task_of(nets, WeightedLoss("broken", 1.0, Broken()))
