@@ -27,6 +27,7 @@ from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.data import dataset as datasets
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.evaluation.agreement import CONFIDENCE, Reference
+from distill.yolo.evaluation.evaluate import EvalSettings
 from distill.yolo.export.export import check_exports
 from distill.yolo.families import outputs
 from distill.yolo.training.train import Trained, train
@@ -115,17 +116,20 @@ class Session:
 
     def evaluate(self, name: str) -> dict[str, Any]:
         """mAP of a network of the run folder; where there are no labels that is None, and agreement with the teacher there."""
-        options = self.recipe.imgsz, self.recipe.batch, self.device, self.console
         if self.data.labelled:
-            return asdict(steps.evaluate_detector(self.load(name), self.data, *options))
-        found = steps.evaluate_agreement(self.load(name), self.reference, *options)
+            return asdict(steps.evaluate_detector(self.load(name), self.data, self.eval_settings, self.console))
+        found = steps.evaluate_agreement(self.load(name), self.reference, self.console)
         return {**NO_LABELS, **asdict(found), "teacher_boxes": self.reference.boxes, "confidence": CONFIDENCE}
 
     @cached_property
     def reference(self) -> Reference:
         """What the teacher sees on the held-back images."""
-        recipe = self.recipe
-        return steps.look_at(self.load(TEACHER), self.data, recipe.imgsz, recipe.batch, self.device, self.console)
+        return steps.predict_reference(self.load(TEACHER), self.data, self.eval_settings, self.console)
+
+    @property
+    def eval_settings(self) -> EvalSettings:
+        """How every network of this run is measured."""
+        return EvalSettings(self.recipe.imgsz, self.recipe.batch, self.device)
 
     def task(self, student: Detector, keep_inputs: Mapping[str, Sequence[int]] | None = None) -> DistillationTask:
         """What pulls `student` towards the teacher: the recipe's losses, and the labels where there are any.

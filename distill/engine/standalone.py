@@ -15,9 +15,9 @@ from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.data import dataset as datasets
 from distill.yolo.data.dataset import DataSet
-from distill.yolo.evaluation.evaluate import Exchange, Metrics
+from distill.yolo.evaluation.evaluate import EvalSettings, Metrics, Swap
 from distill.yolo.evaluation.evaluate import evaluate as measure
-from distill.yolo.evaluation.exchange import PARTS, of_teacher
+from distill.yolo.evaluation.swap import PARTS, swap_with_teacher
 from distill.yolo.export.export import check_exports, export_checkpoint
 
 
@@ -60,15 +60,15 @@ def evaluate(path: str, options: EvalOptions, console: Console) -> None:
     data = _open(options.data, student, console)
     size = options.imgsz or student.imgsz or 640
 
-    def measured(network: Detector, exchange: Exchange | None = None) -> Metrics:
-        return measure(network.model, data, imgsz=size, batch=options.batch, device=device, exchange=exchange)
+    def measured(network: Detector, swap: Swap | None = None) -> Metrics:
+        return measure(network.model, data, EvalSettings(size, options.batch, device), swap=swap)
 
     found = measured(student)
     rows = {"mAP50-95": found.map50_95, "mAP50": found.map50, **found.per_class}
     if teacher is not None:
         for part in PARTS:
             rows[f"mAP50-95 with the teacher's {part}"] = measured(
-                student, of_teacher(teacher.model, part, device)
+                student, swap_with_teacher(teacher.model, part, device)
             ).map50_95
         rows["mAP50-95 of the teacher"] = measured(teacher).map50_95
     width = max(map(len, rows))

@@ -14,7 +14,7 @@ from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import calibration
 from distill.yolo.evaluation import agreement
 from distill.yolo.evaluation.agreement import Agreement, Reference
-from distill.yolo.evaluation.evaluate import Metrics, evaluate
+from distill.yolo.evaluation.evaluate import EvalSettings, Metrics, evaluate
 from distill.yolo.families.outputs import sensitivity_of
 from distill.yolo.families.table import family_of, stride_of
 
@@ -69,22 +69,18 @@ def describe(plan: prune.PrunePlan) -> str:
     )
 
 
-def evaluate_detector(
-    detector: Detector, data: DataSet, imgsz: int, batch: int, device: torch.device, console: Console
-) -> Metrics:
+def evaluate_detector(detector: Detector, data: DataSet, settings: EvalSettings, console: Console) -> Metrics:
     """mAP on the val images, with a bar and the result on a line."""
     with console.bar("evaluate", len(data.val)) as bar:
-        metrics = evaluate(detector.model, data, imgsz=imgsz, batch=batch, device=device, bar=bar)
+        metrics = evaluate(detector.model, data, settings, bar=bar)
     console.line(f"mAP50-95 {metrics.map50_95:.3f}, mAP50 {metrics.map50:.3f}")
     return metrics
 
 
-def look_at(
-    teacher: Detector, data: DataSet, imgsz: int, batch: int, device: torch.device, console: Console
-) -> Reference:
+def predict_reference(teacher: Detector, data: DataSet, settings: EvalSettings, console: Console) -> Reference:
     """What the teacher sees on the held-back images, with a bar; a warning where that is nothing."""
     with console.bar("teacher's boxes", len(data.val)) as bar:
-        seen = agreement.look(teacher.model, data, imgsz=imgsz, batch=batch, device=device, bar=bar)
+        seen = agreement.predict_reference(teacher.model, data, settings, bar=bar)
     if not seen.boxes:
         console.warn(
             f"the teacher sees nothing on the {len(data.val)} images of {data.path} that were held back, so there is no "
@@ -93,13 +89,11 @@ def look_at(
     return seen
 
 
-def evaluate_agreement(
-    detector: Detector, reference: Reference, imgsz: int, batch: int, device: torch.device, console: Console
-) -> Agreement:
+def evaluate_agreement(detector: Detector, reference: Reference, console: Console) -> Agreement:
     """Agreement with the teacher on the held-back images, with a bar and the result on a line."""
     if not reference.boxes:
         return agreement.NONE
     with console.bar("evaluate", len(reference.data.val)) as bar:
-        found = agreement.measure(detector.model, reference, imgsz=imgsz, batch=batch, device=device, bar=bar)
+        found = agreement.measure(detector.model, reference, bar=bar)
     console.line(f"agreement with the teacher 50-95 {found.agreement50_95:.3f}, 50 {found.agreement50:.3f}")
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,13 +27,29 @@ from distill.yolo.families.table import family_of
 
 CONFIDENCE = 0.001  # every box above it counts
 # (images (B, 3, H, W), what the network predicts of them (B, 4 + nc, A)) -> what is measured in its place.
-Exchange = Callable[[Tensor, Tensor], Tensor]
+Swap = Callable[[Tensor, Tensor], Tensor]
 
 
 class Bar(Protocol):
     """What shows progress: `distill.machine.console.Bar`."""
 
-    def advance(self, n: int = 1) -> None: ...
+    def advance(self, n: int = 1) -> None:
+        """Say that `n` more images are done."""
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """How a network is shown the images that it is measured on. Figures compare only if these are the same.
+
+    Attributes:
+        imgsz: longer side of an image in pixels; rounded up to a multiple of the network's largest stride.
+        batch: images in a batch. It decides which images share a shape, and moves the result a little with that.
+        device: see `distill.machine.device.pick_device`.
+    """
+
+    imgsz: int
+    batch: int = 16
+    device: str | torch.device = "cpu"
 
 
 @dataclass(frozen=True)
@@ -42,11 +59,11 @@ class Metrics:
     Attributes:
         map50_95: mean average precision, mean over the IoU thresholds 0.50, 0.55, ..., 0.95.
         map50: mean average precision at IoU 0.5.
-        precision: at the confidence where F1 is largest, IoU 0.5.
+        precision: at the confidence with the largest F1, IoU 0.5.
         recall: at the same confidence.
         per_class: class name -> its AP50-95.
-        images: how many were looked at.
-        instances: how many labelled objects they hold.
+        images: number of images.
+        instances: number of labelled objects on them.
     """
 
     map50_95: float
@@ -59,90 +76,82 @@ class Metrics:
 
 
 def evaluate(
-    model: nn.Module,
-    data: DataSet,
-    *,
-    imgsz: int,
-    batch: int = 16,
-    device: str | torch.device = "cpu",
-    bar: Bar | None = None,
-    exchange: Exchange | None = None,
+    model: nn.Module, data: DataSet, settings: EvalSettings, *, bar: Bar | None = None, swap: Swap | None = None
 ) -> Metrics:
-    """Measure `model` on the val images: rectangular batches, convolutions fused, float32.
+    """Measure a network on the val images: rectangular batches, convolutions fused, float32.
 
-    As the project does that the head comes from: ultralytics' `yolo val`, or the original YOLOv5's `val.py`. That one
-    suppresses boxes at another overlap, averages areas where it shrinks an image, clips boxes to the image, and draws the
-    tail of the precision-recall curve differently.
+    The rules are those of the project that its family comes from, such as ultralytics' `yolo val`: see
+    `distill.yolo.families.family.Evaluation`.
 
     Args:
         model: an ultralytics DetectionModel with its `names`; it is copied, not touched.
         data: labelled, with as many classes as the model.
-        imgsz: longer side in pixels; rounded up to a multiple of the model's largest stride.
-        batch: images a batch. Like everywhere in ultralytics it decides which images share a shape, and with that moves
-            the result a little: compare only what was measured with the same one.
-        device: see `distill.machine.device.pick_device`.
+        settings: image size, batch and device.
         bar: told after each batch how many images it held; its total is `len(data.val)`.
-        exchange: see `distill.yolo.evaluation.exchange`.
+        swap: replaces predictions before they are measured: see `distill.yolo.evaluation.swap`.
 
     Raises:
-        DistillError: no labels, or a device that this machine lacks.
+        DistillError: no labels, a device that this machine lacks, or a network of no supported family.
     """
     if not data.labelled:
         raise DistillError(f"{data.path}: has no labels, so there is no mAP to measure: give a data.yaml as 'data'")
-    with tempfile.TemporaryDirectory(prefix="distill-val-") as folder, torch.inference_mode():
-        validator = _open(model, data, imgsz, batch, device, Path(folder))
-        for images, boxes in validator.look(bar, exchange):
+    with _validator(model, data, settings) as validator:
+        for images, boxes in validator.predictions(bar, swap):
             validator.update_metrics(boxes, images)
         stats: Any = validator.metrics.stats
-        columns = ("tp", "conf", "pred_cls", "target_cls")  # read before get_stats() empties them
+        columns = ("tp", "conf", "pred_cls", "target_cls")
         own_ap = validator.rules.average_precision
+        # Computed before get_stats() empties the columns, and set after it.
         ap = own_ap(*(np.concatenate(stats[name]) for name in columns)) if own_ap is not None else None
         validator.get_stats()
-    if ap is not None:
-        box: Any = validator.metrics.box
-        box.all_ap = ap
+        if ap is not None:
+            box: Any = validator.metrics.box
+            box.all_ap = ap
     return _metrics(validator)
 
 
 def detect(
-    model: nn.Module,
-    data: DataSet,
-    *,
-    imgsz: int,
-    batch: int = 16,
-    device: str | torch.device = "cpu",
-    bar: Bar | None = None,
-) -> dict[str, NDArray]:
-    """The boxes on the val images that `evaluate` would count, with the same arguments. No labels are needed.
+    model: nn.Module, data: DataSet, settings: EvalSettings, *, bar: Bar | None = None
+) -> dict[str, NDArray[np.float32]]:
+    """The boxes on the val images that `evaluate` would count with the same arguments. No labels are needed.
+
+    Args:
+        model: an ultralytics DetectionModel with its `names`; it is copied, not touched.
+        data: its labels are not read.
+        settings: image size, batch and device.
+        bar: told after each batch how many images it held.
 
     Returns:
         Image file -> (n, 6) float32, the highest score first: x, y of the centre, width, height as shares of the image,
         score, class.
     """
-    found = {}
-    with tempfile.TemporaryDirectory(prefix="distill-val-") as folder, torch.inference_mode():
-        for images, boxes in _open(model, data, imgsz, batch, device, Path(folder)).look(bar):
-            places = zip(images["im_file"], boxes, _places(images), strict=True)
-            found.update({file: _as_labels(one, place) for file, one, place in places})
-    return found
+    result = {}
+    with _validator(model, data, settings) as validator:
+        for images, boxes in validator.predictions(bar):
+            for file, one, area in zip(images["im_file"], boxes, _image_areas(images), strict=True):
+                result[file] = _as_shares(one, area)
+    return result
 
 
-def _open(
-    model: nn.Module, data: DataSet, imgsz: int, batch: int, device: str | torch.device, folder: Path
-) -> _Validator:
-    place = pick_device(device)
-    network: Any = checkpoint.fused(model).to(place)
+@contextmanager
+def _validator(model: nn.Module, data: DataSet, settings: EvalSettings) -> Iterator[_Validator]:
+    device = pick_device(settings.device)
+    network: Any = checkpoint.fused(model).to(device)
     stride = max(int(network.stride.max()), 32)
-    by_area = family_of(network).area_resize
     dataset = build_dataset(
-        data, "val", imgsz=-(-imgsz // stride) * stride, batch=batch, stride=stride, by_area=by_area
+        data,
+        "val",
+        imgsz=-(-settings.imgsz // stride) * stride,
+        batch=settings.batch,
+        stride=stride,
+        by_area=family_of(network).area_resize,
     )
     # On a CPU the network takes the time, and loader processes would only take it away from it.
-    workers = min(8, os.cpu_count() or 1) if place.type == "cuda" else 0
-    loader = DataLoader(
-        dataset, batch, num_workers=workers, collate_fn=dataset.collate_fn, pin_memory=place.type == "cuda"
-    )
-    return _Validator(loader, network, data, place, folder)
+    on_gpu = device.type == "cuda"
+    workers = min(8, os.cpu_count() or 1) if on_gpu else 0
+    loader = DataLoader(dataset, settings.batch, num_workers=workers, collate_fn=dataset.collate_fn, pin_memory=on_gpu)
+    with tempfile.TemporaryDirectory(prefix="distill-val-") as folder, torch.inference_mode():
+        yield _Validator(loader, network, data, device, Path(folder))
 
 
 class _Validator(DetectionValidator):
@@ -166,49 +175,49 @@ class _Validator(DetectionValidator):
         self.device = device
         self.init_metrics(network)
 
-    def look(
-        self, bar: Bar | None, exchange: Exchange | None = None
+    def predictions(
+        self, bar: Bar | None, swap: Swap | None = None
     ) -> Iterator[tuple[dict[str, Any], list[dict[str, Tensor]]]]:
-        """Each batch with what the network finds on each of its images, in pixels of the padded image."""
+        """Each batch with the boxes on each of its images, in pixels of the padded image."""
         loader: Any = self.dataloader
         for images in loader:
             images = self.preprocess(images)
             predicted = self.network(images["img"])
-            if exchange is not None:
-                predicted = exchange(images["img"], predicted[0] if isinstance(predicted, tuple) else predicted)
+            if swap is not None:
+                predicted = swap(images["img"], predicted[0] if isinstance(predicted, tuple) else predicted)
             boxes = self.postprocess(predicted)
             yield images, _clipped(boxes, images) if self.rules.clip_boxes else boxes
             if bar is not None:
                 bar.advance(len(images["img"]))
 
     def postprocess(self, preds: Any) -> list[dict[str, Tensor]]:
-        # As in the base class, but without its time limit, which drops the rest of a batch on a slow or busy machine.
+        """The base class's, but without its time limit, which drops the rest of a batch on a slow or busy machine."""
         boxes: Any = nms.non_max_suppression(
             preds, self.args.conf, self.args.iou, multi_label=True, max_det=self.args.max_det, max_time_img=float("inf")
         )
         return [{"bboxes": x[:, :4], "conf": x[:, 4], "cls": x[:, 5], "extra": x[:, 6:]} for x in boxes]
 
 
-def _places(batch: dict[str, Any]) -> Iterator[tuple[float, float, float, float]]:
-    """Where each image of a batch lies in its padding: left, top, width, height in pixels."""
+def _image_areas(batch: dict[str, Any]) -> Iterator[tuple[float, float, float, float]]:
+    """The area of each image of a batch inside its padding: left, top, width, height in pixels."""
     for (height, width), (ratio, (left, top)) in zip(batch["ori_shape"], batch["ratio_pad"], strict=True):
         yield left, top, width * ratio[1], height * ratio[0]
 
 
-def _clipped(found: list[dict[str, Tensor]], batch: dict[str, Any]) -> list[dict[str, Tensor]]:
+def _clipped(predicted: list[dict[str, Tensor]], batch: dict[str, Any]) -> list[dict[str, Tensor]]:
     """Boxes cut off where their image ends; around it is padding."""
     clipped = []
-    for boxes, (x, y, w, h) in zip(found, _places(batch), strict=True):
+    for boxes, (x, y, w, h) in zip(predicted, _image_areas(batch), strict=True):
         low, high = boxes["bboxes"].new_tensor([[x, y, x, y], [x + w, y + h, x + w, y + h]])
         clipped.append({**boxes, "bboxes": boxes["bboxes"].clamp(low, high)})
     return clipped
 
 
-def _as_labels(found: dict[str, Tensor], place: tuple[float, float, float, float]) -> NDArray:
-    """See `detect`."""
-    (x, y, w, h), corners = place, found["bboxes"].cpu()
+def _as_shares(boxes: dict[str, Tensor], area: tuple[float, float, float, float]) -> NDArray[np.float32]:
+    """Boxes as `detect` returns them, from pixels of the padded image."""
+    (x, y, w, h), corners = area, boxes["bboxes"].cpu()
     low, high = ((corners[:, side] - Tensor([x, y])) / Tensor([w, h]) for side in (slice(2), slice(2, 4)))
-    columns = ((low + high) / 2, high - low, found["conf"][:, None].cpu(), found["cls"][:, None].cpu())
+    columns = ((low + high) / 2, high - low, boxes["conf"][:, None].cpu(), boxes["cls"][:, None].cpu())
     return torch.cat(columns, 1).numpy()
 
 

@@ -22,7 +22,7 @@ from distill.machine.console import Console
 from distill.training.schedule import Schedule
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
-from distill.yolo.evaluation.evaluate import evaluate
+from distill.yolo.evaluation.evaluate import EvalSettings, evaluate
 from distill.yolo.training.learner import Learner, StudentEMA
 from distill.yolo.training.state import StateFiles, TrainingState
 
@@ -226,9 +226,7 @@ class _Trainer(DetectionTrainer):
         self.validated = self.job.data.labelled and due and parallel.leads()
         if not self.validated:
             return {}, self.fitness
-        found = evaluate(
-            self.ema.ema, self.job.data, imgsz=self.args.imgsz, batch=self.job.val_batch, device=self.device
-        )
+        found = evaluate(self.ema.ema, self.job.data, EvalSettings(self.args.imgsz, self.job.val_batch, self.device))
         return {"map50_95": found.map50_95, "map50": found.map50}, found.map50_95
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from distill.yolo.data import dataset as data
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.evaluation import agreement
 from distill.yolo.evaluation.agreement import Agreement, Reference
+from distill.yolo.evaluation.evaluate import EvalSettings
 from tests.distill.yolo.originals import NAMES, network, seeing_one_object, tiny
 
 SIZES = [(64, 64), (40, 64), (160, 96), (64, 32)]
@@ -73,11 +74,11 @@ def seeing(head: str) -> Any:
 def seen(request: pytest.FixtureRequest, images: DataSet) -> tuple[Any, Reference]:
     """A teacher and what it sees."""
     teacher = seeing(request.param)
-    return teacher, agreement.look(teacher, images, imgsz=64, batch=3)
+    return teacher, agreement.predict_reference(teacher, images, EvalSettings(64, 3))
 
 
 def measure(student: Any, reference: Reference) -> Agreement:
-    return agreement.measure(student, reference, imgsz=64, batch=3)
+    return agreement.measure(student, reference)
 
 
 def noisy(model: Any, noise: float) -> Any:
@@ -119,7 +120,7 @@ def test_a_class_that_the_teacher_never_sees_does_not_count(images: DataSet) -> 
     teacher = seeing("dfl")
     for branch in teacher.model[-1].cv3:
         branch[-1].bias.data[1] -= 40
-    reference = agreement.look(teacher, images, imgsz=64)
+    reference = agreement.predict_reference(teacher, images, EvalSettings(64))
     student = seeing("dfl")  # sees it
     assert "square" not in reference.boxes and set(measure(student, reference).agreement_per_class) == {
         "circle",
@@ -131,7 +132,7 @@ def test_a_teacher_that_sees_nothing_gives_no_figure(images: DataSet) -> None:
     blind = seeing("dfl")
     for branch in blind.model[-1].cv3:
         branch[-1].bias.data -= 40
-    nothing = agreement.look(blind, images, imgsz=64)
+    nothing = agreement.predict_reference(blind, images, EvalSettings(64))
     assert nothing.boxes == {}
     assert measure(seeing("dfl"), nothing) == Agreement(None, None, {})
 
@@ -139,7 +140,7 @@ def test_a_teacher_that_sees_nothing_gives_no_figure(images: DataSet) -> None:
 @pytest.mark.parametrize("head", ["dfl", "anchor"])
 def test_a_student_that_sees_nothing_agrees_in_nothing(head: str, images: DataSet) -> None:
     teacher = seeing(head)
-    reference, blind = agreement.look(teacher, images, imgsz=64), copy.deepcopy(teacher)
+    reference, blind = agreement.predict_reference(teacher, images, EvalSettings(64)), copy.deepcopy(teacher)
     for convolution in blind.model[-1].cv3 if head == "dfl" else blind.model[-1].m:
         (convolution[-1] if head == "dfl" else convolution).bias.data -= 40
     assert measure(blind, reference) == Agreement(0, 0, dict.fromkeys(reference.boxes, 0.0))
@@ -149,7 +150,7 @@ def test_boxes_on_an_image_without_any_are_false_alarms(seen: tuple[Any, Referen
     teacher, reference = seen
     first, *others = sorted(reference.data.records["val"], key=lambda record: len(record["cls"]))
     empty = {**first, "cls": first["cls"][:0], "bboxes": first["bboxes"][:0]}
-    emptied = Reference(replace(reference.data, records={"val": (empty, *others)}), reference.boxes)
+    emptied = replace(reference, data=replace(reference.data, records={"val": (empty, *others)}))
     found = measure(teacher, emptied).agreement50_95
     assert len(first["cls"]) and found is not None and 0.1 < found < 0.999
 
@@ -157,7 +158,7 @@ def test_boxes_on_an_image_without_any_are_false_alarms(seen: tuple[Any, Referen
 def test_the_boxes_are_shares_of_the_image_without_its_padding(images: DataSet) -> None:
     """The network sees one object over the whole of every image and far beyond it."""
     model = seeing_one_object()
-    reference = agreement.look(model, images, imgsz=64)
+    reference = agreement.predict_reference(model, images, EvalSettings(64))
     boxes = np.concatenate([record["bboxes"] for record in reference.data.records["val"]])
     assert reference.boxes == {"square": 4} and np.allclose(boxes, [0.5, 0.5, 1, 1], atol=1e-6)
 
@@ -166,7 +167,7 @@ def test_the_boxes_are_those_that_ultralytics_predicts(shared: Path) -> None:
     teacher = checkpoint.load(shared / "weights" / "bccd-yolov5nu-320.pt")
     held = data.load(shared / "data" / "bccd" / "images" / "val", teacher.names)
     few = replace(held, val=held.val[:3], records={"val": held.records["val"][:3]})
-    reference = agreement.look(teacher.model, few, imgsz=320)
+    reference = agreement.predict_reference(teacher.model, few, EvalSettings(320))
     stock = YOLO(teacher.source)
     for record in reference.data.records["val"]:
         (found,) = stock.predict(record["im_file"], imgsz=320, conf=0.25, iou=0.7, verbose=False, save=False)

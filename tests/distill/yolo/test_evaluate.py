@@ -19,7 +19,7 @@ from distill.errors import DistillError
 from distill.machine.device import pick_device
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data import dataset as data
-from distill.yolo.evaluation.evaluate import Metrics, evaluate
+from distill.yolo.evaluation.evaluate import EvalSettings, Metrics, evaluate
 
 
 class Counter:
@@ -54,7 +54,7 @@ def test_equals_yolo_val(
     teacher: checkpoint.Detector, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ultralytics.data.utils.check_font", lambda *_: None)  # would ask the network for it
-    ours = evaluate(teacher.model, data.load(few, teacher.names), imgsz=320, batch=8)
+    ours = evaluate(teacher.model, data.load(few, teacher.names), EvalSettings(320, 8))
     stock = YOLO(teacher.source).val(
         data=str(few), imgsz=320, batch=8, device="cpu", plots=False, verbose=False, project=str(tmp_path), name="val"
     )
@@ -68,7 +68,7 @@ def test_equals_yolo_val(
 
 def test_the_teacher_reaches_what_it_is_known_for(teacher: checkpoint.Detector, shared: Path) -> None:
     val = data.load(shared / "data" / "bccd" / "data.yaml", teacher.names)
-    found = evaluate(teacher.model, val, imgsz=320)
+    found = evaluate(teacher.model, val, EvalSettings(320))
     assert found.map50_95 == pytest.approx(0.631, abs=5e-4)
     assert (found.images, found.instances) == (87, 1138)
 
@@ -85,8 +85,8 @@ def test_leaves_everything_as_it_was(
     before = {name: tensor.clone() for name, tensor in teacher.model.state_dict().items()}
     threads, files, bar = torch.get_num_threads(), sorted(tmp_path.rglob("*")), Counter()
     val = data.load(few)
-    found = evaluate(teacher.model, val, imgsz=64, batch=5, bar=bar)
-    assert evaluate(teacher.model, val, imgsz=64, batch=5) == found
+    found = evaluate(teacher.model, val, EvalSettings(64, 5), bar=bar)
+    assert evaluate(teacher.model, val, EvalSettings(64, 5)) == found
     assert bar.steps == [5, 5, 2]
     assert sorted(tmp_path.rglob("*")) == files
     assert torch.get_num_threads() == threads
@@ -100,7 +100,7 @@ def test_classes_that_do_not_occur_do_not_count(teacher: checkpoint.Detector, fe
     for file in (few.parent / "labels" / "val").iterdir():
         rows = [row for row in file.read_text().splitlines() if not row.startswith("0")]
         file.write_text("\n".join(rows))
-    found = evaluate(teacher.model, data.load(few), imgsz=320)
+    found = evaluate(teacher.model, data.load(few), EvalSettings(320))
     assert set(found.per_class) == {"RBC", "Platelets"}
     assert found.map50_95 == pytest.approx(sum(found.per_class.values()) / 2)
 
@@ -110,19 +110,19 @@ def test_a_slow_machine_does_not_lose_boxes(
 ) -> None:
     """ultralytics' NMS gives up on the rest of a batch when it takes too long, and only logs it."""
     val = data.load(few)
-    expected = evaluate(teacher.model, val, imgsz=64)
+    expected = evaluate(teacher.model, val, EvalSettings(64))
     clock = iter(range(0, 10**9, 60))
     monkeypatch.setattr(nms.time, "time", lambda: float(next(clock)))  # every look at the clock costs a minute
-    assert evaluate(teacher.model, val, imgsz=64) == expected
+    assert evaluate(teacher.model, val, EvalSettings(64)) == expected
 
 
 def test_needs_labels(teacher: checkpoint.Detector, few: Path) -> None:
     with pytest.raises(DistillError, match="has no labels"):
-        evaluate(teacher.model, data.load(few.parent / "images"), imgsz=64)
+        evaluate(teacher.model, data.load(few.parent / "images"), EvalSettings(64))
 
 
 def test_metrics_are_plain_numbers(teacher: checkpoint.Detector, few: Path) -> None:
-    found = evaluate(teacher.model, data.load(few), imgsz=64)
+    found = evaluate(teacher.model, data.load(few), EvalSettings(64))
     assert isinstance(found, Metrics)
     values: list[Any] = [found.map50_95, found.map50, found.precision, found.recall, *found.per_class.values()]
     assert all(type(value) is float and 0 <= value <= 1 for value in values)

@@ -12,7 +12,7 @@ import pytest
 
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data import dataset as data
-from distill.yolo.evaluation.evaluate import evaluate
+from distill.yolo.evaluation.evaluate import EvalSettings, evaluate
 from distill.yolo.families import table
 from distill.yolo.families.family import Evaluation
 from distill.yolo.families.yolov5.average_precision import average_precision
@@ -75,7 +75,7 @@ def test_boxes_end_where_their_image_ends(tmp_path: Path) -> None:
         (tmp_path / "labels" / f"{index}.txt").write_text("1 0.5 0.5 1 1\n")
     (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [circle, square, star]\n")
     model = seeing_one_object()
-    found = evaluate(model, data.load(tmp_path / "data.yaml"), imgsz=64)
+    found = evaluate(model, data.load(tmp_path / "data.yaml"), EvalSettings(64))
     assert found.map50_95 == pytest.approx(PERFECT, abs=1e-6) and found.instances == 3
 
 
@@ -98,10 +98,10 @@ def test_a_real_checkpoint_finds_what_it_was_trained_on(
 ) -> None:
     teacher = checkpoint.load(shared / "weights" / "cornpest-yolov5n-416.pt")
     val = data.load(few, teacher.names)
-    found = evaluate(teacher.model, val, imgsz=416)
+    found = evaluate(teacher.model, val, EvalSettings(416))
     assert found.images == 12 and 0.6 < found.map50_95 < found.map50
     assert found.map50_95 == pytest.approx(np.mean(list(found.per_class.values())))
     as_ultralytics = replace(table.ANCHOR, area_resize=False, evaluation=Evaluation())
     monkeypatch.setattr(table, "FAMILIES", (as_ultralytics,))
-    stock = evaluate(teacher.model, val, imgsz=416)
+    stock = evaluate(teacher.model, val, EvalSettings(416))
     assert stock != found and abs(stock.map50_95 - found.map50_95) < 0.05

@@ -13,24 +13,24 @@ from distill.cli.main import main
 from distill.errors import DistillError
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data import dataset as data
-from distill.yolo.evaluation.evaluate import evaluate
-from distill.yolo.evaluation.exchange import of_teacher
+from distill.yolo.evaluation.evaluate import EvalSettings, evaluate
+from distill.yolo.evaluation.swap import swap_with_teacher
 from tests.distill.yolo.test_trainer import tiny
 from tests.prune.networks import randomize
 
 CPU = torch.device("cpu")
 
 
-def test_rows_are_exchanged_and_nothing_else() -> None:
+def test_rows_are_swapped_and_nothing_else() -> None:
     teacher, images = randomize(tiny()).eval(), torch.rand(2, 3, 64, 64)
     theirs = checkpoint.fused(teacher)(images)[0]
     ours = torch.rand_like(theirs)
     with torch.inference_mode():
-        boxes, scores = (of_teacher(teacher, part, CPU)(images, ours) for part in ("boxes", "scores"))
+        boxes, scores = (swap_with_teacher(teacher, part, CPU)(images, ours) for part in ("boxes", "scores"))
     assert torch.equal(boxes[:, :4], theirs[:, :4]) and torch.equal(boxes[:, 4:], ours[:, 4:])
     assert torch.equal(scores[:, :4], ours[:, :4]) and torch.equal(scores[:, 4:], theirs[:, 4:])
     with pytest.raises(DistillError, match=r"not predict at the same places .* is it its teacher\?"):
-        of_teacher(teacher, "boxes", CPU)(images, ours[:, :, :-1])
+        swap_with_teacher(teacher, "boxes", CPU)(images, ours[:, :, :-1])
 
 
 def few(folder: Path, names: dict[int, str], into: Path) -> Path:
@@ -60,12 +60,12 @@ def test_a_student_with_bad_boxes_has_lost_its_boxes(
     yaml = few(shared / "data" / folder, teacher.names, tmp_path)
     val = data.load(yaml, teacher.names)
     whole, lost, with_boxes, with_scores = (
-        evaluate(model, val, imgsz=imgsz, exchange=exchange).map50_95
-        for model, exchange in (
+        evaluate(model, val, EvalSettings(imgsz), swap=swap).map50_95
+        for model, swap in (
             (teacher.model, None),
             (student, None),
-            (student, of_teacher(teacher.model, "boxes", CPU)),
-            (student, of_teacher(teacher.model, "scores", CPU)),
+            (student, swap_with_teacher(teacher.model, "boxes", CPU)),
+            (student, swap_with_teacher(teacher.model, "scores", CPU)),
         )
     )
     assert with_boxes == whole and with_scores == lost < whole
