@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ultralytics.data.utils import IMG_FORMATS, img2label_paths
-from ultralytics.utils import DATASETS_DIR
 
 from distill.errors import DistillError
+from distill.yolo.upstream import DATASETS_DIR, IMG_FORMATS, img2label_paths
 
 
 @dataclass(frozen=True)

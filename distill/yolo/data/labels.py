@@ -15,13 +15,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from ultralytics.data.utils import IMG_FORMATS, exif_size
-from ultralytics.utils.ops import segments2boxes
-from ultralytics.utils.patches import imread
 
 from distill.errors import DistillError, first_line
 from distill.machine.progress import ProgressCallback
 from distill.yolo.data.datafile import label_files
+from distill.yolo.upstream import IMG_FORMATS, exif_size, imread, segments2boxes
 
 Records = tuple[dict[str, Any], ...]
 

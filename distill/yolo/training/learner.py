@@ -1,4 +1,4 @@
-"""The module that ultralytics' trainer drives: a network, and what it is taught by."""
+"""The module that ultralytics' training loop drives: a network and its losses."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils.torch_utils import ModelEMA, unwrap_model
 
 from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
 from distill.yolo.families.outputs import label_terms, run
+from distill.yolo.upstream import DetectionModel, TrainedModule
 
 Penalty = Callable[[nn.Module, float], Tensor]
 
 
-class Learner(nn.Module):
-    """`learner(batch)` gives what the trainer expects: the loss summed over the batch, and its terms by name.
-
-    The terms are means per image; their sum is multiplied by the batch size because that trainer's learning rates and
-    gradient clipping are made for sums.
+class Learner(TrainedModule):
+    """A student and its losses; `learner(batch)` gives the loss summed over the batch, and its terms, means per image.
 
     Args:
-        student: the network. ultralytics looks inside a wrapper for `student_model`.
-        task: trains it towards its teacher; None: the labels alone teach.
-        penalty: (network, progress 0 to 1) -> scalar that joins the terms.
-        freeze_bn: BatchNorm normalises by its running statistics, in training too, and leaves them as they are.
+        student: the network to train.
+        task: trains it towards its teacher; None trains on the labels alone.
+        penalty: (network, progress 0 to 1) -> scalar, added to the loss.
+        freeze_bn: BatchNorm uses its running statistics in training too, and does not update them.
+
+    Attributes:
+        progress: share of the training that is over, 0 to 1; set before each batch.
     """
 
     def __init__(
@@ -47,6 +46,11 @@ class Learner(nn.Module):
         self.frozen = [weight for weight in self.learned.parameters() if not weight.requires_grad]
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss summed over the batch, and its detached terms by name.
+
+        Args:
+            batch: `img` (B, 3, H, W) in [0, 1] and, unless it is unlabelled, the loader's keys for labels.
+        """
         if self.task is not None:
             terms = self.task(batch, self.progress)
             loss = terms.pop("loss")
@@ -59,6 +63,7 @@ class Learner(nn.Module):
         return loss * len(batch["img"]), {name: term.detach() for name, term in terms.items()}
 
     def train(self, mode: bool = True) -> Learner:
+        """Switch to training, except for frozen BatchNorm layers."""
         super().train(mode)
         if self.freeze_bn:
             for module in self.student_model.modules():
@@ -72,44 +77,9 @@ class Learner(nn.Module):
         return self.task.learned if self.task is not None else nn.ModuleList()
 
     def refreeze(self) -> None:
-        """What a loss has frozen of its own weights is not trained: the trainer makes everything trainable."""
+        """Freeze the weights again that a loss has frozen of its own; ultralytics makes all of them trainable."""
         for weight in self.frozen:
             weight.requires_grad_(False)
-
-    # What the trainer asks of its model beside a loss.
-
-    @property
-    def stride(self) -> Tensor:
-        return self.student_model.stride
-
-    @property
-    def criterion(self) -> Any:
-        return getattr(self.student_model, "criterion", None)
-
-    def set_head_attr(self, **attributes: Any) -> None:
-        self.student_model.set_head_attr(**attributes)
-
-
-class StudentEMA(ModelEMA):
-    """Averages the student alone: a plain detector, and no teacher or loss beside it.
-
-    Args:
-        model: a Learner, possibly wrapped for several devices.
-        tau: steps over which the average's memory grows.
-    """
-
-    def __init__(self, model: nn.Module, tau: float) -> None:
-        super().__init__(_student(model), tau=tau)
-
-    def update(self, model: nn.Module) -> None:
-        super().update(_student(model))
-
-    def update_attr(self, model: nn.Module, include: Any = (), exclude: Any = ()) -> None:
-        super().update_attr(_student(model), include, exclude)
-
-    def weights(self) -> dict[str, Tensor]:
-        """A copy of the averaged weights, on the CPU."""
-        return {name: value.detach().to("cpu", copy=True) for name, value in self.ema.state_dict().items()}
 
 
 def make_learner(
@@ -119,7 +89,8 @@ def make_learner(
 
     Args:
         model: the network to train; with a task, its student.
-        task, penalty: as for `Learner`.
+        task: as for `Learner`.
+        penalty: as for `Learner`.
         schedule: says how BatchNorm trains.
     """
     task = copy.deepcopy(task)
@@ -131,7 +102,3 @@ def make_learner(
         if schedule.bn_momentum is not None and isinstance(module, nn.BatchNorm2d):
             module.momentum = schedule.bn_momentum
     return learner
-
-
-def _student(model: nn.Module) -> nn.Module:
-    return cast(Learner, unwrap_model(model)).student_model

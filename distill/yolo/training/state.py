@@ -1,4 +1,4 @@
-"""How far a training has come, on disk: one that was killed goes on after its last finished epoch."""
+"""The state of a training on disk, from which a killed one resumes after its last finished epoch."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from distill.errors import DistillError, RunError
 
 @dataclass
 class TrainingState:
-    """The part of a training that is over.
+    """The finished part of a training.
 
     Attributes:
         epoch: finished epochs.
-        stopped: no further epoch would be run: the last one is over, or patience was.
-        history: per epoch what `Trained.history` says.
+        stopped: training has ended: all epochs are finished, or patience ran out.
+        history: per epoch, as `Trained.history`.
         seconds: per epoch, as `Trained.seconds`.
-        best_epoch: counted from 1; 0 before the first epoch is over.
-        best_map: mAP50-95 of that epoch; None where there are no labels.
+        best_epoch: from 1; 0 before the first epoch is finished.
+        best_map: mAP50-95 of that epoch; None without labels.
         best_weights: averaged weights of that epoch, on the CPU.
     """
 
@@ -39,28 +39,28 @@ class TrainingState:
 
 
 class StateFiles:
-    """`last.pt` and `best.pt` of one training: plain tensors, numbers and text, so that loading executes nothing.
+    """`last.pt` and `best.pt` of a training: plain tensors, numbers and text, so that loading executes nothing.
 
     Args:
-        folder: where they lie.
+        folder: where the files are.
     """
 
     def __init__(self, folder: Path) -> None:
         self._last, self._best = folder / "last.pt", folder / "best.pt"
 
-    def write(self, progress: TrainingState, states: dict[str, Any]) -> None:
-        """Write what is done, and the states of network, optimizer and so on that going on needs.
+    def write(self, state: TrainingState, state_dicts: dict[str, Any]) -> None:
+        """Write the state, and the state dicts of network, optimizer and so on.
 
-        A kill at any moment leaves files that fit: each is complete, and a best newer than the last epoch is the one
-        that this epoch, done again, would give.
+        A kill at any moment leaves files that fit each other. Each is complete, and a `best.pt` newer than `last.pt` is
+        the one that the interrupted epoch, run again, gives.
         """
-        if progress.best_epoch == progress.epoch:
-            _write(self._best, progress.best_weights)
-        done = {key: value for key, value in vars(progress).items() if key != "best_weights"}
-        _write(self._last, {"progress": done, "states": states})
+        if state.best_epoch == state.epoch:
+            _write(self._best, state.best_weights)
+        fields = {key: value for key, value in vars(state).items() if key != "best_weights"}
+        _write(self._last, {"progress": fields, "states": state_dicts})
 
     def read(self) -> tuple[TrainingState, dict[str, Any]] | None:
-        """What `write` wrote, or None where no epoch was finished."""
+        """What `write` wrote, or None if no epoch was finished."""
         if not self._last.is_file():
             return None
         last = _read(self._last)

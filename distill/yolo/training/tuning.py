@@ -11,9 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from ultralytics.cfg import get_cfg
-from ultralytics.data.build import build_dataloader
-from ultralytics.utils.torch_utils import init_seeds
 
 import prune
 from distill.errors import DistillError
@@ -25,6 +22,7 @@ from distill.training.task import DistillationTask
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
 from distill.yolo.training.learner import Learner, make_learner
+from distill.yolo.upstream import build_dataloader, get_cfg, init_seeds
 
 CANDIDATES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)  # learning rates
 TRIAL_STEPS = 100  # of a trial, at most; a run shorter than a thousand steps has trials of a tenth of its length

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.utils import LOGGER
-from ultralytics.utils.torch_utils import init_seeds
 
 from distill.errors import DistillError
 from distill.machine import parallel
@@ -23,21 +18,22 @@ from distill.training.schedule import Schedule
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
 from distill.yolo.evaluation.evaluate import EvalSettings, evaluate
-from distill.yolo.training.learner import Learner, StudentEMA
+from distill.yolo.training.learner import Learner
 from distill.yolo.training.state import StateFiles, TrainingState
+from distill.yolo.upstream import RecordsDataset, StudentAverage, TrainingLoop, init_seeds, quiet
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one training is made of, beside ultralytics' settings.
+    """What `run_loop` trains, beside ultralytics' settings.
 
     Args:
-        learner: the network and what it is taught by.
+        learner: the network and its losses.
         data: images and labels.
         schedule: length, learning rate, augmentation.
         files: where the state is written after each epoch.
-        progress: what is done; all that comes of the training is in here.
-        states: of network, optimizer and averages where an earlier run left off; None to begin.
+        state: the finished part of the training, updated after each epoch.
+        state_dicts: of network, optimizer and averages, from an earlier run; None to begin.
         console: shows a bar for each epoch.
         val_batch: images in a batch of validation.
     """
@@ -46,113 +42,59 @@ class Job:
     data: DataSet
     schedule: Schedule
     files: StateFiles
-    progress: TrainingState
-    states: dict[str, Any] | None
+    state: TrainingState
+    state_dicts: dict[str, Any] | None
     console: Console
     val_batch: int
 
 
 def run_loop(job: Job, settings: dict[str, Any]) -> None:
-    """Train to the end; the result is in `job.progress` and in its files.
+    """Train to the end; the result is in `job.state` and in its files.
 
     Args:
         job: what is trained.
         settings: ultralytics' arguments.
     """
     threads = torch.get_num_threads()
-    try:
-        with quiet(), ExitStack() as bars:
-            trainer = _Trainer(job, settings, bars)
-            torch.set_num_threads(threads)  # choosing the CPU as device has set it to ultralytics' own number
-            trainer.train()
-    finally:
-        torch.set_num_threads(threads)
+    with quiet(), ExitStack() as bars:
+        trainer = _Trainer(job, settings, bars)
+        torch.set_num_threads(threads)  # ultralytics has set its own number, if the device is the CPU
+        trainer.train()
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence ultralytics: the console says what there is to say."""
-    level = LOGGER.level
-    LOGGER.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        LOGGER.setLevel(level)
-
-
-class _Trainer(DetectionTrainer):
-    # Set by the base class as it goes, and None to a type checker.
-    model: Any
-    ema: Any
-    optimizer: Any
-    tloss: Any
-    fitness: Any
-    metrics: Any
-
+class _Trainer(TrainingLoop):
     def __init__(self, job: Job, settings: dict[str, Any], bars: ExitStack) -> None:
         self.job, self.bars = job, bars
         self.batch_index, self.validated = 0, False
-        super().__init__(overrides=settings)
-        # A module in place of a name is trained as it is; from a name, the network would be rebuilt, uncut, from yaml.
-        self.model = job.learner
+        super().__init__(job.learner, job.data.config, settings)
 
-    def run_callbacks(self, event: str) -> None:
-        """Our own few steps. The loggers and usage statistics that ultralytics calls here are not wanted."""
-        steps = {
-            "on_train_epoch_start": self.begin_epoch,
-            "on_train_batch_start": self.begin_batch,
-            "on_train_batch_end": self.end_batch,
-            "on_fit_epoch_end": self.end_epoch,
-        }
-        if event in steps:
-            steps[event]()
+    # Setup.
 
-    # Data.
+    def before_loaders(self) -> None:
+        """Under torchrun, train in the processes that there are.
 
-    def get_dataset(self) -> dict[str, Any]:
-        return dict(self.job.data.config)
-
-    def build_dataset(self, img_path: Any, mode: str = "train", batch: int | None = None) -> Any:
-        imgsz, stride = self.args.imgsz, self.stride
-        return build_dataset(
-            self.job.data, "train", imgsz=imgsz, batch=batch or 1, stride=stride, augment=True, hyp=self.args
-        )
-
-    def get_dataloader(self, dataset_path: Any, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
-        if mode == "val":
-            return self.train_loader  # one must be there, but `evaluate` makes its own
-        return super().get_dataloader(dataset_path, batch_size, rank, mode)
-
-    def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        batch = super().preprocess_batch(batch)
-        batch["img"] = batch["img"].contiguous(memory_format=torch.channels_last)
-        return batch if self.job.data.labelled else {"img": batch["img"]}
-
-    def _build_train_pipeline(self) -> None:
-        """Under torchrun, the trainer's own way to train in several processes, from here on.
-
-        It would open a process group too, for GPUs alone, and wrap the network with a device that a CPU has not.
+        ultralytics would open a process group of its own, for GPUs only, and pass a device index to the wrapper, which a
+        CPU does not have.
         """
         self.job.learner.refreeze()
         if parallel.world() > 1 and self.world_size <= 1:
             self.world_size = parallel.world()
-            index = None if self.device.type == "cpu" else [self.device.index]
-            # Each process keeps BatchNorm statistics of its own, and the leader's are saved; as in the trainer.
-            known = inspect.signature(DistributedDataParallel).parameters
-            apart: Any = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
-            self.model = DistributedDataParallel(self.model, index, find_unused_parameters=True, **apart)
-        super()._build_train_pipeline()
+            device_ids = None if self.device.type == "cpu" else [self.device.index]
+            # Each process keeps BatchNorm statistics of its own and the leader's are saved, as in ultralytics' trainer.
+            parameters = inspect.signature(DistributedDataParallel).parameters
+            sync = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
+            options: dict[str, Any] = {sync: False}
+            self.model = DistributedDataParallel(self.model, device_ids, find_unused_parameters=True, **options)
 
-    # The network's state.
+    def make_dataset(self, batch: int) -> RecordsDataset:
+        imgsz, stride = self.args.imgsz, self.stride
+        return build_dataset(
+            self.job.data, "train", imgsz=imgsz, batch=batch, stride=stride, augment=True, hyp=self.args
+        )
 
-    def set_model_attributes(self) -> None:
-        student: Any = self.job.learner.student_model
-        student.nc, student.names, student.args = self.data["nc"], self.data["names"], self.args
-
-    def resume_training(self, ckpt: Any) -> None:
-        """Called when network, optimizer and loaders stand: the moment to take up what an earlier run left."""
-        self.ema = StudentEMA(self.model, self.job.schedule.ema_tau)
-        states = self.job.states
+    def before_training(self) -> None:
+        self.ema = StudentAverage(self.model, self.job.schedule.ema_tau)
+        states = self.job.state_dicts
         if states is None:
             return
         try:
@@ -163,90 +105,97 @@ class _Trainer(DetectionTrainer):
             self.stopper.__dict__.update(states["stopper"])
             self.ema.updates = states["updates"]
         except (RuntimeError, ValueError, KeyError) as error:
-            what = f"{self.wdir}: the state of another network or other losses"
-            raise DistillError(f"{what}; delete the folder to start anew") from error
-        self.start_epoch = self.job.progress.epoch
-
-    def save_model(self) -> bool:
-        """Write the state after an epoch."""
-        done = self.job.progress
-        done.epoch, done.stopped = self.epoch + 1, bool(self.stop)
-        better = self.validated and (done.best_map is None or self.fitness > done.best_map)
-        # A penalty has done its work at the end only, and mAP is best before it does any.
-        latest = not self.job.data.labelled or self.job.learner.penalty is not None
-        if better or latest or not done.best_epoch:
-            done.best_epoch, done.best_map = self.epoch + 1, self.fitness if self.validated else None
-            done.best_weights = self.ema.weights()
-        states = {
-            "student": self.job.learner.student_model.state_dict(),
-            "ema": self.ema.ema.state_dict(),
-            "learned": self.job.learner.learned.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "stopper": {"best_fitness": self.stopper.best_fitness, "best_epoch": self.stopper.best_epoch},
-            "updates": self.ema.updates,
-        }
-        self.job.files.write(done, states)
-        return True
-
-    def final_eval(self) -> None:
-        """Nothing: ultralytics would rewrite best.pt and measure it again."""
+            raise DistillError(
+                f"{self.wdir}: the state of another network or other losses; delete the folder to start anew"
+            ) from error
+        self.start_epoch = self.job.state.epoch
 
     # Epochs and batches.
 
     def begin_epoch(self) -> None:
-        # Each epoch draws from a seed of its own: a resumed run then sees what it would have seen unbroken.
+        # A seed for each epoch: a resumed run draws what an unbroken one would have drawn.
         seed = (self.args.seed * 100_003 + self.epoch + 7919 * parallel.rank()) % 2**32
         init_seeds(seed, deterministic=self.args.deterministic)
         if not self.train_loader.num_workers:  # workers have loaded ahead, and are not stopped for this
             self.train_loader.reset()
             self.train_loader.generator.manual_seed(seed)
-        self.batch_index, self.began = 0, time.monotonic()
+        self.batch_index, self.start_time = 0, time.monotonic()
         self.bars.close()
         label = f"epoch {self.epoch + 1}/{self.epochs}"
         self.bar = self.bars.enter_context(self.job.console.bar(label, len(self.train_loader)))
 
     def begin_batch(self) -> None:
-        """Set the learning rate: step by step, where ultralytics would only do it epoch by epoch."""
+        """Set the learning rate for each step; ultralytics would only do it for each epoch."""
         progress = (self.epoch + self.batch_index / len(self.train_loader)) / self.epochs
         self.job.learner.progress = progress
         for group in self.optimizer.param_groups:
             group["lr"] = self.job.schedule.lr_at(progress) * group["initial_lr"] / self.job.schedule.lr
 
+    def prepare_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        batch["img"] = batch["img"].contiguous(memory_format=torch.channels_last)
+        return batch if self.job.data.labelled else {"img": batch["img"]}
+
     def end_batch(self) -> None:
         self.batch_index += 1
-        self.bar.advance(note=_words(self.tloss))
-        self.seconds = time.monotonic() - self.began
+        self.bar.advance(note=_format(self.tloss))
+        self.seconds = time.monotonic() - self.start_time
+
+    # After an epoch.
 
     def validate(self) -> tuple[dict[str, float], float | None]:
-        """mAP of the averaged weights, where there are labels and it is this epoch's turn.
+        """Measure the averaged weights, if there are labels and this epoch is validated.
 
-        By `evaluate` and not by the loop's own validator, so that it is the number that the report will show.
+        `evaluate` measures, and not the loop's own validator, so that the figures are those of the report.
         """
         due = self.stop or self.epoch + 1 >= self.epochs or (self.epoch + 1) % self.job.schedule.val_every == 0
         self.validated = self.job.data.labelled and due and parallel.leads()
         if not self.validated:
             return {}, self.fitness
-        found = evaluate(self.ema.ema, self.job.data, EvalSettings(self.args.imgsz, self.job.val_batch, self.device))
-        return {"map50_95": found.map50_95, "map50": found.map50}, found.map50_95
+        settings = EvalSettings(self.args.imgsz, self.job.val_batch, self.device)
+        metrics = evaluate(self.ema.ema, self.job.data, settings)
+        return {"map50_95": metrics.map50_95, "map50": metrics.map50}, metrics.map50_95
+
+    def check_losses(self) -> None:
+        for name, value in self.tloss.items():
+            if not torch.isfinite(value):
+                raise DistillError(
+                    f"loss '{name}' became {float(value)} in epoch {self.epoch + 1}: choose a smaller lr"
+                )
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:
         row = {"epoch": self.epoch + 1, "lr": self.optimizer.param_groups[0]["lr"]}
         row |= {name: float(value) for name, value in self.tloss.items()}
         row |= {name: self.metrics.get(name) for name in ("map50_95", "map50")}
-        self.job.progress.history.append(row)
-        self.job.progress.seconds.append(self.seconds)
+        self.job.state.history.append(row)
+        self.job.state.seconds.append(self.seconds)
+
+    def save_model(self) -> bool:
+        """Write the state after an epoch."""
+        state, learner = self.job.state, self.job.learner
+        state.epoch, state.stopped = self.epoch + 1, bool(self.stop)
+        better = self.validated and (state.best_map is None or self.fitness > state.best_map)
+        # A penalty has its effect at the end only, and mAP is best before.
+        take_last = not self.job.data.labelled or learner.penalty is not None
+        if better or take_last or not state.best_epoch:
+            state.best_epoch, state.best_map = self.epoch + 1, self.fitness if self.validated else None
+            averaged = self.ema.ema.state_dict()
+            state.best_weights = {name: value.detach().to("cpu", copy=True) for name, value in averaged.items()}
+        state_dicts = {
+            "student": learner.student_model.state_dict(),
+            "ema": self.ema.ema.state_dict(),
+            "learned": learner.learned.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "stopper": {"best_fitness": self.stopper.best_fitness, "best_epoch": self.stopper.best_epoch},
+            "updates": self.ema.updates,
+        }
+        self.job.files.write(state, state_dicts)
+        return True
 
     def end_epoch(self) -> None:
         if self.validated:
-            self.bar.advance(0, f"mAP50-95 {self.fitness:.3f}, {_words(self.tloss)}")
+            self.bar.advance(0, f"mAP50-95 {self.fitness:.3f}, {_format(self.tloss)}")
         self.bars.close()
 
-    def _handle_nan_recovery(self, epoch: int) -> bool:
-        for name, value in self.tloss.items():
-            if not torch.isfinite(value):
-                raise DistillError(f"loss '{name}' became {float(value)} in epoch {epoch + 1}: choose a smaller lr")
-        return False
 
-
-def _words(losses: dict[str, Any]) -> str:
+def _format(losses: dict[str, Any]) -> str:
     return " ".join(f"{name} {float(value):.3g}" for name, value in losses.items())

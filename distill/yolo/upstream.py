@@ -1,0 +1,327 @@
+"""All that is used of ultralytics: no other module of the product imports it.
+
+Most of it is undocumented, and a minor version may change it. A port changes this file; `tests/distill/yolo/test_upstream.py`
+has a test for every item that is relied on, which names it if it has changed. There is no behaviour of ours in here:
+functions and classes give what ultralytics has other names, and leave the rest to their callers and subclasses.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from ultralytics import __version__ as __version__
+from ultralytics.cfg import get_cfg as get_cfg  # checked arguments: get_cfg(overrides={...})
+from ultralytics.data.augment import LetterBox as LetterBox  # pads an image as validation does
+from ultralytics.data.build import build_dataloader as build_dataloader
+from ultralytics.data.dataset import YOLODataset
+from ultralytics.data.utils import IMG_FORMATS as IMG_FORMATS  # suffixes of images
+from ultralytics.data.utils import exif_size as exif_size  # an image's size after the rotation that it asks for
+from ultralytics.data.utils import img2label_paths as img2label_paths
+from ultralytics.engine.exporter import Exporter
+from ultralytics.engine.exporter import export_formats as _export_formats
+from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
+from ultralytics.nn import tasks as tasks  # layers of a description by name
+from ultralytics.nn.distill_model import DistillationModel as DistillationModel  # its own distillation
+from ultralytics.nn.modules import Detect as Detect
+from ultralytics.nn.modules import Focus as Focus  # the first layer of YOLOv5 v5.0
+from ultralytics.nn.modules import block as block  # these three stand for the original YOLOv5's modules
+from ultralytics.nn.modules import conv as conv
+from ultralytics.nn.modules import transformer as transformer
+from ultralytics.nn.tasks import DetectionModel as DetectionModel
+from ultralytics.nn.tasks import torch_safe_load as torch_safe_load  # unpickles, with the names of older versions
+from ultralytics.nn.tasks import yaml_model_load as yaml_model_load  # yolov5n.yaml -> a description with its `scale`
+from ultralytics.utils import DATASETS_DIR as DATASETS_DIR  # where a data.yaml's relative `path` may lie
+from ultralytics.utils import DEFAULT_CFG as DEFAULT_CFG  # default arguments as a namespace
+from ultralytics.utils import DEFAULT_CFG_DICT as DEFAULT_CFG_DICT  # and as a dict
+from ultralytics.utils import LOGGER, nms
+from ultralytics.utils.ops import segments2boxes as segments2boxes
+from ultralytics.utils.patches import imread as imread  # takes paths that are not ASCII
+from ultralytics.utils.torch_utils import ModelEMA, unwrap_model
+from ultralytics.utils.torch_utils import init_seeds as init_seeds  # Python, NumPy and torch
+
+
+@contextmanager
+def quiet(level: int = logging.ERROR) -> Iterator[None]:
+    """Silence ultralytics below a level of logging, and undo its change of torch's thread count."""
+    before, threads = LOGGER.level, torch.get_num_threads()
+    LOGGER.setLevel(level)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(before)
+        torch.set_num_threads(threads)
+
+
+def export_formats() -> tuple[str, ...]:
+    """Formats that a network can be exported to."""
+    return tuple(_export_formats()["Argument"][1:])  # the first is PyTorch's own
+
+
+def export(model: nn.Module, options: Mapping[str, Any]) -> Path:
+    """Export a copy of a network, with the exporter's arguments; the result lies beside the network's `pt_path`."""
+    with quiet(logging.CRITICAL):
+        return Path(Exporter(overrides=dict(options))(model=model))
+
+
+class RecordsDataset(YOLODataset):
+    """A `YOLODataset` on labels in memory: it scans nothing and writes nothing.
+
+    Args:
+        records: one dict an image: im_file, shape (h, w), cls (n, 1), bboxes (n, 4), segments, keypoints, normalized,
+            bbox_format.
+        resize: (image (H, W, BGR), longer side) -> the image in that size; None resizes as ultralytics does.
+        options: of `YOLODataset`.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Mapping[str, Any]],
+        resize: Callable[[np.ndarray, int], np.ndarray] | None = None,
+        **options: Any,
+    ) -> None:
+        self._records, self._resize = records, resize  # first: the base class asks for files and labels
+        super().__init__(img_path="", **options)
+        # The base class trusts decoded copies (`x.npy`) beside the images, and replaces or deletes stale ones.
+        self.npy_files = [Path(file) / "none" for file in self.im_files]
+
+    def get_img_files(self, img_path: str | list[str]) -> list[str]:
+        """The files of the records; `img_path` is not read."""
+        return [record["im_file"] for record in self._records]
+
+    def get_labels(self) -> list[dict[str, Any]]:
+        """Copies of the records, since the base class edits them."""
+        return [{**record, "cls": record["cls"].copy()} for record in self._records]
+
+    def load_image(
+        self, i: int, rect_mode: bool = True, resize_short: bool = False
+    ) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
+        """(image, its size in the file, its size now)."""
+        if self._resize is None:
+            return super().load_image(i, rect_mode, resize_short)
+        image = imread(self.im_files[i], cv2.IMREAD_COLOR)
+        if image is None:
+            raise FileNotFoundError(self.im_files[i])
+        resized = self._resize(image, cast(int, self.imgsz))
+        return resized, image.shape[:2], resized.shape[:2]
+
+
+class TrainedModule(nn.Module):
+    """What the training loop asks of the module that it trains.
+
+    `module(batch)` gives the loss summed over the batch, because the loop's learning rates and gradient clipping are made
+    for sums, and a dict of its terms without gradient. Inside a wrapper the loop looks for `student_model`.
+    """
+
+    student_model: DetectionModel
+
+    @property
+    def stride(self) -> Tensor:
+        """The network's strides: image sizes are multiples of the largest."""
+        return self.student_model.stride
+
+    @property
+    def criterion(self) -> Any:
+        """The network's own loss, which the loop updates after an epoch if it can."""
+        return getattr(self.student_model, "criterion", None)
+
+    def set_head_attr(self, **attributes: Any) -> None:
+        """Set attributes of the network's head."""
+        self.student_model.set_head_attr(**attributes)
+
+
+class StudentAverage(ModelEMA):
+    """Averages the network in a `TrainedModule`, and nothing beside it.
+
+    Args:
+        model: a `TrainedModule`, possibly wrapped for several devices.
+        tau: steps over which the average's memory grows.
+    """
+
+    def __init__(self, model: nn.Module, tau: float) -> None:
+        super().__init__(_student(model), tau=tau)
+
+    def update(self, model: nn.Module) -> None:
+        """Average the network's weights in, after a step."""
+        super().update(_student(model))
+
+    def update_attr(self, model: nn.Module, include: Any = (), exclude: Any = ()) -> None:
+        """Copy attributes of the network, after an epoch."""
+        super().update_attr(_student(model), include, exclude)
+
+
+def _student(model: nn.Module) -> nn.Module:
+    return cast(TrainedModule, unwrap_model(model)).student_model
+
+
+class TrainingLoop(DetectionTrainer):
+    """The training loop of ultralytics.
+
+    A subclass defines, in the order in which they are called:
+
+    - `before_loaders()`: the module is on its device, and all of its parameters have been made trainable.
+    - `make_dataset(batch)`: the training images.
+    - `before_training()`: optimizer and loaders are there; takes up what an earlier run left, and sets `ema`.
+    - `begin_epoch()`, then for each batch `begin_batch()`, `prepare_batch(batch)` and, after the step, `end_batch()`.
+    - `validate()`: (metrics, the one that decides about ending early).
+    - `check_losses()`: raises if the training cannot go on.
+    - `save_metrics(metrics)` and `save_model()`: what the epoch gave and, now that `stop` is decided, its state; in the
+      leading process.
+    - `end_epoch()`.
+
+    It reads `args`, `device`, `stride`, `epoch` (from 0), `epochs`, `train_loader`, `optimizer` (`initial_lr` of each
+    group), `tloss` (the epoch's mean losses by name), `metrics`, `fitness` (what `validate` gave), `stop`, `stopper`.
+    It may set `model`, `world_size`, `ema` and `start_epoch`.
+
+    Args:
+        module: trained as it is. A name would have the network built anew from its description, uncut.
+        data: class names `names`, their number `nc`, the files of `train` and `val`.
+        settings: ultralytics' arguments.
+    """
+
+    # The base class sets them as it goes, and declares None.
+    model: Any
+    ema: Any
+    optimizer: Any
+    stopper: Any
+    tloss: Any
+    fitness: Any
+    metrics: Any
+    # Of the subclass.
+    before_loaders: Callable[[], None]
+    make_dataset: Callable[[int], RecordsDataset]
+    before_training: Callable[[], None]
+    begin_epoch: Callable[[], None]
+    begin_batch: Callable[[], None]
+    prepare_batch: Callable[[dict[str, Any]], dict[str, Any]]
+    end_batch: Callable[[], None]
+    check_losses: Callable[[], None]
+    end_epoch: Callable[[], None]
+
+    def __init__(self, module: TrainedModule, data: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        self._data = dict(data)
+        super().__init__(overrides=dict(settings))
+        self.model = module
+
+    def run_callbacks(self, event: str) -> None:
+        """Call our hooks; loggers and usage statistics, which ultralytics calls here, are left out."""
+        hooks = {
+            "on_train_epoch_start": self.begin_epoch,
+            "on_train_batch_start": self.begin_batch,
+            "on_train_batch_end": self.end_batch,
+            "on_fit_epoch_end": self.end_epoch,
+        }
+        if event in hooks:
+            hooks[event]()
+
+    def get_dataset(self) -> dict[str, Any]:
+        """Our description of the data; nothing is read or downloaded."""
+        return self._data
+
+    def build_dataset(self, img_path: Any, mode: str = "train", batch: int | None = None) -> Any:
+        """The training images; `img_path` is not read."""
+        return self.make_dataset(batch or 1)
+
+    def get_dataloader(self, dataset_path: Any, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
+        """The loop wants a loader for validation too; `validate` uses its own."""
+        return self.train_loader if mode == "val" else super().get_dataloader(dataset_path, batch_size, rank, mode)
+
+    def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Move a batch to the device, then call the hook."""
+        return self.prepare_batch(super().preprocess_batch(batch))
+
+    def set_model_attributes(self) -> None:
+        """Give the network what its loss and its checkpoint need."""
+        student: Any = _student(self.model)
+        student.nc, student.names, student.args = self.data["nc"], self.data["names"], self.args
+
+    def _build_train_pipeline(self) -> None:
+        self.before_loaders()
+        super()._build_train_pipeline()
+
+    def resume_training(self, ckpt: Any) -> None:
+        """Call the hook: optimizer and loaders are there."""
+        self.before_training()
+
+    def _handle_nan_recovery(self, epoch: int) -> bool:
+        self.check_losses()
+        return False  # nothing was restored: the epoch counts
+
+    def final_eval(self) -> None:
+        """Nothing: ultralytics would rewrite best.pt and measure it again."""
+
+
+class Validator(DetectionValidator):
+    """The parts of ultralytics' validator that make mAP, called one by one.
+
+    Its `__call__` would read the data set again, with all that comes with that (a font is fetched, a `download:` script
+    run), select a device and print.
+
+    Args:
+        loader: of a `RecordsDataset`.
+        network: on its device, with `names`.
+        data: as for `TrainingLoop`.
+        device: where the network is.
+        folder: an empty one.
+        confidence: boxes of a lower score do not count.
+        nms_iou: of two boxes of a class that overlap by more than this, one counts.
+    """
+
+    data: Any  # None in the base class, as are these
+    device: Any
+    names: Any
+    seen: Any
+
+    def __init__(
+        self,
+        loader: DataLoader,
+        network: nn.Module,
+        data: Mapping[str, Any],
+        *,
+        device: torch.device,
+        folder: Path,
+        confidence: float,
+        nms_iou: float,
+    ) -> None:
+        options = {"conf": confidence, "iou": nms_iou, "plots": False, "save_json": False, "verbose": False}
+        super().__init__(loader, folder, {**options, "task": "detect", "mode": "val"})
+        self.training, self.data, self.device = False, data, device
+        self.init_metrics(network)
+
+    def postprocess(self, preds: Any) -> list[dict[str, Tensor]]:
+        """As in the base class, without its time limit, which drops the rest of a batch on a slow machine."""
+        boxes: Any = nms.non_max_suppression(
+            preds, self.args.conf, self.args.iou, multi_label=True, max_det=self.args.max_det, max_time_img=float("inf")
+        )
+        return [{"bboxes": x[:, :4], "conf": x[:, 4], "cls": x[:, 5], "extra": x[:, 6:]} for x in boxes]
+
+    def results(self, average_precision: Callable[..., np.ndarray] | None = None) -> dict[str, Any]:
+        """Get mAP and other figures of the batches that `update_metrics` got.
+
+        Args:
+            average_precision: (hits, confidence, predicted class, labelled class) -> (classes, thresholds), in place of
+                ultralytics' own.
+        """
+        stats: Any = self.metrics.stats
+        matches = [np.concatenate(stats[name]) for name in ("tp", "conf", "pred_cls", "target_cls")]
+        self.get_stats()  # empties `stats`
+        box: Any = self.metrics.box
+        if average_precision is not None:
+            box.all_ap = average_precision(*matches)
+        return {
+            "map50_95": float(box.map),
+            "map50": float(box.map50),
+            "precision": float(box.mp),
+            "recall": float(box.mr),
+            "per_class": {self.names[int(c)]: float(box.class_result(i)[3]) for i, c in enumerate(box.ap_class_index)},
+            "images": int(self.seen),
+            "instances": int(cast(Any, self.metrics.nt_per_class).sum()),
+        }
