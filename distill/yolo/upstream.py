@@ -5,6 +5,8 @@ has a test for every item that is relied on, which names it if it has changed. T
 functions and classes give what ultralytics has other names, and leave the rest to their callers and subclasses.
 """
 
+# ruff: noqa: F401  most imports are for other modules; a test finds the unused ones
+
 from __future__ import annotations
 
 import logging
@@ -18,35 +20,47 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from ultralytics import __version__ as __version__
-from ultralytics.cfg import get_cfg as get_cfg  # checked arguments: get_cfg(overrides={...})
-from ultralytics.data.augment import LetterBox as LetterBox  # pads an image as validation does
-from ultralytics.data.build import build_dataloader as build_dataloader
+from ultralytics import __version__
+from ultralytics.cfg import get_cfg  # checked arguments: get_cfg(overrides={...})
+from ultralytics.data.augment import LetterBox  # pads an image as validation does
+from ultralytics.data.build import build_dataloader
 from ultralytics.data.dataset import YOLODataset
-from ultralytics.data.utils import IMG_FORMATS as IMG_FORMATS  # suffixes of images
-from ultralytics.data.utils import exif_size as exif_size  # an image's size after the rotation that it asks for
-from ultralytics.data.utils import img2label_paths as img2label_paths
+from ultralytics.data.utils import (
+    IMG_FORMATS,  # suffixes of images
+    exif_size,  # an image's size after the rotation that it asks for
+    img2label_paths,
+)
 from ultralytics.engine.exporter import Exporter
 from ultralytics.engine.exporter import export_formats as _export_formats
 from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
-from ultralytics.nn import tasks as tasks  # layers of a description by name
-from ultralytics.nn.distill_model import DistillationModel as DistillationModel  # its own distillation
-from ultralytics.nn.modules import Detect as Detect
-from ultralytics.nn.modules import Focus as Focus  # the first layer of YOLOv5 v5.0
-from ultralytics.nn.modules import block as block  # these three stand for the original YOLOv5's modules
-from ultralytics.nn.modules import conv as conv
-from ultralytics.nn.modules import transformer as transformer
-from ultralytics.nn.tasks import DetectionModel as DetectionModel
-from ultralytics.nn.tasks import torch_safe_load as torch_safe_load  # unpickles, with the names of older versions
-from ultralytics.nn.tasks import yaml_model_load as yaml_model_load  # yolov5n.yaml -> a description with its `scale`
-from ultralytics.utils import DATASETS_DIR as DATASETS_DIR  # where a data.yaml's relative `path` may lie
-from ultralytics.utils import DEFAULT_CFG as DEFAULT_CFG  # default arguments as a namespace
-from ultralytics.utils import DEFAULT_CFG_DICT as DEFAULT_CFG_DICT  # and as a dict
-from ultralytics.utils import LOGGER, nms
-from ultralytics.utils.ops import segments2boxes as segments2boxes
-from ultralytics.utils.patches import imread as imread  # takes paths that are not ASCII
-from ultralytics.utils.torch_utils import ModelEMA, unwrap_model
-from ultralytics.utils.torch_utils import init_seeds as init_seeds  # Python, NumPy and torch
+from ultralytics.nn import tasks  # layers of a description by name
+from ultralytics.nn.distill_model import DistillationModel  # its own distillation
+from ultralytics.nn.modules import (
+    Detect,
+    Focus,  # the first layer of YOLOv5 v5.0
+    block,  # these three stand for the original YOLOv5's modules
+    conv,
+    transformer,
+)
+from ultralytics.nn.tasks import (
+    DetectionModel,
+    torch_safe_load,  # unpickles, with the names of older versions
+    yaml_model_load,  # yolov5n.yaml -> a description with its `scale`
+)
+from ultralytics.utils import (
+    DATASETS_DIR,  # where a data.yaml's relative `path` may lie
+    DEFAULT_CFG,  # default arguments as a namespace
+    DEFAULT_CFG_DICT,  # and as a dict
+    LOGGER,
+    nms,
+)
+from ultralytics.utils.ops import segments2boxes
+from ultralytics.utils.patches import imread  # takes paths that are not ASCII
+from ultralytics.utils.torch_utils import (
+    ModelEMA,
+    init_seeds,  # Python, NumPy and torch
+    unwrap_model,
+)
 
 
 @contextmanager
