@@ -62,7 +62,7 @@ def run(
     from distill.machine.console import Console
     from distill.recipe import load as recipes
 
-    parallel.refuse("distill.run")
+    parallel.require_single("distill.run")
     wanted = recipes.load(recipe, overrides or {})
     path = Path(out) if out else next_path(wanted.name)
     console = Console(quiet=quiet)

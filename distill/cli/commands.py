@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from distill.errors import DistillError, RunError
 from distill.machine import parallel
 from distill.machine.console import Console
+from distill.machine.words import text_table
 
 if TYPE_CHECKING:
     from distill.engine.folder import RunFolder
@@ -27,17 +28,17 @@ def run(args: argparse.Namespace) -> int:
     from distill.engine.folder import COMPARISON, LOG, RunFolder
     from distill.recipe import load as recipes
 
-    with parallel.joined():
+    with parallel.process_group():
         recipe, path = _place(args)
         if (path / COMPARISON).is_file() and args.resume:
             raise DistillError(f"{path} is a comparison: distill compare --resume {path}")
-        make = RunFolder.create if parallel.leads() else RunFolder.follow
+        make = RunFolder.create if parallel.is_leader() else RunFolder.follow
         with closing(make(path, recipes.to_yaml(recipe), resume=args.resume)) as folder:
             from distill.engine import pipeline
 
-            parallel.agree()  # the leader has its folder; it would not do without
-            console = Console(quiet=args.quiet or not parallel.leads())
-            if parallel.leads():
+            parallel.broadcast()  # the leader has its folder; it would not do without
+            console = Console(quiet=args.quiet or not parallel.is_leader())
+            if parallel.is_leader():
                 console.log_to(folder.path / LOG)
             return _watch(lambda: pipeline.run(recipe, folder, console), folder, console)
 
@@ -47,7 +48,7 @@ def compare(args: argparse.Namespace) -> int:
     from distill.engine.folder import COMPARISON, LOG, STAGES, RunFolder
     from distill.recipe import load as recipes
 
-    parallel.refuse("distill compare")
+    parallel.require_single("distill compare")
     recipe, path = _place(args, "compare-")
     before = None
     if args.resume and (path / STAGES).is_file():
@@ -76,12 +77,12 @@ def _place(args: argparse.Namespace, prefix: str = "") -> tuple[Recipe, Path]:
     recipe = recipes.load(recipe_of(earlier) if earlier else args.recipe, args.override)
     choose = last_path if args.resume else next_path
     path = earlier or (Path(args.out) if args.out else choose(f"{prefix}{recipe.name}"))
-    return recipe, parallel.agree(path)
+    return recipe, parallel.broadcast(path)
 
 
 def _watch(work: Callable[[], object], folder: RunFolder, console: Console, command: str = "run") -> int:
     """Do the work of a run. However it ends, the log says why and the user reads how to go on."""
-    from distill.machine.disk import machine_fault
+    from distill.machine.faults import machine_fault
 
     mend = f"distill {command} --resume {shlex.quote(str(folder.path))}"
     try:
@@ -245,7 +246,4 @@ def _words(value: object) -> str:
 
 
 def _print_table(rows: Iterable[Sequence[str]]) -> None:
-    rows = list(rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    print("\n".join(text_table(rows)))

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except (ImportError, OSError, RuntimeError, ValueError) as error:
-        from distill.machine.disk import machine_fault
+        from distill.machine.faults import machine_fault
 
         if isinstance(error, ValueError):
             prune = sys.modules.get("prune.errors")  # what was not imported was not raised

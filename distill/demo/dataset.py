@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 
 from PIL import Image
 
 from distill.demo.drawing import CLASSES, Sample, draw
 from distill.errors import DistillError, RunError
+from distill.machine.files import write_atomically
 from distill.machine.progress import ProgressCallback
 
 SPLITS = ("train", "val")
@@ -45,15 +45,11 @@ def generate(
         return _reuse(folder, wanted)
 
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-            draft = Path(scratch) / "set"  # a folder of its own, since the scratch folder is private to this user
-            _write(draft, wanted, progress)
-            draft.rename(folder)
-    except OSError as error:
+        write_atomically(folder, lambda draft: _write(draft, wanted, progress), overwrite=False)
+    except RunError:
         if _holds_anything(folder):  # another process was faster; its set must be the one wanted here
             return _reuse(folder, wanted)
-        raise RunError(f"cannot write the data set {folder}: {error.strerror or error}") from error
+        raise
     return folder / "data.yaml"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -15,12 +14,12 @@ from typing import Any, TextIO
 
 from distill.errors import DistillError
 from distill.machine import env
-from distill.machine.disk import LOCK, discard, machine_fault, sync, take
+from distill.machine.faults import machine_fault
+from distill.machine.files import LOCK, UNFINISHED, lock_folder, remove, write_atomically
 from distill.recipe.yaml import flatten
 
 RECIPE, STAGES, ENV, LOG = "recipe.yaml", "stages.json", "env.json", "log.txt"
 COMPARISON = "compare.json"  # instead of stages, in the folder of `distill compare`
-_UNFINISHED = ".unfinished-"
 
 
 class RunFolder:
@@ -139,20 +138,7 @@ class RunFolder:
         if self._follows:
             return file
         self.open()
-        unfinished = file.with_name(f"{_UNFINISHED}{file.name}")  # same suffix: some writers choose the format by it
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write(unfinished)
-            sync(unfinished)
-            if file.is_dir():  # an export that is a folder cannot be replaced in one step
-                discard(file)
-            os.replace(unfinished, file)
-        except BaseException as error:
-            fault = machine_fault(error, file)  # before the room that the file took is free again
-            discard(unfinished)
-            if fault is not None:
-                raise fault from error
-            raise
+        write_atomically(file, write)
         return file
 
     def open(self) -> None:
@@ -161,9 +147,9 @@ class RunFolder:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = take(self.path)
-            for left in list(self.path.rglob(f"{_UNFINISHED}*")):  # by a run that was killed
-                discard(left)
+            self._lock = lock_folder(self.path)
+            for left in list(self.path.rglob(f"{UNFINISHED}*")):  # by a run that was killed
+                remove(left)
         except OSError as error:
             raise machine_fault(error, self.path) or error from error
         if not self.resumed:
@@ -219,4 +205,4 @@ def _numbers(name: str, root: Path) -> list[int]:
 
 
 def _ours(name: str) -> bool:
-    return name == LOCK or name.startswith(_UNFINISHED)
+    return name == LOCK or name.startswith(UNFINISHED)

@@ -72,7 +72,7 @@ def run(recipe: Recipe, folder: RunFolder, console: Console) -> dict[str, Any]:
     session.stage("choose", _choose, start)
     session.stage("measure", _measure)
     session.stage("export", _export)
-    return _report(session, plan) if parallel.leads() else {}
+    return _report(session, plan) if parallel.is_leader() else {}
 
 
 def _teacher(session: Session) -> dict[str, Any]:

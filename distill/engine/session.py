@@ -55,7 +55,7 @@ class Session:
         batches = {"batch": recipe.batch, "distill.batch": recipe.distill.batch}
         if recipe.teacher.train:
             batches["teacher.train.batch"] = recipe.teacher.train.batch
-        parallel.share(batches)
+        parallel.check_divisible(batches)
         self.given = inputs.open_teacher(recipe) if recipe.model else None
         self.losses = inputs.fitting_losses(recipe, self.given, console)
         inputs.check_network(recipe, self.given)
@@ -72,9 +72,9 @@ class Session:
         if recipe.data == SHAPES:
             self.folder.open()
             path = self.folder.path / "data" / "data.yaml"
-            if parallel.leads():
+            if parallel.is_leader():
                 shapes.generate(path.parent, **asdict(recipe.shapes), progress=self.console.track)
-            parallel.agree()
+            parallel.broadcast()
         data = datasets.load(path, self.given.names if self.given else None, progress=self.console.track)
         inputs.check_labels(recipe, data, self.losses)
         return data
@@ -83,7 +83,7 @@ class Session:
         """Do `work(session, *given)` once and keep what it returns. A resumed run takes what it left."""
         if self.folder.done(name) is not None:
             self.console.line(f"{name}: done before")
-        elif parallel.leads():
+        elif parallel.is_leader():
             self.console.header(name)
             start, warned = time.monotonic(), len(self.console.warnings)
             payload = dict(work(self, *given))
@@ -91,8 +91,8 @@ class Session:
             self.folder.finish(name, {**payload, "seconds": time.monotonic() - start, "warnings": warnings})
         elif name in TOGETHER:
             work(self, *given)
-        parallel.agree()
-        if not parallel.leads():
+        parallel.broadcast()
+        if not parallel.is_leader():
             self.folder.refresh()
         return self.done(name)
 
@@ -107,7 +107,7 @@ class Session:
     def save(self, detector: Detector, name: str, plan: prune.PrunePlan | None = None) -> None:
         """Write a network into the run folder, as stock ultralytics reads it."""
         path, kept = self.folder.path / name, plan.to_dict() if plan else None
-        if parallel.leads():
+        if parallel.is_leader():
             checkpoint.save(detector.model, path, names=detector.names, imgsz=self.recipe.imgsz, plan=kept)
 
     def images(self, network: Detector, count: int) -> Tensor:

@@ -10,6 +10,7 @@ from distill.engine import steps
 from distill.errors import DistillError
 from distill.machine.console import Console
 from distill.machine.device import pick_device
+from distill.machine.words import text_table
 from distill.recipe.schema import SHAPES, EvalOptions, ExportOptions, Recipe
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.detector import Detector
@@ -27,10 +28,8 @@ def plan(recipe: Recipe, console: Console) -> prune.PrunePlan:
     inputs.warn_of_size(recipe, teacher, console)
     data = _open(recipe.data, teacher, console)
     made = steps.make_plan(recipe, teacher, data, pick_device(recipe.device), console)
-    width = max(len(group.name) for group in made.groups)
-    console.result(f"{'channels of':<{width}}  before  after")
-    for group in made.groups:
-        console.result(f"{group.name:<{width}}  {group.before:>6}  {group.after:>5}")
+    rows = [(group.name, str(group.before), str(group.after)) for group in made.groups]
+    console.result("\n".join(text_table([("channels of", "before", "after"), *rows], numbers=True)))
     console.result(steps.describe(made))
     return made
 
@@ -71,10 +70,8 @@ def evaluate(path: str, options: EvalOptions, console: Console) -> None:
                 student, swap_with_teacher(teacher.model, part, device)
             ).map50_95
         rows["mAP50-95 of the teacher"] = measured(teacher).map50_95
-    width = max(map(len, rows))
     console.result(f"{found.images} images, {found.instances} objects, imgsz {size}")
-    for name, value in rows.items():
-        console.result(f"{name:<{width}}  {value:.3f}")
+    console.result("\n".join(text_table((name, f"{value:.3f}") for name, value in rows.items())))
 
 
 def export(path: str, formats: tuple[str, ...], options: ExportOptions, console: Console) -> None:

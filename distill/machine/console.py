@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from typing import TextIO, TypeVar
 
+from distill.machine.words import duration
+
 T = TypeVar("T")
 
 REDRAW_S = 0.1  # a bar is redrawn at most this often
@@ -195,12 +197,3 @@ class Bar:
 
     def _tail(self) -> str:
         return f"  {self._note}" if self._note else ""
-
-
-def duration(seconds: float) -> str:
-    """`9 s`, `2:05` or `1:02:05`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -1,7 +1,7 @@
-"""Several processes that train one network together, as `torchrun` starts them. In one process nothing here does anything.
+"""Several processes that train one network together, as `torchrun` starts them. With one process, nothing here acts.
 
-The first process leads: it does the whole run, and it alone writes. The others follow through the same code, take part in
-what is trained, and wait for the rest to be in the run folder.
+The first process is the leader: it does the whole run, and only it writes. The others go through the same code, train
+with it, and wait for its other results to appear in the run folder.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ def world() -> int:
 
 
 def rank() -> int:
-    """Which of them this one is, from 0."""
+    """The number of this process, from 0."""
     return int(os.environ.get("RANK") or 0) if world() > 1 else 0
 
 
 def local_rank() -> int:
-    """Which of those on this machine this one is, from 0."""
+    """The number of this process on this machine, from 0."""
     return int(os.environ.get("LOCAL_RANK") or 0) if world() > 1 else 0
 
 
-def leads() -> bool:
-    """Whether this process is the one that writes."""
+def is_leader() -> bool:
+    """Whether this process is the leader, the one that writes."""
     return rank() == 0
 
 
-def refuse(what: str) -> None:
-    """Raise where there are several processes: each would take the other's run folder for another run's.
+def require_single(what: str) -> None:
+    """Refuse several processes: each would take the run folder of another for a different run's.
 
     Raises:
-        DistillError: with `what`, the thing that one process does.
+        DistillError: there are several; the message names `what`.
     """
     if world() > 1:
         raise DistillError(f"{what} runs in one process: start it without torchrun (WORLD_SIZE is above 1)")
 
 
-def share(batches: Mapping[str, int | None]) -> None:
-    """See that the processes can share each batch evenly.
+def check_divisible(batches: Mapping[str, int | None]) -> None:
+    """Check that the processes can share each batch evenly.
 
     Args:
-        batches: key of the recipe -> images; None where it is not given.
+        batches: key of the recipe -> images; None if the recipe does not set it.
 
     Raises:
-        DistillError: the first that cannot be shared.
+        DistillError: the first batch that cannot be shared evenly.
     """
     for name, batch in batches.items():
         if batch is not None and batch % world():
@@ -61,8 +61,8 @@ def share(batches: Mapping[str, int | None]) -> None:
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """The process group, for as long as a run takes."""
+def process_group() -> Iterator[None]:
+    """Join the processes into one group while the body runs."""
     if world() == 1:
         yield
         return
@@ -77,21 +77,21 @@ def joined() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def agree(value: Any = None) -> Any:
+def broadcast(value: Any = None) -> Any:
     """The leader's value, in every process; each waits for it.
 
     Raises:
-        DistillError: the leader has ended.
+        DistillError: another process has ended.
     """
     if world() == 1:
         return value
     import torch.distributed as dist
 
-    held = [value]
+    values = [value]
     try:
-        dist.broadcast_object_list(held, 0)
-        # A broadcast does not wait for those that it is for.
+        dist.broadcast_object_list(values, 0)
+        # A broadcast returns before the others have received it.
         dist.monitored_barrier() if dist.get_backend() == "gloo" else dist.barrier()
     except RuntimeError:
         raise DistillError(f"process {rank()} of {world()} was left alone: another one has ended") from None
-    return held[0]
+    return values[0]

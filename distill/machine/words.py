@@ -1,12 +1,38 @@
-"""Words for messages: the nearest name, a duration."""
+"""Text that people read: the nearest name, a duration, a table in columns."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def nearest(word: str, words: Iterable[str], before: str = "") -> str:
-    """`, did you mean 'x'?` for the most similar of the words; nothing where none is similar. `before` goes in front of x."""
+    """`, did you mean 'x'?` with the most similar of the words, after `before`; nothing if none is similar."""
     close = difflib.get_close_matches(word, list(words), n=1)
     return f", did you mean '{before}{close[0]}'?" if close else ""
+
+
+def duration(seconds: float) -> str:
+    """A time for people: "4.2 s", "42 s", "3 min 05 s", "1 h 12 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if round(seconds, 1) < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def text_table(rows: Iterable[Sequence[str]], *, numbers: bool = False) -> list[str]:
+    """The lines of a table in columns of spaces, aligned left.
+
+    Args:
+        rows: each with as many cells as the first, its title row included if it has one.
+        numbers: align all columns but the first to the right.
+    """
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        first, *others = zip(row, widths, strict=True)
+        cells = [cell.rjust(width) if numbers else cell.ljust(width) for cell, width in others]
+        lines.append("  ".join([first[0].ljust(first[1]), *cells]).rstrip())
+    return lines

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.errors import DistillError, RunError
+from distill.errors import DistillError
+from distill.machine.files import write_bytes
+from distill.machine.words import text_table
 from distill.report.agreement import note
 from distill.report.facts import Results, Table, comparison, findings, latency_note, verdict
 from distill.report.sections import commands, compose
 
-__all__ = ["findings", "plain", "read", "summary_table", "text_table", "verdict", "write", "write_files"]
+__all__ = ["findings", "plain", "plain_table", "read", "summary_table", "verdict", "write", "write_files"]
 
 ASCII: dict[str, str | int | None] = {"→": "->", "×": "x", "–": "-", "−": "-", "±": "+-"}
 
@@ -45,11 +46,8 @@ def write(run_dir: Path) -> None:
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write the files of a report, each whole or not at all. Raises `RunError`: the disk is full, or not writable."""
-    try:
-        for name, content in files.items():
-            _replace(folder / name, content)
-    except OSError as error:
-        raise RunError(f"{folder}: cannot write the report: {error.strerror or error}") from error
+    for name, content in files.items():
+        write_bytes(folder / name, content)
 
 
 def read(run_dir: Path) -> tuple[Results, list[dict[str, Any]]]:
@@ -85,7 +83,7 @@ def summary_table(results: Results, run_dir: Path | None = None) -> str:
     table = comparison(results)
     if table is not None:
         notes = [note(results, brief=True), latency_note(results, spread=False)]
-        lines += [*text_table(table), *filter(None, notes), ""]
+        lines += [*plain_table(table), *filter(None, notes), ""]
     lines.append(f"{verdict(results)}.")
     lines += [f"warning: {finding}" for finding in findings(results)]
     labels = ("Use it:", "", "")
@@ -98,11 +96,9 @@ def plain(text: str) -> str:
     return text.translate(str.maketrans(ASCII))
 
 
-def text_table(table: Table) -> list[str]:
-    """A table in columns of spaces, names to the left, figures to the right; without the spread of the latency."""
-    rows = [table.columns, *([cell.split(" [")[0] for cell in row] for row in table.rows)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(table.columns))]
-    return ["   ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+def plain_table(table: Table) -> list[str]:
+    """A table for the terminal; without the spread of the latency."""
+    return text_table([table.columns, *([cell.split(" [")[0] for cell in row] for row in table.rows)], numbers=True)
 
 
 def _number(value: str | None) -> Any:
@@ -112,15 +108,3 @@ def _number(value: str | None) -> Any:
     except ValueError:
         return value.strip() if value and value.strip() else None
     return int(number) if number.is_integer() else number
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write under another name, then rename: a reader finds the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.new")
-    try:
-        draft.write_bytes(content)
-        os.replace(draft, path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise

@@ -11,7 +11,7 @@ from typing import Any
 
 from distill.errors import DistillError
 from distill.report import compare_facts as facts
-from distill.report import plain, text_table, write_files
+from distill.report import plain, plain_table, write_files
 from distill.report.compare_facts import Content
 from distill.report.document import Block, Code, Document, Figure, Terms, Text, fold, section
 from distill.report.format import digits, value_text
@@ -22,7 +22,7 @@ WIDTH = 100  # columns of the last screen, about those of its table
 def summary(content: Content, folder: Path) -> str:
     """The last screen. Plain ASCII."""
     made = facts.table(content)
-    lines = [*text_table(made), ""] if made else []
+    lines = [*plain_table(made), ""] if made else []
     lines += [line for note in facts.notes(content) for line in textwrap.wrap(note, WIDTH)]
     lines += ["", f"{'. '.join(filter(None, (facts.gain(content), facts.judgement(content))))}."]
     lines += [f"warning: {finding}" for finding in facts.findings(content)]

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distill.report.format import digits, duration, percent, signed, speed
+from distill.machine.words import duration
+from distill.report.format import digits, percent, signed, speed
 
 Results = Mapping[str, Any]
 

@@ -35,14 +35,6 @@ def digits(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 100 else f"{value:.0f}"
 
 
-def duration(seconds: float) -> str:
-    """ "4.2 s", "3 min 05 s", "1 h 12 min"."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def value_text(value: Any) -> str:
     """A value of a recipe or a schedule as a person writes it."""
     if isinstance(value, bool):

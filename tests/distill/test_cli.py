@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-import distill
+import distill.engine
 from distill.cli.main import COMMANDS, main
 from distill.engine.folder import RunFolder
 from distill.errors import DistillError, RunError
@@ -56,9 +56,9 @@ def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     stub = Pipeline()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(env, "collect", dict)
-    for name in ("pipeline", "dryrun"):
-        monkeypatch.setitem(sys.modules, f"distill.{name}", stub)
-        monkeypatch.setattr(distill, name, stub, raising=False)
+    for name in ("pipeline", "standalone"):
+        monkeypatch.setitem(sys.modules, f"distill.engine.{name}", stub)
+        monkeypatch.setattr(distill.engine, name, stub, raising=False)
     return stub
 
 

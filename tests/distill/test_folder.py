@@ -16,7 +16,7 @@ import torch
 from distill.engine.folder import RunFolder, last_path, next_path
 from distill.errors import DistillError, RunError
 from distill.machine import env
-from distill.machine.disk import machine_fault
+from distill.machine.faults import machine_fault
 
 RECIPE = "model: a.pt\ndistill: {epochs: 50, losses: {score_bce: 2.0}}\n"
 

@@ -65,15 +65,15 @@ def test_two_processes_train_the_student_that_one_does(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_processes_cannot_share_is_refused_before_anything_is_done(monkeypatch) -> None:
-    parallel.share({"batch": 16})
+    parallel.check_divisible({"batch": 16})
     monkeypatch.setenv("WORLD_SIZE", "3")
-    parallel.share({"batch": 18, "distill.batch": None})
+    parallel.check_divisible({"batch": 18, "distill.batch": None})
     with pytest.raises(
         DistillError, match=r"distill\.batch=16 cannot be shared by 3 processes: give distill\.batch=18"
     ):
-        parallel.share({"batch": 18, "distill.batch": 16})
+        parallel.check_divisible({"batch": 18, "distill.batch": 16})
 
 
 def test_one_process_agrees_with_itself() -> None:
-    with parallel.joined():
-        assert parallel.leads() and parallel.world() == 1 and parallel.agree("so") == "so"
+    with parallel.process_group():
+        assert parallel.is_leader() and parallel.world() == 1 and parallel.broadcast("so") == "so"

@@ -18,9 +18,10 @@ from ultralytics.nn.tasks import DetectionModel, torch_safe_load
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from distill.errors import DistillError, first_line
+from distill.machine.files import write_bytes
 from distill.yolo.checkpoint.allowed import OTHER_TASKS, check_description, own_project, unpickle
 from distill.yolo.checkpoint.archive import Archive
-from distill.yolo.checkpoint.saving import bare_copy, half, write
+from distill.yolo.checkpoint.saving import bare_copy, half
 from distill.yolo.families.family import Family
 from distill.yolo.families.table import FAMILIES, family_of, supported
 
@@ -106,7 +107,7 @@ def save(
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     _check_own(buffer, network)
-    write(path, buffer)
+    write_bytes(path, buffer.getbuffer())
 
 
 def fused(model: nn.Module) -> nn.Module:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
@@ -18,7 +16,8 @@ from ultralytics.engine.exporter import Exporter, export_formats
 from ultralytics.utils import LOGGER
 
 from distill.errors import DistillError, first_line
-from distill.machine.disk import machine_fault
+from distill.machine.faults import machine_fault
+from distill.machine.files import write_atomically
 from distill.machine.measure import file_size_mb
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.export.parity import Exported, check_formats, check_parity
@@ -83,9 +82,7 @@ def export_checkpoint(
             made = _export(model, format, imgsz, dynamic)
             difference = check_parity(made, format, model, image)
             result = out_dir / made.name
-            if result.is_dir():
-                shutil.rmtree(result)
-            os.replace(made, result)
+            write_atomically(result, made.rename)
     except DistillError:
         raise
     except ModuleNotFoundError as error:

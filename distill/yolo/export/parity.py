@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from distill.errors import DistillError, first_line
+from distill.machine.words import nearest
 
 # Fused convolutions and reordered sums move a float32 output by about 1e-6 of its scale, measured on YOLOv5 and YOLOv8;
 # a wrong layout, a dropped layer or half precision moves it by far more than this.
@@ -59,9 +59,7 @@ def check_formats(formats: Iterable[str], known: Sequence[str]) -> None:
     """
     for name in formats:
         if name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = f"did you mean '{close[0]}'? " if close else ""
-            raise DistillError(f"export: unknown format '{name}', {hint}known: {', '.join(known)}")
+            raise DistillError(f"export: unknown format '{name}'{nearest(name, known)}; known: {', '.join(known)}")
         missing = [package for module, package in _PACKAGES.get(name, ()) if find_spec(module) is None]
         if missing:
             raise DistillError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.errors import DistillError, RunError
+from distill.errors import DistillError
+from distill.machine.files import write_bytes
 
 
 @dataclass
@@ -73,14 +73,7 @@ class StateFiles:
 def _write(path: Path, content: Any) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(buffer.getbuffer())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(f"{path}: cannot write the training's state: {error.strerror or error}") from error
+    write_bytes(path, buffer.getbuffer())
 
 
 def _read(path: Path) -> Any:

@@ -148,7 +148,7 @@ class _Trainer(TrainingLoop):
         `evaluate` measures, and not the loop's own validator, so that the figures are those of the report.
         """
         due = self.stop or self.epoch + 1 >= self.epochs or (self.epoch + 1) % self.job.schedule.val_every == 0
-        self.validated = self.job.data.labelled and due and parallel.leads()
+        self.validated = self.job.data.labelled and due and parallel.is_leader()
         if not self.validated:
             return {}, self.fitness
         settings = EvalSettings(self.args.imgsz, self.job.val_batch, self.device)

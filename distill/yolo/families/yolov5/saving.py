@@ -15,7 +15,8 @@ from torch import nn
 from ultralytics.nn.modules.block import SPPF
 
 from distill.errors import DistillError
-from distill.yolo.checkpoint.saving import bare_copy, half, write
+from distill.machine.files import write_bytes
+from distill.yolo.checkpoint.saving import bare_copy, half
 from distill.yolo.checkpoint.unpickle import PLAIN
 from distill.yolo.families.yolov5.checkpoint import MODULES, OriginalHead
 from distill.yolo.families.yolov5.head import AnchorDetect
@@ -73,7 +74,7 @@ def save_original(model: nn.Module, path: str | Path, *, names: Mapping[int, str
     }
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer, pickle_module=SimpleNamespace(__name__=__name__, Pickler=_Pickler))
-    write(Path(path), buffer)
+    write_bytes(Path(path), buffer.getbuffer())
 
 
 _PythonPickler: Any = pickle._Pickler  # not the one in C, which writes a name only if it can be imported
