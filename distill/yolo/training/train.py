@@ -93,3 +93,45 @@ def train(
     state, state_dicts = (files.read() if resume else None) or (TrainingState(), None)
     if not state.stopped:
         learner = make_learner(model, task, penalty, schedule)
+        settings = {
+            "data": str(data.path),
+            "project": str(folder.absolute().parent),
+            "name": folder.name,
+            "imgsz": imgsz,
+            "device": device,
+            "seed": seed,
+            "workers": min(8, os.cpu_count() or 1) if workers is None else workers,
+            "patience": patience or 0,
+            "amp": "bf16" if in_bfloat16(torch.device(device)) else False,
+            **_schedule_settings(schedule),
+        }
+        run_loop(Job(learner, data, schedule, files, state, state_dicts, console, val_batch), settings)
+        parallel.broadcast()
+        if not parallel.is_leader():
+            state, _ = files.read() or (state, None)
+    result: Any = copy.deepcopy(model).cpu().float().eval()
+    result.load_state_dict(state.best_weights)
+    if data.names:
+        result.names = dict(data.names)
+    return Trained(result, state.history, state.best_epoch, state.best_map, state.seconds)
+
+
+def _schedule_settings(schedule: Schedule) -> dict[str, Any]:
+    """Arguments of ultralytics that do not depend on the machine or the data."""
+    return {
+        "task": "detect",
+        "model": "student",  # a name that is never opened: the module is handed over
+        "exist_ok": True,
+        "plots": False,
+        "verbose": False,
+        "epochs": schedule.epochs,
+        "batch": schedule.batch,
+        "nbs": schedule.batch * schedule.accumulate,  # gradients are accumulated to this many images
+        "optimizer": schedule.optimizer,
+        "lr0": schedule.lr,
+        "momentum": schedule.momentum,
+        "weight_decay": schedule.weight_decay,
+        "warmup_epochs": 0,  # the schedule warms up, step by step
+        "close_mosaic": schedule.close_mosaic,
+        **schedule.augmentation,
+    }
