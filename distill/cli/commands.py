@@ -147,7 +147,7 @@ def list_things(args: argparse.Namespace) -> int:
         from distill import losses
 
         found = losses.describe(args.name or losses.BUILTIN)
-        rows = [(row.name, ", ".join(filter(None, (*row.needs, _named(row.options)))), row.help) for row in found]
+        rows = [(row.name, ", ".join(filter(None, (*row.required, _named(row.options)))), row.help) for row in found]
         _print_table([("loss", "options", "help"), *rows])
     return 0
 

@@ -1,10 +1,18 @@
-"""Losses that hold a student to its teacher: those shipped here, and a user's own by `file.py:name`.
+"""Losses that hold a student to its teacher, for recipes and for any training loop.
 
-A loss is a function f(ctx, **options) -> scalar tensor, or a torch Module made with its options and called with ctx
-(for a loss that learns something). `ctx` is a `LossContext`. A Module whose layers depend on the networks, or that
-cannot serve every teacher, derives from `LossModule`.
+Every built-in loss is a function of tensors, a mean per image:
+
+    from distill.losses import anchor_quality, box_iou, feature_pkd
+    loss = box_iou(student_boxes, teacher_boxes, anchor_quality(teacher_scores)) + feature_pkd(student_map, teacher_map)
+
+A recipe names losses, and a run calls each with a `LossContext`. Your own, `my_losses.py:my_kd`, is
+
+- a function `my_kd(ctx, **options)` that returns a scalar tensor,
+- a torch Module made with its options and called with ctx; its parameters train beside the student,
+- or, if its layers depend on the networks or it cannot serve every teacher, a `LossModule`.
 """
 
+# ruff: noqa: F401 - what users import from here
 from __future__ import annotations
 
 import importlib
@@ -14,34 +22,28 @@ from distill.losses.registry import BUILTIN, NEEDS, LossRow, build, describe, fi
 from distill.losses.spec import LossSpec, Ramp
 
 if TYPE_CHECKING:
-    from distill.losses.base import Loss, LossModule, Networks, WeightedLoss
-    from distill.losses.context import LossContext, Outputs
+    from distill.losses.base import FromContext, Loss, LossModule, Networks, WeightedLoss
+    from distill.losses.box import box_giou, box_iou, box_l1, dfl_kl
+    from distill.losses.context import LossContext, Outputs, anchor_quality
+    from distill.losses.feature import feature_at, feature_cwd, feature_fgd, feature_pkd
+    from distill.losses.logit import objectness_bce, score_bce, score_dist
+    from distill.losses.masked import FeatureMGD, feature_mgd
+    from distill.losses.softmax import dkd, kl, nkd
 
-# Imported when first asked for: they need torch, and naming the losses of a recipe does not.
-_LAZY = dict.fromkeys(("Loss", "LossModule", "Networks", "WeightedLoss"), "base") | dict.fromkeys(
-    ("LossContext", "Outputs"), "context"
-)
-
-__all__ = [
-    "BUILTIN",
-    "NEEDS",
-    "Loss",
-    "LossContext",
-    "LossModule",
-    "LossRow",
-    "LossSpec",
-    "Networks",
-    "Outputs",
-    "Ramp",
-    "WeightedLoss",
-    "build",
-    "describe",
-    "fitting",
-    "resolve",
-]
+# Imported when first asked for: they need torch, and a recipe that names losses does not.
+_LAZY = {
+    "base": ("FromContext", "Loss", "LossModule", "Networks", "WeightedLoss"),
+    "box": ("box_giou", "box_iou", "box_l1", "dfl_kl"),
+    "context": ("LossContext", "Outputs", "anchor_quality"),
+    "feature": ("feature_at", "feature_cwd", "feature_fgd", "feature_pkd"),
+    "logit": ("objectness_bce", "score_bce", "score_dist"),
+    "masked": ("FeatureMGD", "feature_mgd"),
+    "softmax": ("dkd", "kl", "nkd"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    for module, names in _LAZY.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

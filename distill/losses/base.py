@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from distill.losses.context import LossContext
@@ -54,6 +56,25 @@ class LossModule(nn.Module):
     def forward(self, ctx: LossContext) -> Tensor:
         """The loss of a batch, a scalar."""
         raise NotImplementedError(f"{type(self).__name__} has no forward(ctx)")
+
+
+@dataclass(frozen=True)
+class FromContext:
+    """A function of tensors as a loss: `loss(ctx, **options)` takes the function's tensors out of the context.
+
+    Attributes:
+        function: takes tensors by position and its options by keyword only.
+        inputs: yields the tensors, once or once per pyramid level; the loss is the mean over them.
+        needs: what it reads that not every head has, a key of `distill.losses.NEEDS`.
+    """
+
+    function: Callable[..., Tensor]
+    inputs: Callable[[LossContext], Iterable[tuple[Any, ...]]]
+    needs: str | None = None
+
+    def __call__(self, ctx: LossContext, **options: Any) -> Tensor:
+        """The value for one batch."""
+        return torch.stack([self.function(*tensors, **options) for tensors in self.inputs(ctx)]).mean()
 
 
 @dataclass(frozen=True)

@@ -115,12 +115,20 @@ class LossContext:
 
     @cached_property
     def quality(self) -> Tensor:
-        """How sure the teacher is that an anchor holds an object, (B, A): its best class probability, times objectness."""
+        """How sure the teacher is that an anchor holds an object, (B, A)."""
         with torch.no_grad():
-            best = self.teacher.scores.sigmoid().amax(-1)
-            return best if self.teacher.objectness is None else best * self.teacher.objectness.sigmoid()
+            return anchor_quality(self.teacher.scores, self.teacher.objectness)
 
     @property
     def strides(self) -> Tensor | None:
         """Input pixels to a cell of each anchor's level, (A,)."""
         return self.teacher.strides
+
+
+def anchor_quality(scores: Tensor, objectness: Tensor | None = None) -> Tensor:
+    """How sure a network is that an anchor holds an object: its best class probability, times objectness if it has that.
+
+    Shape: logits (B, A, nc), (B, A) -> (B, A), 0 to 1.
+    """
+    best = scores.sigmoid().amax(-1)
+    return best if objectness is None else best * objectness.sigmoid()

@@ -1,4 +1,4 @@
-"""A loss on features that learns: the student's feature, half blotted out, must suffice to make the teacher's."""
+"""A loss on features that learns: the student's feature, partly masked, must suffice to make the teacher's."""
 
 from __future__ import annotations
 
@@ -12,27 +12,40 @@ from distill.losses.base import LossModule, Networks
 from distill.losses.context import LossContext
 
 
+def feature_mgd(student: Tensor, teacher: Tensor, generate: nn.Module, *, mask: float = 0.65) -> Tensor:
+    """Squared error of the teacher's feature as `generate` makes it from a part of the student's.
+
+        L = mean (generate(s · m) − t)²,   m = 0 with probability `mask`, else 1, for all channels of a position at once
+
+    The mask comes from torch's global generator, so each batch has another.
+
+    Args:
+        student: features.
+        teacher: the features to make.
+        generate: layers that train beside the student, (B, C, H, W) to the teacher's shape.
+        mask: probability that a position is masked, at least 0 and below 1.
+
+    Shape: (B, C, H, W), (B, D, H, W) -> scalar.
+    """
+    visible = torch.rand_like(student[:, :1]) >= mask  # (B, 1, H, W)
+    return F.mse_loss(generate(student * visible), teacher)
+
+
 class FeatureMGD(LossModule):
     """Squared error of the teacher's feature as made from a part of the student's (masked generative distillation).
 
-    Positions of the student's feature s are blotted out at random, all channels of one together, and two convolutions
-    that train beside the student make the teacher's feature t from the rest. Per level,
+    `feature_mgd` with conv(relu(conv(s · m))) in place of `generate`, and the mean over pyramid levels. It asks for
+    what the feature says rather than for the feature itself, so it is not 0 for a student that equals its teacher. The
+    value is as large as the teacher's features are: mind the weight.
 
-        L = mean (conv(relu(conv(s · m))) − t)²,   m = 0 with probability `mask`, else 1
-
-    and the mean over levels. It asks for what the feature says rather than for the feature itself, so it is not 0 for a
-    student that equals its teacher. As the teacher's features are, so large is the value: mind the weight.
-
-    The mask is drawn from torch's global generator, so that it is another in each batch; the convolutions, 3x3 with
-    C channels in and out, begin the same in every run. They are 18 · C² parameters to a level that stay behind with the
-    optimizer when the student is taken out.
+    The convolutions, 3x3 with C channels in and out, start the same in every run. They are 18 · C² parameters to a
+    level, and stay behind with the optimizer when the student is taken out.
 
     Args:
-        mask: probability that a position is blotted out, at least 0 and below 1; 0.65 is the paper's for detectors of
-            one stage.
+        mask: probability that a position is masked; 0.65 is the paper's for detectors of one stage.
 
     Raises:
-        DistillError: a mask out of range; features of other levels than it was prepared for.
+        DistillError: a mask out of range; features of other levels than those it was set up for.
 
     Reference: Yang et al., Masked Generative Distillation, ECCV 2022.
     """
@@ -46,7 +59,7 @@ class FeatureMGD(LossModule):
 
     def setup(self, networks: Networks) -> None:
         """Make the convolutions of each level."""
-        # From a generator of its own: what a run drew before, which a resumed run did not, changes nothing here.
+        # A generator of its own: the start must not depend on what a run drew before, which a resumed run did not.
         random = torch.Generator().manual_seed(0)
         self.generators = nn.ModuleList(
             nn.Sequential(_convolution(count, random), nn.ReLU(), _convolution(count, random))
@@ -54,23 +67,23 @@ class FeatureMGD(LossModule):
         )
 
     def forward(self, ctx: LossContext) -> Tensor:
-        """The loss of a batch; reads `features("neck")`, pairs of (B, C, H, W)."""
+        """The loss of a batch; reads `features()`, pairs of (B, C, H, W)."""
         pairs = ctx.features()
         if len(self.generators) != len(pairs):
             raise DistillError(
                 f"loss 'feature_mgd' is set up for {len(self.generators)} levels, not {len(pairs)}: call setup(networks)"
             )
-        levels = []
-        for generate, (student, teacher) in zip(self.generators, pairs, strict=True):
-            seen = torch.rand_like(student[:, :1]) >= self.mask  # (B, 1, H, W)
-            levels.append(F.mse_loss(generate(student * seen), teacher))
-        return torch.stack(levels).mean()
+        levels = zip(pairs, self.generators, strict=True)
+        return torch.stack([feature_mgd(*pair, generate, mask=self.mask) for pair, generate in levels]).mean()
 
 
 def _convolution(channels: int, random: torch.Generator) -> nn.Module:
     """A 3x3 convolution with the weights that torch would give it, but drawn from `random`."""
-    made = skip_init(nn.Conv2d, channels, channels, 3, padding=1)
+    convolution = skip_init(nn.Conv2d, channels, channels, 3, padding=1)
     bound = (9 * channels) ** -0.5
-    for parameter in made.parameters():
+    for parameter in convolution.parameters():
         nn.init.uniform_(parameter, -bound, bound, random)
-    return made
+    return convolution
+
+
+LOSSES = {"feature_mgd": FeatureMGD}

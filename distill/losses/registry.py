@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,36 +18,31 @@ from distill.machine.words import nearest
 if TYPE_CHECKING:
     from distill.losses.base import WeightedLoss
 
+# Name -> module. The module's table LOSSES says the rest; only the names are here, because reading a recipe needs them
+# and must not import torch.
 BUILTIN: Mapping[str, str] = {
-    "score_bce": "distill.losses.logit:score_bce",
-    "score_dist": "distill.losses.logit:score_dist",
-    "objectness_bce": "distill.losses.logit:objectness_bce",
-    "box_iou": "distill.losses.box:box_iou",
-    "box_giou": "distill.losses.box:box_giou",
-    "box_l1": "distill.losses.box:box_l1",
-    "dfl_kl": "distill.losses.box:dfl_kl",
-    "feature_pkd": "distill.losses.feature:feature_pkd",
-    "feature_cwd": "distill.losses.feature:feature_cwd",
-    "feature_at": "distill.losses.feature:feature_at",
-    "feature_fgd": "distill.losses.feature:feature_fgd",
-    "feature_mgd": "distill.losses.masked:FeatureMGD",
-    "kl": "distill.losses.softmax:kl",
-    "dkd": "distill.losses.softmax:dkd",
-    "nkd": "distill.losses.softmax:nkd",
-    "ultralytics": "distill.yolo.training.ultralytics_loss:Ultralytics",
+    "score_bce": "distill.losses.logit",
+    "score_dist": "distill.losses.logit",
+    "objectness_bce": "distill.losses.logit",
+    "box_iou": "distill.losses.box",
+    "box_giou": "distill.losses.box",
+    "box_l1": "distill.losses.box",
+    "dfl_kl": "distill.losses.box",
+    "feature_pkd": "distill.losses.feature",
+    "feature_cwd": "distill.losses.feature",
+    "feature_at": "distill.losses.feature",
+    "feature_fgd": "distill.losses.feature",
+    "feature_mgd": "distill.losses.masked",
+    "kl": "distill.losses.softmax",
+    "dkd": "distill.losses.softmax",
+    "nkd": "distill.losses.softmax",
+    "ultralytics": "distill.yolo.training.ultralytics_loss",
 }
 # Names that older recipes may hold.
 RENAMED: Mapping[str, str] = {"distill.yolo.stock:Ultralytics": "ultralytics"}
 
-# What a loss reads that not every head has, and how a line of text says that one has it not.
+# What a loss may read that not every head has -> what to say of a head without it.
 NEEDS: Mapping[str, str] = {
-    "dfl_kl": "dist",
-    "objectness_bce": "objectness",
-    "kl": "softmax",
-    "dkd": "softmax",
-    "nkd": "softmax",
-}
-_LACKS = {
     "dist": "predicts no distributions over box sides",
     "objectness": "has no objectness",
     "softmax": "has class scores that are independent sigmoids",
@@ -55,12 +51,12 @@ _LACKS = {
 
 @dataclass(frozen=True)
 class LossRow:
-    """What `distill ls losses` shows of one loss: `needs` names the options that have no default."""
+    """A loss as `distill ls losses` shows it: `required` names the options that have no default."""
 
     name: str
     help: str
     options: Mapping[str, Any]
-    needs: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
 
 
 def fitting(specs: Iterable[LossSpec], gives: Collection[str]) -> tuple[list[LossSpec], list[str]]:
@@ -68,14 +64,21 @@ def fitting(specs: Iterable[LossSpec], gives: Collection[str]) -> tuple[list[Los
 
     Args:
         specs: `Recipe.distill.losses`.
-        gives: what the head has, of the values of `NEEDS`.
+        gives: what the head has, keys of `NEEDS`.
 
     Returns:
         Those that fit, and a line for each that does not.
     """
-    specs = list(specs)
-    fit = [spec for spec in specs if NEEDS.get(spec.name) in (None, *gives)]
-    lines = [f"loss {spec.name} left out: this head {_LACKS[NEEDS[spec.name]]}" for spec in specs if spec not in fit]
+    from distill.losses.base import FromContext
+
+    fit, lines = [], []
+    for spec in specs:
+        loss = resolve(spec.name) if spec.name in BUILTIN else None
+        needs = loss.needs if isinstance(loss, FromContext) else None
+        if needs is None or needs in gives:
+            fit.append(spec)
+        else:
+            lines.append(f"loss {spec.name} left out: this head {NEEDS[needs]}")
     return fit, lines
 
 
@@ -86,8 +89,7 @@ def build(specs: Iterable[LossSpec]) -> list[WeightedLoss]:
         specs: `Recipe.distill.losses`: names, weights, options and ramps.
 
     Raises:
-        DistillError: a name that is not there, an option that the loss does not take or needs and is not given, or a
-            class that fails.
+        DistillError: a name that does not exist, an option that the loss does not take or lacks, or a class that fails.
     """
     from distill.losses.base import WeightedLoss
 
@@ -102,7 +104,7 @@ def build(specs: Iterable[LossSpec]) -> list[WeightedLoss]:
 
 
 def resolve(name: str, folder: Path | str = ".") -> Callable[..., Any]:
-    """The function or Module class behind a loss's name.
+    """The function of a context, or the Module class, behind a loss's name.
 
     Args:
         name: one of BUILTIN, `file.py:name` or `package.module:name`.
@@ -111,21 +113,26 @@ def resolve(name: str, folder: Path | str = ".") -> Callable[..., Any]:
     Raises:
         DistillError: one line that says what is missing, with the nearest name there is.
     """
+    if name in BUILTIN:
+        return importlib.import_module(BUILTIN[name]).LOSSES[name]
     if name in RENAMED:
         raise DistillError(f"loss '{name}' is called '{RENAMED[name]}' now")
-    return plugins.load("loss", BUILTIN.get(name, name), BUILTIN, folder)
+    return plugins.load("loss", name, BUILTIN, folder)
 
 
 def describe(names: Iterable[str] = BUILTIN, folder: Path | str = ".") -> list[LossRow]:
     """Name, first line of the docstring and options with their defaults, of shipped and user losses alike.
 
     Raises:
-        DistillError: a name that is not there.
+        DistillError: a name that does not exist.
     """
+    from distill.losses.base import FromContext
+
     rows = []
     for name in names:
         loss = resolve(name, folder)
-        summary = inspect.cleandoc(loss.__doc__ or "").partition("\n")[0]  # getdoc would quote torch's Module
+        doc = loss.function.__doc__ if isinstance(loss, FromContext) else loss.__doc__
+        summary = inspect.cleandoc(doc or "").partition("\n")[0]  # getdoc would quote torch's Module
         parameters = {key: value for key, value in _options(loss).items() if value.kind is not value.VAR_KEYWORD}
         options = {key: value.default for key, value in parameters.items() if value.default is not value.empty}
         rows.append(LossRow(name, summary, options, tuple(key for key in parameters if key not in options)))
@@ -133,10 +140,14 @@ def describe(names: Iterable[str] = BUILTIN, folder: Path | str = ".") -> list[L
 
 
 def _options(loss: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The keyword options of a loss: all of a class's parameters, all but the first (ctx) of a function's."""
-    parameters = list(inspect.signature(loss).parameters.values())
-    named = parameters if inspect.isclass(loss) else parameters[1:]
-    return {parameter.name: parameter for parameter in named if parameter.kind is not parameter.VAR_POSITIONAL}
+    """The options of a loss: a shipped function's keywords, a class's parameters, any other's all but the first (ctx)."""
+    from distill.losses.base import FromContext
+
+    if isinstance(loss, FromContext):
+        parameters = list(inspect.signature(loss.function).parameters.values())
+        return {each.name: each for each in parameters if each.kind is each.KEYWORD_ONLY}
+    parameters = list(inspect.signature(loss).parameters.values())[0 if inspect.isclass(loss) else 1 :]
+    return {each.name: each for each in parameters if each.kind is not each.VAR_POSITIONAL}
 
 
 def _check_options(name: str, loss: Callable[..., Any], options: Mapping[str, Any]) -> None:

@@ -10,20 +10,22 @@ FADES = ("none", "linear", "cosine")
 # What stands beside a loss's options in a recipe and is none of them.
 RESERVED = ("weight", "warmup", "until", "fade")
 # Columns that are there already: the sum, a penalty, and the terms of the labels, of either kind of head.
-TAKEN = (
-    "loss",
-    "labels",
-    "penalty",
-    "box_loss",
-    "cls_loss",
-    "dfl_loss",
-    "box",
-    "obj",
-    "cls",
-    "epoch",
-    "lr",
-    "map50",
-    "map50_95",
+TAKEN = frozenset(
+    [
+        "loss",
+        "labels",
+        "penalty",
+        "box_loss",
+        "cls_loss",
+        "dfl_loss",
+        "box",
+        "obj",
+        "cls",
+        "epoch",
+        "lr",
+        "map50",
+        "map50_95",
+    ]
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -152,3 +153,40 @@ def test_in_a_task_a_loss_teaches_the_student_and_leaves_the_teacher_alone(name)
     assert all(p.grad is None for p in task.teacher.parameters())
     if name != "feature_mgd":  # which draws a mask
         assert task({"img": images})["loss"] == task({"img": images})["loss"]
+
+
+def sizes(doc: str) -> list[tuple[int, ...]]:
+    """The shapes of a loss's tensors, as its docstring gives them."""
+    letters = {"B": 2, "A": 20, "nc": 3, "R": 8, "C": 6, "D": 6, "H": 4, "W": 5, "4": 4}
+    shapes = re.search(r"Shape: (.*) -> scalar", doc).group(1)
+    return [tuple(letters[each] for each in re.findall(r"\w+", shape)) for shape in re.findall(r"\(.*?\)", shapes)]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "feature_mgd"])
+def test_a_loss_is_a_function_of_tensors_of_the_shapes_that_its_docstring_gives(name):
+    function, doc = getattr(losses, name), getattr(losses, name).__doc__
+    for other in ("box_iou", "dkd"):
+        if f"as for `{other}`" in doc:
+            doc = getattr(losses, other).__doc__
+    generator = torch.Generator().manual_seed(0)
+    student, teacher, *rest = (torch.rand(shape, generator=generator) for shape in sizes(doc))
+    student.requires_grad_()
+    loss = function(student, teacher, *(each.long() if each.ndim == 1 else each for each in rest))
+    loss.backward()
+    assert loss.shape == () and loss.isfinite() and student.grad.any()
+
+
+def test_a_loss_has_the_value_in_any_training_loop_that_it_has_in_a_run():
+    student, teacher = outputs(leaves(1, True)), outputs(leaves(2, True))
+    classes = [Outputs((), torch.randn(4, 1, 5, generator=torch.Generator().manual_seed(seed))) for seed in (0, 1)]
+    target = torch.tensor([0, 2, 4, 1])
+    quality = losses.anchor_quality(teacher.scores, teacher.objectness)
+    levels = zip(student.features, teacher.features, strict=True)
+    rows = [each.scores[:, 0] for each in classes]
+    for name, ctx, value in (
+        ("box_iou", context(student, teacher), losses.box_iou(student.boxes, teacher.boxes, quality)),
+        ("score_bce", context(student, teacher), losses.score_bce(student.scores, teacher.scores, quality, True)),
+        ("feature_cwd", context(student, teacher), torch.stack([losses.feature_cwd(*pair) for pair in levels]).mean()),
+        ("dkd", context(*classes, targets={"cls": target[:, None]}), losses.dkd(*rows, target)),
+    ):
+        assert loss_of(name)(ctx) == value, name

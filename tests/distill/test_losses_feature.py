@@ -13,11 +13,15 @@ from distill import losses
 from distill.errors import DistillError
 from distill.losses.base import Networks
 from distill.losses.context import Outputs
-from distill.losses.feature import feature_at, feature_cwd, feature_fgd, feature_pkd
 from distill.losses.masked import FeatureMGD
 from distill.losses.spec import LossSpec
 from distill.training.task import DistillationTask
 from tests.distill.contexts import context, leaves, maps, outputs
+
+# As a run calls them, with a context.
+feature_at, feature_cwd, feature_fgd, feature_pkd = (
+    losses.resolve(name) for name in ("feature_at", "feature_cwd", "feature_fgd", "feature_pkd")
+)
 
 
 def prepared(channels: list[int], **options) -> FeatureMGD:
@@ -103,7 +107,9 @@ def test_feature_fgd_has_the_value_of_its_formula_with_attention():
                 total += 0.25 * (1 - quality[y, x]) * difference / (1 - quality).sum().clamp(min=1)
         total += 2 * ((own_place - place).abs().mean() + (own_channel - channel).abs().mean())
     ctx = context(maps(student), maps(teacher, scores=scores))
-    assert feature_fgd(ctx, 0.7, 0.25, 2.0).item() == pytest.approx(total.item() / 2, rel=1e-4)
+    assert feature_fgd(ctx, temperature=0.7, background=0.25, attention=2.0).item() == pytest.approx(
+        total.item() / 2, rel=1e-4
+    )
 
 
 def test_feature_fgd_finds_objects_by_the_best_of_a_cells_anchors():

@@ -7,9 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from distill import losses
 from distill.errors import DistillError
-from distill.losses.logit import objectness_bce, score_bce, score_dist
 from tests.distill.contexts import anchors, context, leaves, outputs
+
+# As a run calls them, with a context.
+objectness_bce, score_bce, score_dist = map(losses.resolve, ("objectness_bce", "score_bce", "score_dist"))
 
 
 def test_score_bce_has_the_value_of_its_formula():
@@ -95,8 +98,8 @@ def test_score_dist_is_one_minus_the_correlation_within_anchors_and_within_class
     ctx = context(outputs(student), outputs(teacher))
     for one, other in (("inter", "intra"), ("intra", "inter")):
         # The floor under the variance shows in the third digit, in anchors whose classes are about equally likely.
-        assert score_dist(ctx, focus, **{one: 1.0, other: 0.0}).item() == pytest.approx(expected[one], rel=2e-3)
-    assert score_dist(ctx, focus, inter=2.0, intra=0.5).item() == pytest.approx(
+        assert score_dist(ctx, focus=focus, **{one: 1.0, other: 0.0}).item() == pytest.approx(expected[one], rel=2e-3)
+    assert score_dist(ctx, focus=focus, inter=2.0, intra=0.5).item() == pytest.approx(
         2 * expected["inter"] + 0.5 * expected["intra"], rel=2e-3
     )
 

@@ -36,9 +36,10 @@ def test_a_recipe_keeps_the_losses_that_a_head_can_have():
     fit, lines = losses.fitting(iter(specs), {"objectness"})
     assert [spec for spec in specs if spec not in fit] == [LossSpec(name) for name in ("dfl_kl", "kl", "dkd", "nkd")]
     assert lines[0] == "loss dfl_kl left out: this head predicts no distributions over box sides"
-    assert losses.fitting(specs, set(losses.NEEDS.values())) == (specs, [])
+    assert losses.fitting(specs, set(losses.NEEDS)) == (specs, [])
     assert losses.fitting([], set()) == ([], [])
-    assert set(losses.NEEDS) <= set(losses.BUILTIN)
+    declared = [losses.resolve(name) for name in losses.BUILTIN if name != "ultralytics"]
+    assert {loss.needs for loss in declared if isinstance(loss, losses.FromContext)} == {None, *losses.NEEDS}
 
 
 def test_listing_names_loads_no_torch():
@@ -90,9 +91,9 @@ def test_a_users_function_and_module_are_built_with_their_options(file: Path):
 
 def test_user_losses_are_found_beside_the_recipe_and_in_packages(file: Path):
     row, module, bare = losses.describe([f"mine.py:{name}" for name in ("my_kd", "Learned", "Bare")], file.parent)
-    assert (row.help, dict(row.options), row.needs) == ("Squares.", {"temperature": 1.0}, ())
-    assert (module.help, dict(module.options), module.needs) == ("Learns.", {}, ("width",))
-    assert (bare.help, dict(bare.options), bare.needs) == ("", {}, ()), "no docstring of torch's, and no **others"
+    assert (row.help, dict(row.options), row.required) == ("Squares.", {"temperature": 1.0}, ())
+    assert (module.help, dict(module.options), module.required) == ("Learns.", {}, ("width",))
+    assert (bare.help, dict(bare.options), bare.required) == ("", {}, ()), "no docstring of torch's, and no **others"
     assert losses.resolve("distill.losses.box:box_iou") is box_iou
 
 
@@ -135,7 +136,9 @@ def test_an_option_that_a_loss_does_not_take_is_named(name, option, message):
 def test_no_loss_has_an_option_that_a_recipe_cannot_give():
     own = {"weight", "warmup", "until", "fade"}
     assert set(RESERVED) == own, "CONTRIBUTING.md names them"
-    assert all(own.isdisjoint((*row.options, *row.needs)) for row in losses.describe()), "a recipe reads it as its own"
+    assert all(own.isdisjoint((*row.options, *row.required)) for row in losses.describe()), (
+        "a recipe reads it as its own"
+    )
 
 
 @pytest.mark.parametrize("option", RESERVED)

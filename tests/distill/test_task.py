@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import DistillError
-from distill.losses import LossModule, Networks, WeightedLoss
+from distill.losses import LossModule, Networks, WeightedLoss, resolve
 from distill.losses.context import LossContext, Outputs
-from distill.losses.feature import feature_pkd
-from distill.losses.logit import score_bce
 from distill.losses.spec import Ramp
 from distill.training.task import DistillationTask, check_support
+
+feature_pkd = resolve("feature_pkd")
+score_bce = resolve("score_bce")
 
 
 class Net(nn.Module):

@@ -73,3 +73,6 @@ class Ultralytics(LossModule):
             for level, (project, student, teacher) in enumerate(zip(self.projector, students, teachers, strict=True))
         ]
         return self.dis * torch.stack(levels).sum()
+
+
+LOSSES = {"ultralytics": Ultralytics}

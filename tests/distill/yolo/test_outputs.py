@@ -11,9 +11,10 @@ from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.ops import xywh2xyxy
 
-from distill.losses import WeightedLoss
-from distill.losses.feature import feature_pkd
+from distill.losses import WeightedLoss, resolve
 from distill.yolo.families.outputs import distillation, label_terms, neck_keep, run
+
+feature_pkd = resolve("feature_pkd")
 
 CFG = {
     "nc": 3,

@@ -21,10 +21,8 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 
 from distill.errors import DistillError
-from distill.losses import WeightedLoss
-from distill.losses.box import box_iou
+from distill.losses import WeightedLoss, resolve
 from distill.losses.context import LossContext
-from distill.losses.logit import score_bce
 from distill.losses.spec import TAKEN, Ramp
 from distill.machine.console import Console
 from distill.training.schedule import Schedule
@@ -33,6 +31,9 @@ from distill.yolo.data.images import build_dataset, calibration
 from distill.yolo.families.outputs import distillation, label_terms, run
 from distill.yolo.training.train import Trained, train
 from tests.distill.yolo.originals import network
+
+box_iou = resolve("box_iou")
+score_bce = resolve("score_bce")
 
 CFG = {
     "nc": 2,

@@ -9,9 +9,7 @@ import math
 import pytest
 import torch
 
-from distill.losses import WeightedLoss
-from distill.losses.box import box_iou
-from distill.losses.logit import score_bce
+from distill.losses import WeightedLoss, resolve
 from distill.losses.spec import Ramp
 from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
@@ -21,6 +19,9 @@ from distill.yolo.families.outputs import distillation
 from distill.yolo.training import tuning
 from distill.yolo.training.tuning import balance_losses, reestimate_batchnorm, search_lr, tolerates_batch_stats
 from tests.distill.yolo.test_trainer import tiny, write_images
+
+box_iou = resolve("box_iou")
+score_bce = resolve("score_bce")
 
 SCHEDULE = Schedule(epochs=20, batch=4, steps=60)
 CPU = torch.device("cpu")
