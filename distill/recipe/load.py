@@ -1,4 +1,4 @@
-"""Recipe files: found, read strictly into the dataclasses of `recipe_keys`, and written again."""
+"""Recipe files: looked up, read strictly into the dataclasses of `schema`, and written again."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 from distill.errors import DistillError
 from distill.machine.words import nearest
+from distill.recipe.keys import Key
 from distill.recipe.schema import Recipe
-from distill.recipe.section import Overrides, Section, bind, rows
+from distill.recipe.section import Overrides, bind, rows, write
 from distill.recipe.yaml import Item, dump, read, wrap
 
 
@@ -41,13 +42,13 @@ def load(recipe: str | Path, overrides: Overrides = ()) -> Recipe:
 
 def changed(recipe: Recipe, overrides: Overrides) -> Recipe:
     """The recipe with some keys replaced, in the ways and with the complaints of `load`."""
-    item = wrap(Section(Recipe).write(recipe), recipe.name)
+    item = wrap(write(Key(Recipe), recipe), recipe.name)
     return bind(Recipe, item, overrides, folders=(Path.cwd(),), check=_check)
 
 
 def to_yaml(recipe: Recipe) -> str:
     """The resolved recipe: every key. `load` gives an equal recipe back."""
-    return dump(Section(Recipe).write(recipe))
+    return dump(write(Key(Recipe), recipe))
 
 
 def keys() -> list[tuple[str, str, str, str]]:
@@ -66,16 +67,15 @@ def find(recipe: str | Path) -> Path:
     if path.is_file():
         return path
     if path.is_dir() and (path / "recipe.yaml").is_file():
-        raise DistillError(f"{recipe} is the folder of a run; to go on with it: distill run --resume {recipe}")
+        raise DistillError(f"{recipe} is the folder of a run; to resume it: distill run --resume {recipe}")
     if str(recipe) in files:
         return files[str(recipe)]
-    known = f"give the path of a file or one of {', '.join(files)}; or, with --resume, the folder of a run"
-    hint = nearest(str(recipe), files) or f": {known}"
-    raise DistillError(f"no recipe '{recipe}'{hint}")
+    choices = f": give the path of a file or one of {', '.join(files)}; or, with --resume, the folder of a run"
+    raise DistillError(f"no recipe '{recipe}'{nearest(str(recipe), files) or choices}")
 
 
 def _recipes() -> Path:
-    """Inside the package where it was installed (setup.cfg maps it there), beside the package in a checkout."""
+    """In an installed package the recipes are inside it (see setup.cfg); in a checkout they are beside it."""
     package = Path(__file__).resolve().parents[1]
     inside = package / "recipes"
     return inside if inside.is_dir() else package.parent / "recipes"
@@ -90,26 +90,20 @@ def _short(file: Path) -> str:
 
 def _check(recipe: Recipe, item: Item) -> list[str]:
     """What no key can see alone."""
-
-    def at(name: str) -> str:
-        return item.value[name].key if name in item.value else item.where
-
-    problems = []
     train, distill = recipe.teacher.train, recipe.distill
+    problems = {}
     if recipe.model is None and train is None:
         what = "The checkpoint to make smaller; teacher.train={} trains one first."
-        problems.append(f"{at('model')}: model is not set: give model=... ({what})")
+        problems["model"] = f"model is not set: give model=... ({what})"
     if recipe.model is not None and train is not None:
         mend = "leave one out (model=null or teacher.train=null)"
-        problems.append(f"{at('model')}: model and teacher.train are both set, and the teacher is one of them: {mend}")
-    if distill.epochs and not distill.losses and not distill.labels:
-        problems.append(
-            f"{at('distill')}: distill has no losses and labels: 0, so nothing to train on: epochs=0 says so"
+        problems["model"] = f"model and teacher.train are both set, and the teacher is one of them: {mend}"
+    if distill.epochs and not distill.labels and not any(loss.ramp.lasts for loss in distill.losses):
+        problems["distill"] = (
+            "distill has labels: 0 and every loss ends before the training does: leave out until of one"
         )
-    if distill.epochs and distill.losses and not distill.labels and not any(loss.ramp.lasts for loss in distill.losses):
-        problems.append(
-            f"{at('distill')}: distill has labels: 0 and every loss ends before the training does: leave out until of one"
-        )
+        if not distill.losses:
+            problems["distill"] = "distill has no losses and labels: 0, so nothing to train on: epochs=0 says so"
     if not re.fullmatch(r"\w[\w.-]*", recipe.name):
-        problems.append(f"{at('name')}: name: expected letters, digits, '-', '_' and '.', got {recipe.name!r}")
-    return problems
+        problems["name"] = f"name: expected letters, digits, '-', '_' and '.', got {recipe.name!r}"
+    return [f"{item.value[key].key if key in item.value else item.where}: {text}" for key, text in problems.items()]

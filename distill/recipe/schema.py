@@ -1,14 +1,12 @@
-"""What a recipe holds: every key with its kind, default and help, as frozen dataclasses."""
+"""What a recipe holds: every key with its type, bounds, default and help, as frozen dataclasses."""
 
-# ruff: noqa: RUF009 - key() is dataclasses.field() with a kind and a help text
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from distill.losses.spec import LossSpec
-from distill.recipe.fields import Auto, Choice, File, Flag, Many, Nullable, Number, Text
-from distill.recipe.losses import Losses
-from distill.recipe.section import Section, key
+from distill.recipe.keys import key
 
 SHAPES = "shapes"  # `data: shapes` is the generated demo set
 # The names are prune.IMPORTANCES; repeated here because importing prune takes torch's two seconds.
@@ -17,7 +15,7 @@ IMPORTANCES = {
     "fisher": "Squared gradients of the outputs with respect to the channel.",
     "bn_scale": "Size of the BatchNorm scale (network slimming); meant for use after sparsify.",
     "l1": "Size of the weights that make the channel.",
-    "random": "Nothing: what any other importance has to beat.",
+    "random": "Nothing: a baseline that any other importance has to beat.",
 }
 DEFAULT_LOSSES = (
     LossSpec("score_bce", 1.0),
@@ -27,160 +25,170 @@ DEFAULT_LOSSES = (
     LossSpec("feature_pkd", 1.0),
 )
 
-_COUNT = Number(low=1, whole=True)
-_EPOCHS = Number(low=0, whole=True)
-_SEED = Number(low=0, high=10**9, whole=True)
-_SHARE = Number(low=0, high=1, open=True)
-_POSITIVE = Number(low=0, open=True)
-_SIZE = Number(low=32, whole=True, step=32)
-
-
-def _loss_names() -> tuple[str, ...]:
-    from distill import losses
-
-    return tuple(losses.BUILTIN)
+_COUNT = {"minimum": 1}
+_NOT_NEGATIVE = {"minimum": 0}
+_POSITIVE = {"exclusiveMinimum": 0}
+_SIZE = {"minimum": 32, "multipleOf": 32}
+_SEED = {"minimum": 0, "maximum": 10**9}
+_SHARE = {"minimum": 0, "maximum": 1}
+_INNER_SHARE = {"exclusiveMinimum": 0, "exclusiveMaximum": 1}
+_DEVICE = "cpu, 0, cuda:1, ...; if empty, a GPU is used if there is one."
+_AUTO_LR = "Highest learning rate; auto chooses it."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shapes:
-    train: int = key(_COUNT, "Generated images to train on.", 400)
-    val: int = key(_COUNT, "Generated images to measure on.", 100)
-    imgsz: int = key(_SIZE, "Width and height of the generated images in pixels.", 160)
-    seed: int = key(_SEED, "The same seed draws the same images.", 0)
+    """The generated demo set, which `data: shapes` names."""
+
+    train: int = key("Number of generated training images.", 400, _COUNT)
+    val: int = key("Number of generated validation images.", 100, _COUNT)
+    imgsz: int = key("Width and height of the generated images in pixels.", 160, _SIZE)
+    seed: int = key("Seed of the drawing: the same seed gives the same images.", 0, _SEED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherTrain:
-    model: str = key(File(), "An ultralytics model (yolov5n.yaml, yolov8s.yaml, ...) or a checkpoint.", "yolov5n.yaml")
-    width: float | None = key(Auto(_POSITIVE), "Width factor; auto takes the model's own (size n: 0.25).", None)
-    epochs: int = key(_COUNT, "Epochs at most.", 100)
-    patience: int = key(_COUNT, "Stop after this many epochs without a better mAP.", 20)
-    lr: float | None = key(Auto(_POSITIVE), "Highest learning rate; auto chooses it.", None)
-    batch: int | None = key(Auto(_COUNT), "Images in a batch; auto takes `batch`.", None)
-    mosaic: float = key(Number(low=0, high=1), "Probability that an image is made of four, but at the end.", 1.0)
+    """Trains the teacher first, from data alone: for users without a checkpoint."""
+
+    model: str = key(
+        "An ultralytics model (yolov5n.yaml, yolov8s.yaml, ...) or a checkpoint.", "yolov5n.yaml", path=True
+    )
+    width: float | None = key(
+        "Width factor; auto takes the model's own (0.25 for size n).", None, _POSITIVE, none="auto"
+    )
+    epochs: int = key("Largest number of epochs.", 100, _COUNT)
+    patience: int = key("Training stops after this many epochs without a better mAP.", 20, _COUNT)
+    lr: float | None = key(_AUTO_LR, None, _POSITIVE, none="auto")
+    batch: int | None = key("Images in a batch; auto takes `batch`.", None, _COUNT, none="auto")
+    mosaic: float = key("Probability of mosaic, which joins four images; off in the last epochs.", 1.0, _SHARE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
-    train: TeacherTrain | None = key(
-        Section(TeacherTrain, optional=True), "Train the teacher first; for who has data and no checkpoint.", None
-    )
+    """Where the teacher comes from, if not from `model`."""
+
+    train: TeacherTrain | None = key(default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sparsify:
-    epochs: int = key(_COUNT, "Epochs with the penalty.", 20)
-    strength: float = key(_POSITIVE, "Factor of the L1 penalty on the BatchNorm scales; it decays.", 1e-3)
-    lr: float | None = key(Auto(_POSITIVE), "Highest learning rate; auto chooses it.", None)
-    distill: bool = key(
-        Flag(), "Hold the outputs to the teacher's by the losses and labels of distill, or labels alone.", False
-    )
+    """Network slimming before the cut: training with a penalty on the BatchNorm scales."""
+
+    epochs: int = key("Epochs with the penalty.", 20, _COUNT)
+    strength: float = key("Factor of the L1 penalty on the BatchNorm scales; it decays.", 1e-3, _POSITIVE)
+    lr: float | None = key(_AUTO_LR, None, _POSITIVE, none="auto")
+    distill: bool = key("Also use the losses and labels of `distill`; false: the labels alone.", False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prune:
-    flops: float | None = key(Nullable(_SHARE), "Share of the teacher's FLOPs to keep.", None, rivals="budget")
-    params: float | None = key(Nullable(_SHARE), "Share of the teacher's parameters to keep.", None, rivals="budget")
-    ratio: float | None = key(Nullable(_SHARE), "Share of the prunable channels to cut.", None, rivals="budget")
+    """What to cut; null cuts nothing: the network is trained as it is."""
+
+    EXACTLY_ONE: ClassVar = ("flops", "params", "ratio")
+
+    flops: float | None = key("Share of the teacher's FLOPs to keep.", None, _INNER_SHARE)
+    params: float | None = key("Share of the teacher's parameters to keep.", None, _INNER_SHARE)
+    ratio: float | None = key("Share of the prunable channels to cut.", None, _INNER_SHARE)
     importance: str = key(
-        Choice(tuple(IMPORTANCES)), "How a channel's cost is measured (distill ls importances).", "obs"
+        "What a channel's cost is measured by (distill ls importances), or your own file.py:function.",
+        "obs",
+        words=tuple(IMPORTANCES),
+        function=True,
     )
-    round_to: int = key(_COUNT, "Widths end on multiples of this.", 8)
+    round_to: int = key("Widths, in channels, are multiples of this.", 8, _COUNT)
     protect: tuple[str, ...] = key(
-        Many(Text(), "[model.0.*, model.9.*]"), "Layers that stay whole: names, * matches anything.", ()
+        "Names of layers that are not cut; * matches anything.", (), example="[model.0.*, model.9.*]"
     )
-    max_ratio: float = key(_SHARE, "Largest share of one layer's channels that may be cut.", 0.95)
-    images: int = key(_COUNT, "Training images that the costs are measured on.", 96)
-    rounds: int = key(_COUNT, "Rounds to cut in: what is left is repaired and asked again what to cut next.", 1)
+    max_ratio: float = key("Largest share of one layer's channels that may be cut.", 0.95, _INNER_SHARE)
+    images: int = key("Training images that the costs are measured on.", 96, _COUNT)
+    rounds: int = key("Rounds to cut in: after each the network is repaired and measured again.", 1, _COUNT)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Repair:
-    images: int = key(
-        _COUNT, "Training images that the student is mended on, of those there are; no labels are read.", 256
-    )
-    steps: int = key(_EPOCHS, "Optimizer steps for each block after the closed form; 0 stops there.", 200)
+    """Repair after the cut: in closed form, then block by block."""
+
+    images: int = key("Largest number of training images used for repair; labels are not read.", 256, _COUNT)
+    steps: int = key("Optimizer steps for each block after the closed form; 0 leaves them out.", 200, _NOT_NEGATIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Distill:
-    epochs: int = key(_EPOCHS, "Epochs of training after repair; 0 stops there.", 50)
+    """Training of the student."""
+
+    epochs: int = key("Epochs of training after repair; 0 leaves it out.", 50, _NOT_NEGATIVE)
     losses: tuple[LossSpec, ...] = key(
-        Losses(_loss_names, DEFAULT_LOSSES),
-        "Losses against the teacher: name to weight, or to {weight: ..., option: ...}; weight 0 leaves one out. Beside "
-        "the weight, in shares of the training: warmup, in which it rises from 0; until, where it ends; fade: none, linear "
-        "or cosine, how it falls until then. One that the model's head has no use for is left out by itself.",
+        "Losses against the teacher: name to weight, or to {weight: ..., option: ...}; weight 0 leaves one out. Each takes, "
+        "in shares of the training, warmup, in which its weight rises from 0, and until, where it ends; and fade (none, "
+        "linear, cosine), how its weight falls until then. A loss that the model's head cannot serve is left out.",
         DEFAULT_LOSSES,
     )
-    labels: float = key(Number(low=0), "Weight of the labels' own loss; 0 learns from the teacher alone.", 1.0)
+    labels: float = key("Weight of the labels' own loss; 0 learns from the teacher alone.", 1.0, _NOT_NEGATIVE)
     balance: bool = key(
-        Flag(),
-        "A loss of weight 1 pulls as hard as the labels do where training starts; false: weights are plain factors.",
+        "Scale the losses: one of weight 1 pulls as hard as the labels at the start. false: weights are plain factors.",
         True,
     )
-    lr: float | None = key(Auto(_POSITIVE), "Highest learning rate; auto finds one by short trials.", None)
-    batch: int | None = key(Auto(_COUNT), "Images in a batch; auto chooses it from the optimizer steps.", None)
+    lr: float | None = key("Highest learning rate; auto finds one by short trials.", None, _POSITIVE, none="auto")
+    batch: int | None = key("Images in a batch; auto chooses it from the optimizer steps.", None, _COUNT, none="auto")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accept:
-    map_drop: float = key(Number(low=0, high=1), "A result is accepted that loses at most this much mAP50-95.", 0.005)
+    """When the result is good enough."""
+
+    map_drop: float = key("Largest loss of mAP50-95 (0 to 1) with which a result is accepted.", 0.005, _SHARE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    runs: int = key(_COUNT, "Timed forward passes of each network.", 50)
+    """How latency is measured."""
+
+    runs: int = key("Timed forward passes of each network.", 50, _COUNT)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One run. Every field is a key of the file; `distill ls keys` prints them."""
 
-    name: str = key(Text(), "What run folders are called; the file's name where it is left out.", "")
-    model: str | None = key(Nullable(File()), "The checkpoint to make smaller: any YOLO detector.", None)
-    data: str = key(File(words=(SHAPES,)), "A data.yaml, a folder of images, or shapes: a generated set.")
-    imgsz: int = key(_SIZE, "Width and height of the network's input in pixels.", 640)
-    batch: int = key(_COUNT, "Images in a batch.", 16)
-    device: str = key(Text(empty=True), "cpu, 0, cuda:1, ...; empty takes a GPU where there is one.", "")
-    seed: int = key(_SEED, "Seed of everything random.", 0)
-    workers: int | None = key(Auto(_EPOCHS), "Processes that load images.", None)
-    trust: bool = key(Flag(), "Load the checkpoint by executing what is pickled in it. Only for files you made.", False)
-    shapes: Shapes = key(Section(Shapes), "The generated demo set; read with data: shapes.", Shapes)
-    teacher: Teacher = key(Section(Teacher), "Where the teacher comes from, if not from `model`.", Teacher)
-    sparsify: Sparsify | None = key(Section(Sparsify, optional=True), "Network slimming before the cut.", None)
-    prune: Prune | None = key(
-        Section(Prune, optional=True),
-        "What to cut; null cuts nothing: the network is trained on as it is.",
-        example="prune.flops=0.5, or prune=null",
-    )
-    repair: Repair | None = key(
-        Section(Repair, optional=True), "Repair after the cut: in closed form, then block by block.", Repair
-    )
-    distill: Distill = key(Section(Distill), "Training of the student.", Distill)
-    accept: Accept = key(Section(Accept), "When the result is good enough.", Accept)
+    name: str = key("Prefix of the run folders; the file's name by default.", "")
+    model: str | None = key("The checkpoint to make smaller: any YOLO detector.", None, path=True)
+    data: str = key("A data.yaml, a folder of images, or shapes: a generated set.", path=True, words=(SHAPES,))
+    imgsz: int = key("Width and height of the network's input in pixels.", 640, _SIZE)
+    batch: int = key("Images in a batch.", 16, _COUNT)
+    device: str = key(_DEVICE, "", empty=True)
+    seed: int = key("Seed of all random numbers.", 0, _SEED)
+    workers: int | None = key("Processes that load images; auto chooses.", None, _NOT_NEGATIVE, none="auto")
+    trust: bool = key("Load the checkpoint by executing what is pickled in it. Only for files you made.", False)
+    shapes: Shapes = key(default=Shapes)
+    teacher: Teacher = key(default=Teacher)
+    sparsify: Sparsify | None = key(default=None)
+    prune: Prune | None = key(example="prune.flops=0.5, or prune=null")
+    repair: Repair | None = key(default=Repair)
+    distill: Distill = key(default=Distill)
+    accept: Accept = key(default=Accept)
     export: tuple[str, ...] = key(
-        Many(Text(), "[onnx]"), "Formats the student is exported to, by ultralytics' names.", ("onnx",)
+        "Formats that the student is exported to, by ultralytics' names.", ("onnx",), example="[onnx]"
     )
-    latency: Latency = key(Section(Latency), "How latency is measured.", Latency)
+    latency: Latency = key(default=Latency)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions:
     """What `distill eval` takes beside a checkpoint."""
 
-    data: str = key(File(), "A data.yaml.")
+    data: str = key("A data.yaml.", path=True)
     teacher: str | None = key(
-        Nullable(File()), "What it was pruned from: also measure what its boxes and its scores have lost.", None
+        "The original checkpoint: also measure how its boxes and scores changed.", None, path=True
     )
-    imgsz: int | None = key(Auto(_SIZE), "Width and height of the input in pixels; auto takes the checkpoint's.", None)
-    batch: int = key(_COUNT, "Images in a batch.", 16)
-    device: str = key(Text(empty=True), "cpu, 0, ...; empty takes a GPU where there is one.", "")
-    trust: bool = key(Flag(), "As of a recipe: execute what is pickled in the checkpoint.", False)
+    imgsz: int | None = key("Input size in pixels; auto takes the checkpoint's.", None, _SIZE, none="auto")
+    batch: int = key("Images in a batch.", 16, _COUNT)
+    device: str = key(_DEVICE, "", empty=True)
+    trust: bool = key("Execute what is pickled in the checkpoint. Only for files you made.", False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """What `distill export` takes beside a checkpoint and formats."""
 
-    imgsz: int | None = key(Auto(_SIZE), "Width and height of the input in pixels; auto takes the checkpoint's.", None)
-    trust: bool = key(Flag(), "As of a recipe: execute what is pickled in the checkpoint.", False)
+    imgsz: int | None = key("Input size in pixels; auto takes the checkpoint's.", None, _SIZE, none="auto")
+    trust: bool = key("Execute what is pickled in the checkpoint. Only for files you made.", False)

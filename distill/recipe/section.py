@@ -1,122 +1,27 @@
-"""A dataclass as a section of a recipe: it reads itself from a mapping, takes overrides and lists its keys."""
+"""Dataclasses of keys as sections of a recipe: read from a mapping, overridden key by key, written and listed."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from distill.errors import DistillError
+from distill.losses.spec import LossSpec
 from distill.machine.words import nearest
-from distill.recipe.fields import Context, Kind, Nullable, Text
+from distill.recipe import losses
+from distill.recipe.keys import Key, keys_of
+from distill.recipe.reading import Node, read_scalar
 from distill.recipe.yaml import Item, dump, read, wrap
 
 UNSET = "???"
 FEW = 10  # keys that a message can name
 LISTED = "distill ls keys prints those there are"
 Overrides = Mapping[str, Any] | Sequence[str]
-
-
-def key(kind: Kind, help: str, default: Any = MISSING, *, rivals: str = "", example: str = "") -> Any:
-    """Declare a field of a dataclass as a key of a recipe.
-
-    Args:
-        kind: what it may hold.
-        help: one sentence for `distill ls keys`.
-        default: its value when it is left out; a class is called for one; without a default the key is required.
-        rivals: a word shared by keys of which exactly one must be given.
-        example: what to give where a required key is missing; `key=...` if empty.
-    """
-    metadata = {"kind": kind, "help": help, "rivals": rivals, "example": example}
-    if isinstance(default, type):
-        return field(default_factory=default, metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-@dataclass(frozen=True)
-class Section(Kind):
-    """A mapping whose keys are the fields of the dataclass `cls`. `optional`: null, read as None, leaves it out."""
-
-    cls: Any
-    optional: bool = False
-
-    def __str__(self) -> str:
-        return "a mapping of keys" + (", or null" if self.optional else "")
-
-    @property
-    def fields(self) -> dict[str, Field[Any]]:
-        return {each.name: each for each in dataclasses.fields(self.cls)}
-
-    def read(self, item: Item, path: str, context: Context) -> Any:
-        if item.value is None and self.optional:
-            return None
-        if not isinstance(item.value, dict):
-            return self.refuse(item, path or "a recipe", context)
-        for name, child in item.value.items():
-            if name not in self.fields:
-                self._refuse_unknown(child, path, name, context)
-        values = {}
-        for name, each in self.fields.items():
-            kind, here, child = each.metadata["kind"], _join(path, name), item.value.get(name)
-            if child is None and isinstance(kind, Section) and not kind.optional:
-                child = Item({}, item.where, "", item.key)  # its own keys may be required
-            if child is not None and child.text != UNSET:
-                values[name] = kind.read(child, here, context)
-            elif child is not None and not isinstance(kind, Nullable) or _required(each):
-                example = each.metadata["example"] or f"{here}=..."
-                context.complain(child or item, f"{here} is not set: give {example} ({each.metadata['help']})")
-                values[name] = None
-        self._check_rivals(item, path, context)
-        return self.cls(**values)
-
-    def write(self, value: Any) -> Any:
-        if value is None:
-            return None
-        return {name: each.metadata["kind"].write(getattr(value, name)) for name, each in self.fields.items()}
-
-    def assign(self, old: Item | None, rest: str, make: Callable[[Kind], Item]) -> Item:
-        if not rest:
-            return make(self)
-        name, _, rest = rest.partition(".")
-        kind = self.fields[name].metadata["kind"] if name in self.fields else Kind()
-        held = dict(old.value) if old is not None and isinstance(old.value, dict) else {}
-        new = kind.assign(held.get(name), rest, make)
-        for other in self._rivals(name) if _given(new) else ():
-            # prune.ratio=0.3 means "that instead": the file's budget goes. Two of the command line contradict each other.
-            if other in held and held[other].where != new.where:
-                del held[other]
-        return Item(held | {name: new}, old.where if old else new.where, "", old.key if old else new.key)
-
-    def _rivals(self, name: str) -> list[str]:
-        group = self.fields[name].metadata["rivals"] if name in self.fields else ""
-        return [
-            each.name for each in self.fields.values() if group == each.metadata["rivals"] != "" and each.name != name
-        ]
-
-    def _check_rivals(self, item: Item, path: str, context: Context) -> None:
-        first = next((name for name in self.fields if self._rivals(name)), None)
-        if first is None:
-            return
-        names = [first, *self._rivals(first)]
-        given = [name for name in names if name in item.value and _given(item.value[name])]
-        given.sort(key=list(item.value).index)
-        if len(given) != 1:
-            got = f"got {' and '.join(given)}" if given else "got none"
-            at = item.value[given[1]] if given else item
-            context.complain(at, f"{path}: give exactly one of {', '.join(names)}; {got}", at_key=True)
-
-    def _refuse_unknown(self, item: Item, path: str, name: str, context: Context) -> None:
-        hint = nearest(name, self.fields, _join(path, ""))
-        if not hint:  # perhaps a good name in the wrong place
-            elsewhere = [known for known in context.known if known.endswith(f".{name.rpartition('.')[2]}")]
-            listed = f"there are {', '.join(context.known)}" if len(context.known) < FEW else LISTED
-            hint = f", did you mean {' or '.join(elsewhere)}?" if elsewhere else f": {listed}"
-        context.complain(item, f"unknown key '{_join(path, name)}'{hint}", at_key=True)
 
 
 def bind(
@@ -133,59 +38,134 @@ def bind(
     Args:
         cls: the dataclass.
         item: the document.
-        overrides: as of `recipe.load`; they replace what the document says.
-        problems: complaints there are already.
-        folders: where the files of custom losses may lie.
-        check: called with the result and its document when every key is right; gives further complaints.
+        overrides: as of `load.load`; they replace what the document says.
+        problems: complaints about the document so far.
+        folders: where the files of the user's functions may lie.
+        check: called with the result and its document if every key is right; gives further complaints.
 
     Raises:
         DistillError: with one line for each complaint.
     """
-    section, context = Section(cls), Context(list(problems), tuple(row[0] for row in rows(cls)), folders)
-    for name, value, where in _pairs(overrides, context.problems) if isinstance(item.value, dict) else ():
+    problems = list(problems)
+    for name, value, where in _pairs(overrides, problems) if isinstance(item.value, dict) else ():
         try:
-            item = section.assign(item, name, partial(_override, name=name, value=value, where=where))
+            item = _assign(cls, item, name, partial(_parse, name=name, value=value, where=where))
         except DistillError as error:
-            context.problems.append(str(error))
-    result = section.read(item, "", context)
-    if check is not None and not context.problems:
-        context.problems += check(result, item)
-    if context.problems:
-        raise DistillError("\n".join(sorted(context.problems, key=_line)))
+            problems.append(str(error))
+    result = _read(Key(cls), Node(item, "", problems, folders, tuple(row[0] for row in rows(cls))))
+    if check is not None and not problems:
+        problems += check(result, item)
+    if problems:
+        raise DistillError("\n".join(sorted(problems, key=_line)))
     return result
 
 
-def rows(cls: Any, path: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """Every key of a dataclass and of its sections: dotted key, type, default (as in a recipe file), help."""
-    for each in dataclasses.fields(cls):
-        kind, here = each.metadata["kind"], _join(path, each.name)
-        value = each.default_factory() if each.default_factory is not MISSING else each.default
-        if not isinstance(kind, Section):
-            default = "(required)" if _required(each) else dump(kind.write(value)).strip()
-            yield here, str(kind).removeprefix("a "), default, each.metadata["help"]
-            continue
-        if kind.optional:
-            default = "(required)" if _required(each) else "null" if value is None else "(as below)"
-            yield here, str(kind).removeprefix("a "), default, each.metadata["help"]
-        yield from rows(kind.cls, here)
+def write(key: Key, value: Any) -> Any:
+    """A value as plain data, such that reading it gives the value back."""
+    if value is None:
+        return "auto" if key.none == "auto" else None
+    if key.section:
+        return {name: write(each, getattr(value, name)) for name, each in keys_of(key.type).items()}
+    if key.type is LossSpec:
+        return losses.write_losses(value)
+    return list(value) if key.many else value
 
 
-def _given(item: Item) -> bool:
+def rows(cls: type, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Every key that can be given: dotted path, type, default as in a recipe file, help."""
+    for name, key in keys_of(cls).items():
+        if not key.section or key.none:
+            default = "(required)" if key.required else "(as below)"
+            if not key.required and (key.default is None or not key.section):
+                default = dump(write(key, key.default)).strip()
+            yield prefix + name, str(key).removeprefix("a "), default, key.help
+        if key.section:
+            yield from rows(key.type, f"{prefix}{name}.")
+
+
+def _read(key: Key, node: Node) -> Any:
+    """The value of a key; None after a complaint."""
+    value = node.item.value
+    if key.none == "null" and value is None or key.none == "auto" and node.item.text == "auto":
+        return None
+    mapping = key.section or key.type is LossSpec
+    if (mapping or key.many) and not isinstance(value, dict if mapping else list):
+        return node.refuse(key)
+    if mapping:
+        return _read_section(key.type, node) if key.section else losses.read_losses(node)
+    if key.many:
+        nodes = [replace(node, item=item, path=f"{node.path}[{index}]") for index, item in enumerate(value)]
+        return tuple(read_scalar(replace(key, many=False), child) for child in nodes)
+    return read_scalar(key, node)
+
+
+def _read_section(cls: Any, node: Node) -> Any:
+    keys, values, items = keys_of(cls), {}, node.item.value
+    for name in [name for name in items if name not in keys]:
+        _refuse_unknown(name, keys, node.child(name, items[name]))
+    for name, key in keys.items():
+        child = node.child(name, items.get(name, node.item))
+        if name in items and child.item.text != UNSET:
+            values[name] = _read(key, child)
+        elif name not in items and key.section and not key.none:  # keys in it may be required
+            values[name] = _read(key, replace(child, item=replace(node.item, value={})))
+        elif key.required or name in items and key.none != "null":
+            child.complain(f"{child.path} is not set: give {key.example or f'{child.path}=...'} ({key.help})")
+            values[name] = None
+    rivals = getattr(cls, "EXACTLY_ONE", ())
+    chosen = [name for name in items if name in rivals and _is_set(items[name])]
+    if rivals and len(chosen) != 1:
+        text = f"{node.path}: give exactly one of {', '.join(rivals)}; got {' and '.join(chosen) or 'none'}"
+        replace(node, item=items[chosen[1]] if chosen else node.item).complain(text, at_key=True)
+    return cls(**values)
+
+
+def _refuse_unknown(name: str, keys: Mapping[str, Key], node: Node) -> None:
+    hint = nearest(name, keys, node.path[: -len(name)])
+    if not hint:  # perhaps a good name in the wrong place
+        elsewhere = [path for path in node.names if path.endswith(f".{name.rpartition('.')[2]}")]
+        listed = f"there are {', '.join(node.names)}" if len(node.names) < FEW else LISTED
+        hint = f", did you mean {' or '.join(elsewhere)}?" if elsewhere else f": {listed}"
+    node.complain(f"unknown key '{node.path}'{hint}", at_key=True)
+
+
+def _is_set(item: Item) -> bool:
     return item.value is not None and item.text != UNSET
 
 
-def _required(each: Field[Any]) -> bool:
-    return each.default is MISSING and each.default_factory is MISSING
+def _assign(cls: Any, item: Item | None, path: str, parse: Callable[[Key | None], Item]) -> Item:
+    """The mapping `item` with `parse(its key)` at a dotted path; `item` is left as it is."""
+    name, _, rest = path.partition(".")
+    key = keys_of(cls).get(name)
+    values = dict(item.value) if item is not None and isinstance(item.value, dict) else {}
+    if key is not None and key.section and rest:
+        new = _assign(key.type, values.get(name), rest, parse)
+    else:
+        new = parse(None if rest else key)
+        if key is not None and key.type is LossSpec and rest:
+            new = losses.assign(values.get(name) or wrap(write(key, key.default), new.where), rest, new)
+        elif rest:
+            new = Item({rest: new}, new.where, "", new.key)
+    rivals = getattr(cls, "EXACTLY_ONE", ())
+    for rival in rivals if name in rivals and _is_set(new) else ():
+        # prune.ratio=0.3 means "that instead": the file's budget goes. Two of the command line contradict each other.
+        if rival != name and rival in values and values[rival].where != new.where:
+            del values[rival]
+    return Item(values | {name: new}, item.where if item else new.where, "", item.key if item else new.key)
 
 
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
-
-
-def _line(problem: str) -> tuple[float, float]:
-    """Sorts complaints as the file is read, those of the command line behind."""
-    place = re.match(r".*?:([0-9]+):([0-9]+): ", problem)
-    return (int(place[1]), int(place[2])) if place else (math.inf, 0)
+def _parse(key: Key | None, name: str, value: Any, where: str) -> Item:
+    """The value of an override, read as YAML if it is text."""
+    if not isinstance(value, str):
+        return wrap(value, where)
+    word = key is not None and key.type is str and not key.many
+    if word and value[:1] not in ("'", '"') and value not in ("null", "~"):
+        return Item(value, where, value, where)  # the shell has read the quotes: a path may hold #, : and [
+    problems: list[str] = []
+    item = read(value, where, problems, lines=False)
+    if item is None or problems:
+        raise DistillError("\n".join(text.replace(where, f"{where}: {name}", 1) for text in problems))
+    return item
 
 
 def _pairs(overrides: Overrides, problems: list[str]) -> Iterator[tuple[str, Any, str]]:
@@ -205,14 +185,7 @@ def _pairs(overrides: Overrides, problems: list[str]) -> Iterator[tuple[str, Any
         seen.add(name)
 
 
-def _override(kind: Kind, name: str, value: Any, where: str) -> Item:
-    if not isinstance(value, str):
-        return wrap(value, where)
-    inner = kind.kind if isinstance(kind, Nullable) else kind
-    if isinstance(inner, Text) and value[:1] not in ("'", '"') and value not in ("null", "~"):
-        return Item(value, where, value, where)  # the shell has read the quotes: a path may hold #, : and [
-    problems: list[str] = []
-    item = read(value, where, problems, lines=False)
-    if item is None or problems:
-        raise DistillError("\n".join(text.replace(where, f"{where}: {name}", 1) for text in problems))
-    return item
+def _line(problem: str) -> tuple[float, float]:
+    """Sorts complaints as the file is read, those of the command line behind."""
+    place = re.match(r".*?:([0-9]+):([0-9]+): ", problem)
+    return (int(place[1]), int(place[2])) if place else (math.inf, 0)

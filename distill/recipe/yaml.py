@@ -1,8 +1,8 @@
 """A strict reader of YAML that remembers where everything stands, and the writer that matches it.
 
 YAML 1.1 reads `1e-3` as text, `on` as a truth value, `012` as ten and the last of two equal keys as the only one. Here
-scalars follow the core schema of YAML 1.2, every key is unique, and each value keeps its file:line:column and the
-characters it was written with, so that what is wrong with it can be said where it stands.
+scalars follow the core schema of YAML 1.2, every key is unique, and each value keeps its file:line:column and its
+characters for messages.
 """
 
 from __future__ import annotations
@@ -21,12 +21,8 @@ from distill.errors import DistillError
 _SCALARS = (
     ("null", re.compile(r"(?:~|null|Null|NULL|)$"), [*"~nN", ""]),
     ("bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
-    ("int", re.compile(r"[-+]?[0-9]+$"), list("-+0123456789")),
-    (
-        "float",
-        re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$"),
-        list("-+.0123456789"),
-    ),
+    ("int", re.compile(r"[-+]?\d+$", re.ASCII), list("-+0123456789")),
+    ("float", re.compile(r"[-+]?(?:\.\d+|\d+\.\d*|\d+(?=[eE]))(?:[eE][-+]?\d+)?$", re.ASCII), list("-+.0123456789")),
 )
 _TAG = "tag:yaml.org,2002:"
 
@@ -36,10 +32,8 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(
-                problem="aliases (*name) are not read here: write the value out", problem_mark=mark
-            )
+            problem = "aliases (*name) are not read here: write the value out"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.peek_event().start_mark)
         return super().compose_node(parent, index)
 
 
@@ -54,19 +48,12 @@ for _name, _pattern, _first in _SCALARS:
 
 @dataclass(frozen=True)
 class Item:
-    """One value with its place.
+    """One value with its place."""
 
-    Attributes:
-        value: None, bool, int, float, str, a list of items or a dict of items.
-        where: where the value stands, such as `r.yaml:3:9`; a source without lines is named alone.
-        text: a scalar as it was written; empty for lists and mappings.
-        key: where its key stands; equal to `where` for what has none.
-    """
-
-    value: Any
-    where: str
-    text: str = ""
-    key: str = ""
+    value: Any  # None, bool, int, float, str, a list of items or a dict of items
+    where: str  # such as `r.yaml:3:9`; a source without lines is named alone
+    text: str = ""  # a scalar as it was written
+    key: str = ""  # where the key stands; equal to `where` if there is none
 
     def plain(self) -> Any:
         """The value without places: what `yaml.safe_load` would give."""
@@ -87,28 +74,20 @@ def read(text: str, source: str, problems: list[str], *, lines: bool = True) -> 
         lines: name line and column too; False for text that is no file.
 
     Returns:
-        The document, or None where it is no YAML at all. An empty one is an item of value None.
+        The document, or None if it is not YAML. An empty one is an item of value None.
     """
-    loader = None
     try:
-        loader = _Loader(text)  # looks for unprintable characters at once
-        node = loader.get_single_node()
+        node = _Loader(text).get_single_node()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        problems.append(f"{_place(source, mark, lines)}: bad YAML: {error.problem or error.context}")
-        return None
+        place = _place(source, error.problem_mark or error.context_mark, lines)
+        problems.append(f"{place}: bad YAML: {error.problem or error.context}")
     except yaml.reader.ReaderError as error:
         problems.append(f"{source}: bad YAML: character {error.character!r} is not allowed in a text file")
-        return None
     except RecursionError:
         problems.append(f"{source}: bad YAML: nested too deeply")
-        return None
-    finally:
-        if loader is not None:
-            loader.dispose()
-    if node is None:
-        return Item(None, source, "", source)
-    return _convert(node, "", source, lines, problems)
+    else:
+        return Item(None, source, "", source) if node is None else _convert(node, "", source, lines, problems)
+    return None
 
 
 def wrap(value: Any, where: str) -> Item:
@@ -129,20 +108,20 @@ def dump(data: Any) -> str:
 
 
 def flatten(text: str, source: str) -> list[str]:
-    """A document as sorted `dotted.key: value` lines, for comparing two of them."""
+    """A document as `dotted.key: value` lines, for comparing two of them."""
     problems: list[str] = []
     item = read(text, source, problems)
     if item is None or problems:
         raise DistillError("\n".join(problems))
-    return [f"{path}: {dump(value)}" for path, value in _leaves(item.plain(), "")]
+    return list(_leaves(item.plain(), ""))
 
 
-def _leaves(data: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(data, dict) or not data:
-        yield path, data
-        return
-    for name, value in data.items():
-        yield from _leaves(value, f"{path}.{name}" if path else str(name))
+def _leaves(data: Any, path: str) -> Iterator[str]:
+    if isinstance(data, dict) and data:
+        for name, value in data.items():
+            yield from _leaves(value, f"{path}.{name}" if path else str(name))
+    else:
+        yield f"{path}: {dump(data)}"
 
 
 def _place(source: str, mark: Any, lines: bool) -> str:
@@ -153,16 +132,16 @@ def _convert(node: Any, key: str, source: str, lines: bool, problems: list[str])
     where = _place(source, node.start_mark, lines)
     key = key or where
     if isinstance(node, yaml.MappingNode):
-        found: dict[str, Item] = {}
+        values: dict[str, Item] = {}
         for name, child in node.value:
             at = _place(source, name.start_mark, lines)
             if not isinstance(name, yaml.ScalarNode):
                 problems.append(f"{at}: a key must be a word")
-            elif name.value in found:
-                problems.append(f"{at}: key '{name.value}' is there twice, first at {found[name.value].key}")
+            elif name.value in values:
+                problems.append(f"{at}: key '{name.value}' is there twice, first at {values[name.value].key}")
             else:
-                found[name.value] = _convert(child, at, source, lines, problems)
-        return Item(found, where, "", key)
+                values[name.value] = _convert(child, at, source, lines, problems)
+        return Item(values, where, "", key)
     if isinstance(node, yaml.SequenceNode):
         return Item([_convert(child, "", source, lines, problems) for child in node.value], where, "", key)
     return Item(_scalar(node, where, problems), where, node.value, key)

@@ -1,0 +1,65 @@
+"""The keys of a recipe as a JSON schema, with which editors complete and check recipe files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distill.losses.registry import BUILTIN
+from distill.losses.spec import LossSpec
+from distill.recipe.keys import Key, keys_of
+from distill.recipe.losses import OPTIONS
+from distill.recipe.schema import Recipe
+from distill.recipe.section import UNSET, write
+
+_FUNCTION = ".*:.*"  # my_file.py:my_function, package.module:name
+_TYPES = {int: "integer", float: "number", bool: "boolean", str: ["string", "number", "boolean"]}
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of a recipe file."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Recipe", **_section(Recipe)}
+
+
+def _section(cls: Any) -> dict[str, Any]:
+    keys = keys_of(cls)
+    properties = {name: _property(key) for name, key in keys.items()}
+    required = [name for name, key in keys.items() if key.required]
+    schema = {"type": "object", "properties": properties, "additionalProperties": False, "required": required}
+    if rivals := getattr(cls, "EXACTLY_ONE", ()):
+        # null counts as left out, as in the recipe that a run writes
+        schema["oneOf"] = [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in rivals]
+    return schema
+
+
+def _property(key: Key) -> dict[str, Any]:
+    schema = _value(key)
+    if key.many and key.type is not LossSpec:
+        schema = {"type": "array", "items": schema}
+    others = {"auto": [{"const": "auto"}], "null": [{"type": "null"}]}.get(key.none, [])
+    if key.required or key.none == "null":
+        others.append({"const": UNSET})  # to be given on the command line
+    schema = {"anyOf": [schema, *others]} if others else schema
+    if not key.required and (not key.section or key.default is None):
+        schema["default"] = write(key, key.default)
+    return {"description": key.help, **schema}
+
+
+def _value(key: Key) -> dict[str, Any]:
+    if key.type is LossSpec:
+        return _losses()
+    if key.section:
+        return _section(key.type)
+    if key.words and not key.path:
+        own = [{"type": "string", "pattern": _FUNCTION}] if key.function else []
+        return {"anyOf": [{"enum": list(key.words)}, *own]}
+    schema = {"type": _TYPES[key.type], **key.bounds}
+    if key.type is str and not key.empty:
+        schema["minLength"] = 1
+    return schema
+
+
+def _losses() -> dict[str, Any]:
+    options = {name: _property(key) for name, key in OPTIONS.items()}
+    loss = {"anyOf": [options["weight"], {"type": "object", "properties": options}]}
+    names = {"properties": dict.fromkeys(BUILTIN, loss), "patternProperties": {_FUNCTION: loss}}
+    return {"type": "object", **names, "additionalProperties": False}
