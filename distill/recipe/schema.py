@@ -1,5 +1,6 @@
 """What a recipe holds: every key with its type, bounds, default and help, as frozen dataclasses."""
 
+# ruff: noqa: RUF009 - key() is dataclasses.field() with a help text and bounds
 from __future__ import annotations
 
 from dataclasses import dataclass
