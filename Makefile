@@ -1,13 +1,14 @@
 # make demo    the whole way on generated data: train, prune, repair, distill, export, report
 # make test    every test
 # make lint    ruff and mypy
+# make results docs/results.md and the table of README.md, from the JSON files in docs/results/
 # Each makes .venv first, and again only when the dependencies changed. PYTHON=python3.12 chooses another interpreter.
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEPENDENCIES := setup.cfg pyproject.toml
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint results clean
 
 demo: .venv/installed
 	$(BIN)/distill run demo
@@ -19,6 +20,9 @@ lint: .venv/installed-lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+results: .venv/installed
+	$(BIN)/distill report --results docs/results --table README.md
 
 # ultralytics asks for opencv-python, which needs the libraries of a desktop (libGL, libxcb). Where they are missing, on
 # a server or in a container, the same release without windows goes over it: pip still finds both and changes neither.

@@ -198,15 +198,25 @@ def report(args: argparse.Namespace) -> int:
     from distill import report as reports
     from distill.engine.folder import COMPARISON
     from distill.report import compare as comparisons
+    from distill.report import summary
 
-    if (Path(args.folder) / COMPARISON).is_file():
-        comparisons.write(Path(args.folder))
-        print(Path(args.folder) / "compare.html")
+    if args.results is not None:
+        summary.collect(map(Path, args.folder), Path(args.results))
+        print(summary.write(Path(args.results), args.table and Path(args.table)))
         return 0
-    if not (Path(args.folder) / "results.json").is_file():
-        raise DistillError(f"{args.folder} holds no results.json: give the folder of a run that is finished")
-    reports.write(Path(args.folder))
-    print(Path(args.folder) / "report.html")
+    if len(args.folder) != 1 or args.table:
+        raise DistillError(
+            "give the folder of one run; for a page of several runs: distill report --results DIR RUN_DIR ..."
+        )
+    (folder,) = map(Path, args.folder)
+    if (folder / COMPARISON).is_file():
+        comparisons.write(folder)
+        print(folder / "compare.html")
+        return 0
+    if not (folder / "results.json").is_file():
+        raise DistillError(f"{folder} holds no results.json: give the folder of a run that is finished")
+    reports.write(folder)
+    print(folder / "report.html")
     return 0
 
 

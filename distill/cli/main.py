@@ -183,7 +183,15 @@ def _export(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="RUN_DIR")
+    parser.add_argument("folder", metavar="RUN_DIR", nargs="*", help="the folder of a finished run or comparison")
+    parser.add_argument(
+        "--results",
+        metavar="DIR",
+        help="write the page of all results, DIR.md, from the small JSON files in DIR; each RUN_DIR is added there first",
+    )
+    parser.add_argument(
+        "--table", metavar="FILE", help="with --results, put their table into this document, between its two marks"
+    )
 
 
 def _env(parser: argparse.ArgumentParser) -> None:
@@ -242,7 +250,10 @@ COMMANDS = {
         _export,
     ),
     "report": Command(
-        commands.report, "Write the report of a finished run again.", "distill report runs/yolov5-half-1", _report
+        commands.report,
+        "Write the report of a finished run again, or one page of many runs' results.",
+        "distill report runs/yolov5-half-1\ndistill report --results docs/results runs/yolov5-half-1 --table README.md",
+        _report,
     ),
     "env": Command(
         commands.show_env, "Print this machine and the versions installed, for bug reports.", "distill env", _env

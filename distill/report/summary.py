@@ -1,0 +1,233 @@
+"""The results of many runs on one page, and as one table inside another document: pure functions of kept JSON files."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean
+
+from distill.errors import DistillError
+from distill.report import write_files
+from distill.report.command import command
+from distill.report.compare_facts import OURS, Standing, with_spread
+from distill.report.format import digits, percent, signed, speed
+from distill.report.kept import Comparison, Row, Run, comparisons, read, runs, share, shrink
+
+BEGIN, END = "<!-- results: written by `make results` -->", "<!-- /results -->"
+# Arms that the table by budget shows, and what it calls them.
+COLUMNS = {OURS: "labels and teacher", "ours-unlabelled": "teacher alone", "finetune": "labels alone"}
+SETTING = ("model", "data", "imgsz")  # what the rows of a table have in common
+
+Rows = Sequence[Sequence[str]]
+
+
+def collect(run_dirs: Iterable[Path], folder: Path) -> None:
+    """Add finished runs and comparisons to a folder, each as a small JSON file of its folder's name.
+
+    Raises:
+        DistillError: a folder holds nothing finished.
+        RunError: the disk is full, or not writable.
+    """
+    kept = {f"{path.resolve().name}.json": shrink(path) for path in run_dirs}
+    write_files(folder, {name: (json.dumps(content, indent=1) + "\n").encode() for name, content in kept.items()})
+
+
+def write(folder: Path, table_in: Path | None = None) -> Path:
+    """Write the page of all results beside the folder that holds them, `docs/results.md` for `docs/results/`.
+
+    Args:
+        folder: small JSON files, from `collect`.
+        table_in: a document that gets the table by budget, between the lines BEGIN and END; none by default.
+
+    Returns:
+        The page.
+
+    Raises:
+        DistillError: there are no such files, or the document lacks the two lines.
+        RunError: the disk is full, or not writable.
+    """
+    kept = read(folder)
+    page = folder.with_suffix(".md")
+    text = table_in and with_table(table_in.read_text(encoding="utf-8"), table(kept.values()), str(table_in))
+    write_files(page.parent, {page.name: render(kept, folder.name).encode()})
+    if table_in and text:
+        write_files(table_in.parent, {table_in.name: text.encode()})
+    return page
+
+
+def render(kept: dict[str, Run | Comparison], folder: str) -> str:
+    """The page, as Markdown.
+
+    Args:
+        kept: file name -> what it holds.
+        folder: the name of the files' folder, for links.
+    """
+    files = {id(one): name for name, one in kept.items()}
+    parts = [
+        "# Results",
+        f"Written by `make results` from the files in [{folder}/]({folder}/): do not edit. Figures are mAP50-95 on the val "
+        "images; ± is the standard deviation over seeds.",
+    ]
+    for group in _groups(comparisons(kept.values())):
+        parts += [f"## {_title(group[0])}", _setting(group[0]), _by_budget(group), "The commands, row by row:"]
+        parts.append(_code(_compare_command(one) for one in group))
+        for one in group:
+            parts += [f"### {share(one):.0%} of the FLOPs", _arms(one), _source(files[id(one)], folder)]
+    for one in runs(kept.values()):
+        parts += [f"## One run: {share(one):.0%} of the FLOPs, {_title(one)}", _setting(one), _networks(one)]
+        parts += [_code([command("run", one.recipe_name, one.recipe)]), _source(files[id(one)], folder)]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(kept: Iterable[Run | Comparison]) -> str:
+    """The table by budget of the setting with most comparisons, and what single runs of it say of speed, as Markdown."""
+    kept = list(kept)
+    groups = _groups(comparisons(kept))
+    if not groups:
+        raise DistillError("there is no comparison among the results, so no table by budget: add one")
+    group = max(groups, key=len)
+    same = [one for one in runs(kept) if _key(one) == _key(group[0])]
+    parts = [f"{_title(group[0])}. {_setting(group[0])}", _by_budget(group)]
+    parts += [f"One run at {share(one):.0%}: {_speed(one)} ({one.device}, batch 1)." for one in same if _speed(one)]
+    return "\n\n".join(parts)
+
+
+def with_table(document: str, content: str, name: str) -> str:
+    """A document with other content between its lines BEGIN and END.
+
+    Raises:
+        DistillError: it does not have each of the two lines once, in this order.
+    """
+    before, begin, rest = document.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in rest or END in after:
+        raise DistillError(
+            f"{name}: give it a line '{BEGIN}' and a line '{END}' once each; the table goes between them"
+        )
+    return f"{before}{BEGIN}\n\n{content}\n\n{END}{after}"
+
+
+def _groups(kept: Iterable[Comparison]) -> list[list[Comparison]]:
+    """Comparisons that differ in how much they cut, and in nothing else that a table must say."""
+    groups: dict[tuple[object, ...], list[Comparison]] = {}
+    for one in kept:
+        groups.setdefault((*_key(one), one.recipe["distill"]["epochs"]), []).append(one)
+    return [groups[key] for key in sorted(groups, key=str)]
+
+
+def _key(one: Run | Comparison) -> tuple[object, ...]:
+    return tuple(one.recipe[key] for key in SETTING)
+
+
+def _title(one: Run | Comparison) -> str:
+    model = one.recipe["model"] or (one.recipe["teacher"]["train"] or {}).get("model")
+    return f"{model} on {_data(one)}, {one.recipe['imgsz']} px, {one.recipe['distill']['epochs']} epochs"
+
+
+def _data(one: Run | Comparison) -> str:
+    """The folder of a data.yaml, which all are called so."""
+    path = Path(one.recipe["data"])
+    return path.parent.name if path.suffix and path.parent.name else path.name
+
+
+def _setting(one: Run | Comparison) -> str:
+    facts = one if isinstance(one, Run) else one.about
+    before = facts.teacher
+    versions = [f"{name} {facts.versions[name]}" for name in ("torch", "ultralytics") if name in facts.versions]
+    quality = "" if before.map50_95 is None else f"mAP50-95 {before.map50_95:.3f}, "
+    return (
+        f"Teacher: {quality}{digits(before.params / 1e6)} M parameters, {digits(before.gflops)} GFLOPs. "
+        f"Data: {facts.data.train_images} train and {facts.data.val_images} val images. "
+        f"Machine: {', '.join([facts.device, *versions])}."
+    )
+
+
+def _by_budget(group: Sequence[Comparison]) -> str:
+    arms = [name for name in COLUMNS if any(one.rows(name) for one in group)]
+    trained = [f"trained: {COLUMNS[name]}" for name in arms]
+    columns = ("FLOPs left", "parameters left", "cut alone", "repaired, no epoch, no label", *trained, "seeds")
+    rows = []
+    for one in group:
+        about, start = one.about, one.rows(arms[0]) if arms else []
+        figures = [_spread(one.rows(name)) for name in arms]
+        cells = [_figure(about.pruned.map50_95), _spread(start, "start"), *figures]
+        left = f"{about.pruned.params / about.teacher.params:.0%}"
+        rows.append((f"{share(one):.0%}", left, *cells, str(len(one.seeds))))
+    return _table(columns, rows)
+
+
+def _arms(one: Comparison) -> str:
+    """A row for each arm, and what it differs from `ours` by, seed by seed."""
+    base = OURS if one.rows(OURS) else one.arms[0].name
+    rows = []
+    for arm in one.arms:
+        mine = one.rows(arm.name)
+        standing = Standing(arm.name, [*map(vars, mine)], None if arm.name == base else [*map(vars, one.rows(base))])
+        gap = standing.differences
+        noise = {True: "within noise", False: "beyond noise", None: ""}[standing.within_noise]
+        difference = with_spread(signed(mean(gap)), gap) if gap else ""
+        rows.append((f"`{arm.name}`", _spread(mine, "start"), _spread(mine), difference, noise, arm.help))
+    return _table(("arm", "starts from", "mAP50-95", f"against {base}", "", "what it is"), rows)
+
+
+def _networks(run: Run) -> str:
+    """A row for each network of a run."""
+    rows = []
+    for name, model in run.models.items():
+        latency = digits(model.latency_ms.median) if model.latency_ms else ""
+        size = "" if model.size_mb is None else digits(model.size_mb)
+        costs = (digits(model.params / 1e6), digits(model.gflops), latency, size)
+        rows.append((name, _figure(model.map50_95), _figure(model.map50), *costs))
+    first, last = run.teacher, run.student
+    costs = (percent(first.params, last.params), percent(first.gflops, last.gflops), _speed(run, brief=True), "")
+    rows.append(("change", _change(first.map50_95, last.map50_95), _change(first.map50, last.map50), *costs))
+    return _table(("network", "mAP50-95", "mAP50", "params (M)", "GFLOPs", "latency (ms)", "size (MB)"), rows)
+
+
+def _speed(run: Run, *, brief: bool = False) -> str:
+    """How much faster the student is; empty if nobody measured."""
+    first, last = run.teacher.latency_ms, run.student.latency_ms
+    if first is None or last is None:
+        return ""
+    words = speed(first.median, last.median)
+    return words if brief else f"{words}, {digits(first.median)} ms → {digits(last.median)} ms"
+
+
+def _spread(rows: Sequence[Row], key: str = "map50_95") -> str:
+    values = [getattr(row, key) for row in rows]
+    return with_spread(_figure(mean(values)), values) if values else ""
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _change(before: float | None, after: float | None) -> str:
+    return "" if before is None or after is None else signed(after - before)
+
+
+def _compare_command(one: Comparison) -> str:
+    words = [command("compare", one.recipe_name, one.recipe), "--arms", ",".join(arm.name for arm in one.arms)]
+    for arm in one.arms:
+        if isinstance(arm.overrides, list | tuple):  # the user's own
+            words += ["--arm", shlex.quote(f"{arm.name}={shlex.join(arm.overrides)}")]
+    if len(one.lrs) > 1:
+        words += ["--lrs", ",".join(f"{rate:g}" for rate in one.lrs)]
+    return " ".join([*words, "--seeds", str(len(one.seeds))])
+
+
+def _source(file: str, folder: str) -> str:
+    return f"Every figure: [{file}]({folder}/{file})."
+
+
+def _code(lines: Iterable[str]) -> str:
+    return "\n".join(f"    {line}" for line in lines)
+
+
+def _table(columns: Sequence[str], rows: Rows) -> str:
+    rule = ["---", *["---:"] * (len(columns) - 1)]
+    cells = [[re.sub(r"([|<])", r"\\\1", cell) for cell in row] for row in (columns, *rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (cells[0], rule, *cells[1:]))
