@@ -1,9 +1,14 @@
-"""What README.md shows works as it stands there."""
+"""What the documents say is so: commands, code, links, lines of errors, the layout, and every figure."""
 
 from __future__ import annotations
 
+import argparse
+import ast
+import configparser
 import re
 import shlex
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,15 +16,35 @@ import torch
 
 from distill import losses
 from distill.cli import main as cli
+from distill.comparison import arms
 from distill.losses.context import LossContext, Outputs
 from distill.losses.spec import LossSpec
 from distill.recipe import load as recipe
+from distill.report import summary
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
+TEXTS = {str(file.relative_to(ROOT)): file.read_text(encoding="utf-8") for file in DOCUMENTS}
+README = TEXTS["README.md"]
+WRITTEN = re.compile(rf"{re.escape(summary.BEGIN)}.*?{re.escape(summary.END)}", re.DOTALL)
+FIGURE = re.compile(r"\b0\.\d{3}\b|±|\d ?[x×] (?:faster|smaller)|[+−]\d")
 
 
-def section(title: str) -> str:
-    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+def section(title: str, document: str = "README.md") -> str:
+    return TEXTS[document].partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def commands() -> Iterator[str]:
+    """Every line of a document that is a `distill` command in full."""
+    for text in TEXTS.values():
+        for line in re.findall(r"^ {4}(?:torchrun .* -m )?(distill \w.*)$", text, re.MULTILINE):
+            words = line.partition("  ")[0]
+            if not re.search(r"RECIPE|\||^distill report --results docs", words):
+                yield words
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
 
 
 def test_the_loss_of_the_readme(tmp_path: Path) -> None:
@@ -36,33 +61,115 @@ def test_the_loss_of_the_readme(tmp_path: Path) -> None:
     assert loss.call(LossContext(images, teacher, teacher)) == 0
 
 
-def test_the_recipe_of_the_readme(tmp_path: Path) -> None:
-    lines = [
-        line[4:] for line in section("Recipes").splitlines() if line.startswith("    ") and "distill run" not in line
-    ]
-    (tmp_path / "mine.yaml").write_text("\n".join(lines))
+def test_the_recipe_of_the_documents(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```yaml\n(.*?)```", TEXTS["docs/recipes.md"], re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(code)
     assert recipe.load(tmp_path / "mine.yaml").prune.flops == 0.5
 
 
 def test_every_recipe_and_every_command_is_named() -> None:
     for name in recipe.shipped():
-        assert f"`{name}`" in section("Recipes"), name
+        assert f"| `{name}` |" in TEXTS["docs/recipes.md"], name
     for name in cli.COMMANDS:
         assert f"    distill {name}" in section("Commands"), name
 
 
-@pytest.mark.parametrize(
-    "line", re.findall(r"^    (distill run .*|distill plan .*|distill eval .*)$", README, re.MULTILINE)
-)
-def test_commands_have_words_that_are_understood(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = shlex.split(line.partition("  ")[0])
-    if words[2] == "RECIPE" or words[1] == "eval":
+def test_every_arm_and_every_loss_is_named() -> None:
+    for name in (*(arm.name for arm in arms.BUILTIN), arms.WITHOUT[0]):
+        assert f"`{name}`" in TEXTS["docs/compare.md"], name
+    for name in losses.BUILTIN:
+        assert f"`{name}`" in TEXTS["docs/method.md"], name
+
+
+@pytest.mark.parametrize("line", sorted(set(commands())))
+def test_commands_have_words_that_are_understood(line: str) -> None:
+    _, verb, *words = shlex.split(line)
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    cli.COMMANDS[verb].declare(parser)
+    args = parser.parse_intermixed_args(words)
+    if verb not in ("run", "plan", "check", "compare") or args.recipe not in recipe.shipped():
         return
-    overrides = [word for word in words[3:] if "=" in word]
-    assert recipe.load(words[2], overrides).imgsz in (96, 320, 416, 640)
+    read = recipe.load(args.recipe, args.override)
+    assert read.imgsz in (96, 320, 416, 640)
+    if verb == "compare":
+        assert arms.plan(read, args.arms, args.arm, args.seeds, args.lrs).arms
 
 
 def test_words_in_backticks_are_keys() -> None:
-    known = {name for name, *_ in recipe.keys()}  # noqa: SIM118
-    for word in re.findall(r"`((?:prune|distill|teacher|sparsify|repair|accept)\.[\w.]+)=", README):
-        assert word in known, word
+    keys = {name for name, *_ in recipe.keys()}  # noqa: SIM118
+    for name, text in TEXTS.items():
+        for word in re.findall(r"`((?:prune|distill|teacher|sparsify|repair|accept)\.[\w.]+)[=:] ?", text):
+            assert word in keys, f"{name}: {word}"
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_links_lead_somewhere(name: str) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", TEXTS[name]):
+        if link.startswith("https://"):
+            continue
+        file, _, heading = link.partition("#")
+        target = (ROOT / name).parent / file if file else ROOT / name
+        assert target.exists(), link
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, link
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_no_figure_is_typed_by_hand(name: str) -> None:
+    if name not in ("docs/results.md", "CHANGELOG.md"):
+        assert FIGURE.findall(WRITTEN.sub("", TEXTS[name])) == []
+
+
+def test_results_are_what_the_command_writes(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docs" / "results", tmp_path / "docs" / "results")
+    shutil.copy(ROOT / "README.md", tmp_path)
+    page = summary.write(tmp_path / "docs" / "results", tmp_path / "README.md")
+    assert page.read_text(encoding="utf-8") == TEXTS["docs/results.md"], "run `make results`"
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == README, "run `make results`"
+
+
+def test_no_path_of_a_machine_is_in_a_document() -> None:
+    texts = TEXTS | {file.name: file.read_text(encoding="utf-8") for file in ROOT.glob("docs/results/*.json")}
+    for name, text in texts.items():
+        assert not re.findall(r"(?<![\w.])/(?:home|root|tmp|work|mnt|Users|content)/\S*", text), name
+
+
+def messages() -> list[str]:
+    """Every text in the product's code, with `...` for what is filled in."""
+    texts = []
+    for file in [*(ROOT / "distill").rglob("*.py"), *(ROOT / "prune").rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                texts.append("".join(part.value if isinstance(part, ast.Constant) else "..." for part in node.values))  # type: ignore[misc]
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return texts
+
+
+def test_lines_of_errors_are_those_of_the_code() -> None:
+    table = section("Lines and what to do", "docs/troubleshooting.md")
+    rows = re.findall(r"^\| (`.*?) \| .* \|$", table, re.MULTILINE)
+    assert len(rows) > 15
+    texts = messages()
+    for line in (line for row in rows for line in re.findall(r"`([^`]+)`", row)):
+        pattern = re.compile(".*".join(map(re.escape, line.split("..."))), re.DOTALL)
+        assert any(map(pattern.search, texts)), line
+
+
+def test_the_layout_is_the_tree() -> None:
+    lines = []
+    for package in ("prune", "distill"):
+        folders = sorted({file.parent for file in (ROOT / package).rglob("__init__.py")})
+        for folder in folders:
+            summary_line = (ast.get_docstring(ast.parse((folder / "__init__.py").read_text("utf-8"))) or "").splitlines()[0]
+            depth = len(folder.relative_to(ROOT).parts)
+            lines.append(f"{'  ' * (depth + 1)}{folder.name + '/':<{26 - 2 * depth}}{summary_line}")
+    assert "\n".join(lines) in TEXTS["CONTRIBUTING.md"], "\n" + "\n".join(lines)
+
+
+def test_every_dependency_has_its_reason() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    needed = re.findall(r"^([\w-]+)[<>=]", config["options"]["install_requires"], re.MULTILINE)
+    assert needed == re.findall(r"^\| ([\w-]+) \| [^-]", section("Dependencies", "CONTRIBUTING.md"), re.MULTILINE)[1:]

@@ -76,18 +76,22 @@ def render(kept: dict[str, Run | Comparison], folder: str) -> str:
         parts.append(_code(_compare_command(one) for one in group))
         for one in group:
             parts += [f"### {share(one):.0%} of the FLOPs", _arms(one), _source(files[id(one)], folder)]
-    for one in runs(kept.values()):
-        parts += [f"## One run: {share(one):.0%} of the FLOPs, {_title(one)}", _setting(one), _networks(one)]
-        parts += [_code([command("run", one.recipe_name, one.recipe)]), _source(files[id(one)], folder)]
+    for run in runs(kept.values()):
+        parts += [f"## One run: {share(run):.0%} of the FLOPs, {_title(run)}", _setting(run), _networks(run)]
+        parts += [_code([command("run", run.recipe_name, run.recipe)]), _source(files[id(run)], folder)]
     return "\n\n".join(parts) + "\n"
 
 
 def table(kept: Iterable[Run | Comparison]) -> str:
-    """The table by budget of the setting with most comparisons, and what single runs of it say of speed, as Markdown."""
+    """The table by budget of the setting with most comparisons, and what single runs of it say of speed, as Markdown.
+
+    Without a comparison it is the table of the least cut run.
+    """
     kept = list(kept)
     groups = _groups(comparisons(kept))
     if not groups:
-        raise DistillError("there is no comparison among the results, so no table by budget: add one")
+        run = runs(kept)[0]
+        return "\n\n".join((f"{_title(run)}. {_setting(run)}", _networks(run)))
     group = max(groups, key=len)
     same = [one for one in runs(kept) if _key(one) == _key(group[0])]
     parts = [f"{_title(group[0])}. {_setting(group[0])}", _by_budget(group)]
