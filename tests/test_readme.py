@@ -162,7 +162,9 @@ def test_the_layout_is_the_tree() -> None:
     for package in ("prune", "distill"):
         folders = sorted({file.parent for file in (ROOT / package).rglob("__init__.py")})
         for folder in folders:
-            summary_line = (ast.get_docstring(ast.parse((folder / "__init__.py").read_text("utf-8"))) or "").splitlines()[0]
+            summary_line = (
+                ast.get_docstring(ast.parse((folder / "__init__.py").read_text("utf-8"))) or ""
+            ).splitlines()[0]
             depth = len(folder.relative_to(ROOT).parts)
             lines.append(f"{'  ' * (depth + 1)}{folder.name + '/':<{26 - 2 * depth}}{summary_line}")
     assert "\n".join(lines) in TEXTS["CONTRIBUTING.md"], "\n" + "\n".join(lines)
