@@ -66,11 +66,9 @@ def render(kept: dict[str, Run | Comparison], folder: str) -> str:
         folder: the name of the files' folder, for links.
     """
     files = {id(one): name for name, one in kept.items()}
-    parts = [
-        "# Results",
-        f"Written by `make results` from the files in [{folder}/]({folder}/): do not edit. Figures are mAP50-95 on the val "
-        "images; ± is the standard deviation over seeds.",
-    ]
+    source = f"Written by `make results` from the files in [{folder}/]({folder}/): do not edit."
+    reading = "Figures are mAP50-95 on the val images; ± is the standard deviation over seeds."
+    parts = ["# Results", f"{source} {reading}"]
     for group in _groups(comparisons(kept.values())):
         parts += [f"## {_title(group[0])}", _setting(group[0]), _by_budget(group), "The commands, row by row:"]
         parts.append(_code(_compare_command(one) for one in group))
