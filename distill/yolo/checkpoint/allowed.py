@@ -40,7 +40,7 @@ _MODULES: dict[str, type[nn.Module]] = {
     **{name: kind for family in FAMILIES for name, kind in family.checkpoints.modules.items()},
 }
 
-# Found in checkpoints and not needed to use the network: the loss it was trained with, its score, where it lay.
+# Parts of checkpoints that a network does not need: the loss it was trained with, its score, its file.
 _IGNORED_PACKAGES = ("ultralytics.utils.", "ultralytics.yolo.utils.")
 _IGNORED = frozenset(
     (
@@ -59,30 +59,43 @@ def own_project(names: tuple[str, ...]) -> Family | None:
 
 
 def unpickle(archive: Archive) -> Any:
-    """A checkpoint's content. Raises `DistillError` where it is not a detector's, with the most telling reason first."""
+    """Unpickle a detector's checkpoint.
+
+    Raises:
+        DistillError: it is no detector's, or uses a name that is not allowed. Of several reasons the most telling one.
+    """
     path, names = archive.path, archive.names
     for name in names:
-        what = OTHER_TASKS.get(name.removeprefix("ultralytics.nn.tasks."))
-        if what:
-            raise DistillError(f"{path} is {what}, not a detector: {supported()}")
-    modules = {name: found for name in names if (found := _module_class(name))}
+        check_task(path, name.removeprefix("ultralytics.nn.tasks."))
+    modules = {name: kind for name in names if (kind := _module_class(name))}
     ignored = {name for name in names if name in _IGNORED or name.startswith(_IGNORED_PACKAGES)}
-    known = {*modules, *ignored, *PLAIN, GRAPH}
-    foreign = [name for name in names if name not in known]
+    allowed = {*modules, *ignored, *PLAIN, GRAPH}
+    foreign = [name for name in names if name not in allowed]
+    if foreign == ["builtins.getattr"]:  # how a method put in place of forward() is pickled
+        raise fused_network(path)
     project = own_project(names)
     if project is not None:
         project.checkpoints.check_names(path, foreign)
-    if foreign == ["builtins.getattr"]:  # how a method put in place of forward() is pickled
-        raise DistillError(f"{path} holds a fused network: give the .pt that training saved, with its BatchNorm layers")
     if foreign:
         raise _foreign(path, foreign[0])
     return archive.load(modules, ignored)
 
 
-def check_description(path: Path, description: Any) -> None:
-    """Look through a model's `yaml`, from which ultralytics builds the same network anew.
+def check_task(path: Path, model_class: str) -> None:
+    """Refuse a model of another task by its class name. Raises `DistillError` that names the task."""
+    if task := OTHER_TASKS.get(model_class):
+        raise DistillError(f"{path} is {task}, not a detector: {supported()}")
 
-    It does so by evaluating the activation, and by calling whatever its own code knows by the name of each layer.
+
+def fused_network(path: Path) -> DistillError:
+    """The error for a network without its BatchNorm layers."""
+    return DistillError(f"{path} holds a fused network: give the .pt that training saved, with its BatchNorm layers")
+
+
+def check_description(path: Path, description: Any) -> None:
+    """Check a model's `yaml`, from which ultralytics builds the same network anew.
+
+    Building it evaluates the activation, and calls whatever ultralytics' code has under the name of each layer.
 
     Raises:
         DistillError: a name that is not one of a module.
@@ -97,10 +110,9 @@ def check_description(path: Path, description: Any) -> None:
     if activation and not _ACTIVATION.fullmatch(str(activation)):
         raise _foreign(path, str(activation))
     for name in layers:
-        found = (
-            getattr(nn, name.removeprefix("nn."), None) if name.startswith("nn.") else getattr(tasks, name, nn.Identity)
-        )
-        if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        of_torch = name.startswith("nn.")
+        kind = getattr(nn, name.removeprefix("nn."), None) if of_torch else getattr(tasks, name, nn.Identity)
+        if not _is_module(kind):
             raise _foreign(path, name)
 
 
@@ -112,9 +124,13 @@ def _foreign(path: Path, name: str) -> DistillError:
 
 
 def _module_class(name: str) -> type[nn.Module] | None:
-    """The module class that a name stands for. Nothing is imported to find it."""
+    """The module class that a name stands for. Nothing is imported to look it up."""
     if name in _MODULES or not name.startswith(_MODULE_PACKAGES):
         return _MODULES.get(name)
     package, _, attribute = name.rpartition(".")
-    found = getattr(sys.modules.get(package), attribute, None)
-    return found if isinstance(found, type) and issubclass(found, nn.Module) else None
+    kind = getattr(sys.modules.get(package), attribute, None)
+    return kind if _is_module(kind) else None
+
+
+def _is_module(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, nn.Module)

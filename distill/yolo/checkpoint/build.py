@@ -16,12 +16,12 @@ USE = "use yolov5n.yaml, yolov8s.yaml, ..."
 
 
 def build(model: str, names: Mapping[int, str], *, width: float | None = None, seed: int = 0) -> DetectionModel:
-    """A detector for the given classes, on the CPU.
+    """Build a detector of an architecture, on the CPU.
 
     Args:
         model: `yolov5n.yaml`, `yolov8s.yaml`, ... for random weights; a checkpoint for its weights, all that fit.
-        names: classes by id.
-        width: width factor in place of the description's own (0.25 for size n); not with a checkpoint.
+        names: class names by id.
+        width: width factor in place of the description's own (0.25 for size n); unused with a checkpoint.
         seed: of the random weights.
 
     Raises:
@@ -53,7 +53,7 @@ def build(model: str, names: Mapping[int, str], *, width: float | None = None, s
         raise DistillError(
             f"teacher.train.model: no detector comes of '{model}' ({first_line(error)}): {USE}"
         ) from error
-    checkpoint.check_head(Path(model), network)
+    checkpoint.check_network(Path(model), network)
     if source is not None:
         network.load(source, verbose=False)
     network.names = dict(names)

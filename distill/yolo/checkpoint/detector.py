@@ -19,7 +19,7 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 
 from distill.errors import DistillError, first_line
 from distill.machine.files import write_bytes
-from distill.yolo.checkpoint.allowed import OTHER_TASKS, check_description, own_project, unpickle
+from distill.yolo.checkpoint.allowed import check_description, check_task, fused_network, own_project, unpickle
 from distill.yolo.checkpoint.archive import Archive
 from distill.yolo.checkpoint.saving import bare_copy, half
 from distill.yolo.families.family import Family
@@ -35,7 +35,7 @@ class Detector:
         names: class names by id.
         imgsz: image size in pixels that it was trained at; None if the file does not say.
         source: the file.
-        plan: how it was pruned, where this tool made it: the plan as plain data.
+        plan: how this tool pruned it, as plain data; None if it did not.
     """
 
     model: nn.Module
@@ -89,7 +89,7 @@ def save(
     network.names = dict(names)
     network.model[-1] = family_of(network).checkpoints.portable(network.model[-1])
     args = getattr(network, "args", None)
-    network.args = {**(_plain(args) if isinstance(args, dict) else {}), "task": "detect", "imgsz": imgsz}
+    network.args = {**_plain(args), "task": "detect", "imgsz": imgsz}
     checkpoint = {
         "epoch": -1,
         "best_fitness": None,
@@ -125,6 +125,7 @@ def _trusted(path: Path) -> Any:
 
 
 def _detector(path: Path, content: Any, trust: bool) -> Detector:
+    """The detector in a checkpoint's content, which is changed."""
     if isinstance(content, nn.Module):
         content = {"model": content}
     if not isinstance(content, dict):
@@ -134,34 +135,39 @@ def _detector(path: Path, content: Any, trust: bool) -> Detector:
     model = content.get("model") if content.get("ema") is None else content["ema"]
     if not isinstance(model, nn.Module):
         raise DistillError(f"{path} holds weights but no network (a state dict): give the .pt that training saved")
-    detector: Any = _check_model(path, model)
-    for family in FAMILIES:
-        family.checkpoints.adopt(path, detector, content)
-    family = check_head(path, detector)
-    if not trust:
-        check_description(path, getattr(detector, "yaml", None))
-    trained_with = family.checkpoints.train_args(content)
-    trained_with = _plain(trained_with) if isinstance(trained_with, dict) else {}
-    _renew(detector, trained_with)
-    detector.pt_path = str(path)
-    _check_runs(path, detector)
-    made_by_us = content.get("distill")
-    plan = made_by_us.get("plan") if isinstance(made_by_us, dict) else None
-    return Detector(detector, _names(path, detector), _imgsz(trained_with.get("imgsz")), path, plan)
-
-
-def _check_model(path: Path, model: nn.Module) -> DetectionModel:
     if type(model) is not DetectionModel or not isinstance(getattr(model, "model", None), nn.Sequential):
-        what = OTHER_TASKS.get(type(model).__name__, f"a {type(model).__name__}")
-        raise DistillError(f"{path} is {what}, not a detector: {supported()}")
-    return model
+        check_task(path, type(model).__name__)
+        raise DistillError(f"{path} is a {type(model).__name__}, not a detector: {supported()}")
+    for family in FAMILIES:
+        family.checkpoints.adopt(path, model, content)
+    family = check_network(path, model)
+    if not trust:
+        check_description(path, getattr(model, "yaml", None))
+    args = _plain(family.checkpoints.train_args(content))
+    _renew(model, args)
+    model.pt_path = str(path)  # type: ignore[assignment]
+    _check_runs(path, model)
+    ours = content.get("distill")
+    plan = ours.get("plan") if isinstance(ours, dict) else None
+    return Detector(model, _names(path, model), _imgsz(args.get("imgsz")), path, plan)
 
 
-def check_head(path: Path, model: Any) -> Family:
-    """The family of a network. Raises `DistillError` that names `path` if its head, or the state it is in, is not supported."""
+def check_network(path: Path, model: Any) -> Family:
+    """Check that a network can be pruned and trained.
+
+    Args:
+        path: its file, for messages.
+        model: a DetectionModel.
+
+    Returns:
+        Its family.
+
+    Raises:
+        DistillError: its head is of no supported family, it is fused, or its images have other than 3 channels.
+    """
     family = family_of(model, path)
     if model.is_fused():
-        raise DistillError(f"{path} holds a fused network: give the .pt that training saved, with its BatchNorm layers")
+        raise fused_network(path)
     channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
     if isinstance(model.model[0], Focus):  # YOLOv5 v5.0: it lays four pixels into the channels of one
         channels //= 4
@@ -170,10 +176,10 @@ def check_head(path: Path, model: Any) -> Family:
     return family
 
 
-def _renew(model: Any, trained_with: Mapping[str, Any]) -> None:
-    """What `ultralytics.nn.tasks.load_checkpoint` does to a network from an older version; and gradients on."""
+def _renew(model: Any, args: Mapping[str, Any]) -> None:
+    """Do what `ultralytics.nn.tasks.load_checkpoint` does to a network from an older version; and turn gradients on."""
     model.float().eval()
-    model.args = {**DEFAULT_CFG_DICT, **trained_with}
+    model.args = {**DEFAULT_CFG_DICT, **args}
     model.task = "detect"
     if not hasattr(model, "stride"):
         model.stride = torch.tensor([32.0])
@@ -187,7 +193,7 @@ def _renew(model: Any, trained_with: Mapping[str, Any]) -> None:
 
 
 def _check_runs(path: Path, model: Any) -> None:
-    """A network that was saved by a changed ultralytics restores without a word, and fails in the first forward pass."""
+    """Run a network once: one that a changed ultralytics saved is restored without an error, and fails only here."""
     try:
         with torch.no_grad():
             model(torch.zeros(1, 3, 64, 64))
@@ -217,8 +223,10 @@ def _imgsz(value: Any) -> int | None:
     return max(whole, default=None)
 
 
-def _plain(args: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in args.items() if value is None or isinstance(value, (str, int, float, list))}
+def _plain(args: Any) -> dict[str, Any]:
+    """What can be kept of arguments, or of something else in their place."""
+    kinds = (str, int, float, list, type(None))
+    return {key: value for key, value in args.items() if isinstance(value, kinds)} if isinstance(args, dict) else {}
 
 
 def _check_own(buffer: io.BytesIO, network: nn.Module) -> None:

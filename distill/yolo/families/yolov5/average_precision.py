@@ -28,14 +28,14 @@ def average_precision(hits: NDArray, confidence: NDArray, predicted: NDArray, la
     order = np.argsort(-confidence)
     hits, predicted = hits[order], predicted[order]
     classes, counts = np.unique(labelled, return_counts=True)
-    found = np.zeros((len(classes), hits.shape[1]))
+    result = np.zeros((len(classes), hits.shape[1]))
     for row, (cls, count) in enumerate(zip(classes, counts, strict=True)):
         right = hits[predicted == cls].cumsum(0)
         if len(right):
             precision = right / np.arange(1, len(right) + 1)[:, None]
             recall = right / (count + _EPS)
-            found[row] = [_area(r, p) for r, p in zip(recall.T, precision.T, strict=True)]
-    return found
+            result[row] = [_area(r, p) for r, p in zip(recall.T, precision.T, strict=True)]
+    return result
 
 
 def _area(recall: NDArray, precision: NDArray) -> float:

@@ -11,40 +11,29 @@ from ultralytics.nn.modules import block, conv, transformer
 from ultralytics.nn.tasks import DetectionModel
 
 from distill.errors import DistillError
-from distill.yolo.families.yolov5.head import AnchorDetect, is_portable, restore
+from distill.yolo.families.yolov5.head import AnchorDetect, is_portable, placed_as, restore
 
 
 class OriginalHead(nn.Module):
-    """The original's Detect as it was unpickled; `convert` makes an `AnchorDetect` of it."""
+    """The original's Detect as it was unpickled; `adopt` makes an `AnchorDetect` of it."""
 
 
 # The project's own folders, and the same inside its package on PyPI.
 _ROOTS = ("", "yolov5.")
 
-# What each module of the original is here: the same forward pass on the same attributes.
+# What each module of the original is here: the same forward pass on the same attributes. Most have the same name.
+_SAME_NAME = {
+    conv: ("Conv", "DWConv", "DWConvTranspose2d", "Focus", "GhostConv", "Concat"),
+    block: ("Bottleneck", "BottleneckCSP", "C3", "C3x", "C3TR", "C3Ghost", "GhostBottleneck", "SPP", "SPPF"),
+    transformer: ("TransformerLayer", "TransformerBlock"),
+}
 _COMMON: dict[str, type[nn.Module]] = {
-    "Conv": conv.Conv,
-    "DWConv": conv.DWConv,
-    "DWConvTranspose2d": conv.DWConvTranspose2d,
-    "Focus": conv.Focus,
-    "GhostConv": conv.GhostConv,
-    "Concat": conv.Concat,
-    "Bottleneck": block.Bottleneck,
-    "BottleneckCSP": block.BottleneckCSP,
+    **{name: getattr(package, name) for package, names in _SAME_NAME.items() for name in names},
     "CrossConv": block.Bottleneck,
-    "C3": block.C3,
-    "C3x": block.C3x,
-    "C3TR": block.C3TR,
     "C3SPP": block.C3,
-    "C3Ghost": block.C3Ghost,
-    "GhostBottleneck": block.GhostBottleneck,
-    "SPP": block.SPP,
-    "SPPF": block.SPPF,
-    "TransformerLayer": transformer.TransformerLayer,
-    "TransformerBlock": transformer.TransformerBlock,
 }
 _MODULES: dict[str, type[nn.Module]] = {
-    **{f"models.common.{name}": found for name, found in _COMMON.items()},
+    **{f"models.common.{name}": kind for name, kind in _COMMON.items()},
     **{f"models.experimental.{name}": _COMMON[name] for name in ("C3", "CrossConv", "GhostConv", "GhostBottleneck")},
     "models.yolo.Model": DetectionModel,  # v7.0 knows both names, v6.1 and older only this one
     "models.yolo.DetectionModel": DetectionModel,
@@ -52,9 +41,9 @@ _MODULES: dict[str, type[nn.Module]] = {
     "utils.activations.SiLU": nn.SiLU,
     "utils.activations.Hardswish": nn.Hardswish,
 }
-MODULES: dict[str, type[nn.Module]] = {f"{root}{name}": found for root in _ROOTS for name, found in _MODULES.items()}
+MODULES: dict[str, type[nn.Module]] = {f"{root}{name}": kind for root in _ROOTS for name, kind in _MODULES.items()}
 
-_OTHER = {
+_OTHER_TASKS = {
     "models.yolo.SegmentationModel": "a segmentation model",
     "models.yolo.Segment": "a segmentation model",
     "models.yolo.ClassificationModel": "a classification model",
@@ -66,24 +55,11 @@ _WRAPPERS = (
 )
 
 # hyp.scratch-low.yaml of v7.0, before train.py scales box, cls and obj by levels, classes and image size.
-HYP = {
-    "lr0": 0.01,
-    "lrf": 0.01,
-    "momentum": 0.937,
-    "weight_decay": 0.0005,
-    "warmup_epochs": 3.0,
-    "warmup_momentum": 0.8,
-    "warmup_bias_lr": 0.1,
-    "box": 0.05,
-    "cls": 0.5,
-    "cls_pw": 1.0,
-    "obj": 1.0,
-    "obj_pw": 1.0,
-    "iou_t": 0.2,
-    "anchor_t": 4.0,
-    "fl_gamma": 0.0,
-    "label_smoothing": 0.0,
-}
+_RATES = {"lr0": 0.01, "lrf": 0.01, "momentum": 0.937, "weight_decay": 0.0005}
+_WARMUP = {"warmup_epochs": 3.0, "warmup_momentum": 0.8, "warmup_bias_lr": 0.1}
+_GAINS = {"box": 0.05, "cls": 0.5, "cls_pw": 1.0, "obj": 1.0, "obj_pw": 1.0}
+_MATCHING = {"iou_t": 0.2, "anchor_t": 4.0, "fl_gamma": 0.0, "label_smoothing": 0.0}
+HYP = {**_RATES, **_WARMUP, **_GAINS, **_MATCHING}
 
 
 def is_original(names: tuple[str, ...]) -> bool:
@@ -98,55 +74,57 @@ def check_names(path: Path, names: list[str]) -> None:
         path: the checkpoint.
         names: those names in it that stand for none of the modules read here.
     """
-    bare = [name.removeprefix("yolov5.") for name in names]
-    for name in bare:
-        if name in _OTHER:
-            raise DistillError(f"{path} is {_OTHER[name]}, not a detector: of the original YOLOv5, detectors are read")
+    for name in (name.removeprefix("yolov5.") for name in names):
+        if name in _OTHER_TASKS:
+            what = _OTHER_TASKS[name]
+            raise DistillError(f"{path} is {what}, not a detector: of the original YOLOv5, detectors are read")
         if name in _WRAPPERS:
             raise DistillError(
                 f"{path} holds a network wrapped for inference ({name}): give the .pt that training saved"
             )
-    own = [name for name in names if name.startswith(tuple(f"{r}{p}" for r in _ROOTS for p in ("models.", "utils.")))]
-    if own:
-        raise DistillError(
-            f"{path} holds '{own[0]}', which the models of the original YOLOv5 (v5.0 to v7.0) do not use: it was made by "
-            "a changed copy (a fork) of that project, or from a description of its owner's: to use it here, train on your "
-            "data with the original or with ultralytics"
-        )
-    if names == ["builtins.getattr"]:  # how a method put in place of forward() is pickled
-        raise DistillError(f"{path} holds a fused network: give the .pt that training saved, with its BatchNorm layers")
+    of_project = tuple(f"{root}{part}" for root in _ROOTS for part in ("models.", "utils."))
+    for name in names:
+        if name.startswith(of_project):
+            raise DistillError(
+                f"{path} holds '{name}', which the models of the original YOLOv5 (v5.0 to v7.0) do not use: it was made by "
+                "a changed copy (a fork) of that project, or from a description of its owner's: to use it here, train on "
+                "your data with the original or with ultralytics"
+            )
     if names:  # trust=true would not help: these files are never run
         raise DistillError(f"{path} holds '{names[0]}', which is not part of a YOLOv5: nothing of it was run")
 
 
 def adopt(path: Path, model: Any, content: dict[str, Any]) -> None:
-    """Give a network an `AnchorDetect` if its last layer is the original's head, or one that `portable` made. In place."""
+    """Give a network an `AnchorDetect` if its last layer is the original's head, or one that `portable` made. In place.
+
+    Args:
+        path: the checkpoint, for messages.
+        model: a `DetectionModel`.
+        content: the checkpoint's other entries: `opt` says how it was trained.
+    """
     if isinstance(model.model[-1], OriginalHead):
-        convert(path, model, content)
+        _convert(path, model, content)
     elif is_portable(model.model[-1]):
         model.model[-1] = restore(model.model[-1])
 
 
-def convert(path: Path, model: Any, content: dict[str, Any]) -> None:
-    """Make a network as it was unpickled one that ultralytics' code runs. In place.
+def train_args(content: dict[str, Any]) -> Any:
+    """How a checkpoint was trained: its `train_args`, which the original calls `opt`."""
+    return content.get("train_args") or {"imgsz": _imgsz(_options(content))}
 
-    Args:
-        path: the checkpoint, for messages.
-        model: a `DetectionModel` whose last layer is an `OriginalHead`.
-        content: the checkpoint's other entries: `opt` says how it was trained.
-    """
+
+def _convert(path: Path, model: Any, content: dict[str, Any]) -> None:
+    """Make a network as it was unpickled one that ultralytics' code runs. In place."""
     old: Any = model.model[-1]
     stride = torch.as_tensor(getattr(old, "stride", model.stride)).float()
     head: Any = AnchorDetect(list(old.m), old.anchors.float(), stride, int(old.nc))
     fits = len(head.m) == len(stride) == head.nl and old.anchors.shape[2:] == (2,)
-    if not fits or any(conv.out_channels != head.no * head.na for conv in head.m):
+    if not fits or any(layer.out_channels != head.no * head.na for layer in head.m):
         raise DistillError(f"{path} is damaged (its anchors do not fit its head): copy or download it again")
-    head.i, head.f, head.type, head.np = old.i, old.f, old.type, old.np
-    model.model[-1] = head
-    model.stride = stride
-    model.nc = head.nc
+    model.model[-1] = placed_as(old, head)
+    model.stride, model.nc = stride, head.nc
     options = _options(content)
-    model.hyp = _hyp(getattr(model, "hyp", None), options.get("hyp"), head, _trained_at(options))
+    model.hyp = _hyp(getattr(model, "hyp", None), options.get("hyp"), head, _imgsz(options))
     for name in ("class_weights", "gr"):
         vars(model).pop(name, None)
     for module in model.modules():
@@ -154,31 +132,26 @@ def convert(path: Path, model: Any, content: dict[str, Any]) -> None:
             vars(module).setdefault("inplace", True)  # the original's own have no such switch
 
 
-def train_args(content: dict[str, Any]) -> Any:
-    """How a checkpoint was trained: its `train_args`, which the original calls `opt`."""
-    return content.get("train_args") or {"imgsz": _trained_at(_options(content))}
-
-
 def _options(content: dict[str, Any]) -> dict[str, Any]:
     options = content.get("opt")
     return options if isinstance(options, dict) else {}
 
 
-def _trained_at(options: dict[str, Any]) -> Any:
-    """The image size in `opt`, under either of its names."""
+def _imgsz(options: dict[str, Any]) -> Any:
+    """The image size, under either of its names."""
     return options.get("imgsz", options.get("img_size"))
 
 
-def _hyp(own: Any, given: Any, head: AnchorDetect, imgsz: Any) -> dict[str, float]:
-    """The gains that the network was trained with; where the file has none, the defaults as train.py scales them."""
-    if isinstance(own, dict):
-        return {**HYP, **_numbers(own)}
-    made = {**HYP, **(_numbers(given) if isinstance(given, dict) else {})}
+def _hyp(of_network: Any, of_options: Any, head: AnchorDetect, imgsz: Any) -> dict[str, float]:
+    """The gains that the network was trained with; if the file has none, the defaults as train.py scales them."""
+    if isinstance(of_network, dict):
+        return {**HYP, **_numbers(of_network)}
+    hyp = {**HYP, **(_numbers(of_options) if isinstance(of_options, dict) else {})}
     size = max(imgsz) if isinstance(imgsz, list) and imgsz else imgsz if isinstance(imgsz, int) else 640
-    made["box"] *= 3 / head.nl
-    made["cls"] *= head.nc / 80 * 3 / head.nl
-    made["obj"] *= (size / 640) ** 2 * 3 / head.nl
-    return made
+    hyp["box"] *= 3 / head.nl
+    hyp["cls"] *= head.nc / 80 * 3 / head.nl
+    hyp["obj"] *= (size / 640) ** 2 * 3 / head.nl
+    return hyp
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:

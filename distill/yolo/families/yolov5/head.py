@@ -19,7 +19,7 @@ BOX = 5.0  # weight of a box's change beside its scores, by trial on Corn Pest: 
 class AnchorDetect(nn.Module):
     """One 1x1 convolution to a pyramid level, and the original's way to make boxes of what it gives.
 
-    In train mode it returns what is raw: `feats`, its inputs, and `maps`, per level (B, boxes * (5 + nc), H, W).
+    In train mode it returns `feats`, its inputs, and `maps`, per level the raw (B, boxes * (5 + nc), H, W).
     In eval mode it returns what ultralytics' predictor, validator and exporters expect of any head: (B, 4 + nc, A),
     box centre and size in input pixels, then objectness times class probability. `layout = "original"` makes that
     (B, A, 5 + nc), with objectness by itself, as the original's own exports have it.
@@ -42,6 +42,7 @@ class AnchorDetect(nn.Module):
         self.register_buffer("stride", stride.clone().float(), persistent=False)
 
     def forward(self, features: Any) -> Any:
+        """See the class; `features` is one (B, C, H, W) per level."""
         maps = [conv(features[level]) for level, conv in enumerate(self.m)]
         if self.training:
             return {"feats": list(features), "maps": maps}
@@ -81,32 +82,31 @@ def portable(head: AnchorDetect) -> nn.Sequential:
     for node in code.graph.nodes:
         node.type = None  # the annotations of `forward`, as text: torch 2.11 cannot write them to a file
     code.recompile()
-    made: Any = nn.Sequential(code)  # which keeps attributes when it is copied
-    made.nl, made.na, made.nc, made.no = head.nl, head.na, head.nc, head.no
-    made.cells = head.get_buffer("anchors").tolist()  # numbers, so that half precision does not touch them
-    made.pixels = head.get_buffer("stride").tolist()
-    return _placed_as(head, made)
+    layer: Any = nn.Sequential(code)  # which keeps attributes when it is copied
+    layer.nl, layer.na, layer.nc, layer.no = head.nl, head.na, head.nc, head.no
+    layer.cells = head.get_buffer("anchors").tolist()  # numbers, so that half precision does not touch them
+    layer.pixels = head.get_buffer("stride").tolist()
+    return placed_as(head, layer)
 
 
-def is_portable(made: nn.Module) -> bool:
-    """Whether a network's last layer is what `portable` made, read with or without its code."""
-    return (
-        isinstance(made, nn.Sequential) and len(made) == 1 and isinstance(made[0], (GraphParts, torch.fx.GraphModule))
-    )
+def is_portable(layer: nn.Module) -> bool:
+    """Whether a network's last layer is what `portable` gives, read with or without its code."""
+    kinds = (GraphParts, torch.fx.GraphModule)
+    return isinstance(layer, nn.Sequential) and len(layer) == 1 and isinstance(layer[0], kinds)
 
 
-def restore(made: Any) -> AnchorDetect:
-    """The head that `portable` was given. Reads modules and numbers and runs nothing of `made`."""
-    convolutions = [module for _, module in sorted(made[0].m.named_children(), key=lambda child: int(child[0]))]
-    head = AnchorDetect(convolutions, torch.tensor(made.cells), torch.tensor(made.pixels), int(made.nc))
-    return _placed_as(made, head)
+def restore(layer: Any) -> AnchorDetect:
+    """The head that a `portable` layer came from. Reads modules and numbers and runs nothing of the layer."""
+    convolutions = [module for _, module in sorted(layer[0].m.named_children(), key=lambda child: int(child[0]))]
+    head = AnchorDetect(convolutions, torch.tensor(layer.cells), torch.tensor(layer.pixels), int(layer.nc))
+    return placed_as(layer, head)
 
 
-def _placed_as(layer: Any, made: Any) -> Any:
-    """`made` with what ultralytics notes on a layer: its number, what feeds it, its name and its size."""
+def placed_as(old: Any, new: Any) -> Any:
+    """Copy what ultralytics notes on a layer to the one that takes its place: number, inputs, name and size."""
     for name in ("i", "f", "type", "np"):
-        setattr(made, name, getattr(layer, name))
-    return made
+        setattr(new, name, getattr(old, name))
+    return new
 
 
 def outputs(head: Any, raw: Any) -> Outputs:
@@ -138,10 +138,10 @@ def label_terms(model: Any, outputs: Outputs, batch: Mapping[str, Any]) -> dict[
 
 
 def sensitivity(head: Any, raw: Any) -> Tensor:
-    """Noise on the maps, shaped by what they mean: how far do objectness, classes and boxes move?
+    """Noise on the maps, shaped by how far they move objectness, classes and boxes.
 
     Its squared gradient is, in expectation, the Gauss-Newton diagonal of KL(objectness) + objectness * (KL(classes) +
-    BOX^2 * |change of the box's centre in box sizes and of its log size|^2): classes and boxes matter where an object is.
+    BOX^2 * |change of the box's centre in box sizes and of its log size|^2): classes and boxes count as much as an object is there.
     """
     total = raw["maps"][0].new_zeros(())
     for level, values in enumerate(raw["maps"]):

@@ -43,7 +43,7 @@ def anchor_loss(
         obj = hyp.obj Σ_levels balance · BCE(o, t)   over all boxes; t is the matched box's own CIoU, at least 0, or 0
         cls = hyp.cls Σ_levels BCE(c, label)         over the matched boxes; 0 if there is one class only
 
-    v7.0 minimises their sum times B; its autobalance, which v7.0 leaves off, is not here. Where objects share a box,
+    v7.0 minimises their sum times B; its autobalance, which v7.0 leaves off, is not here. If objects share a box,
     t is that of the last match; on a GPU any of them may come last.
 
     Args:
@@ -64,15 +64,14 @@ def anchor_loss(
         matches = match(targets, own, raw.shape[2], raw.shape[3], hyp["anchor_t"])
         overlap = torch.zeros_like(raw[..., 4])  # (B, boxes, H, W) what objectness should say
         if len(matches.label):
-            found = raw[matches.where]  # (n, 5 + nc)
-            iou = complete_iou(decode(found, matches.anchor), matches.place)  # (n,)
+            predicted = raw[matches.where]  # (n, 5 + nc)
+            iou = complete_iou(decode(predicted, matches.anchor), matches.place)  # (n,)
             box = box + (1 - iou).mean()
             overlap[matches.where] = iou.detach().clamp(min=0)
-            scores = found[:, 5:]
+            scores = predicted[:, 5:]
             if scores.shape[1] > 1:
-                wanted = torch.full_like(scores, 0.5 * smoothing)
-                wanted[torch.arange(len(wanted), device=wanted.device), matches.label] = 1 - 0.5 * smoothing
-                cls = cls + cross_entropy(scores, wanted, hyp["cls_pw"], gamma)
+                target = F.one_hot(matches.label, scores.shape[1]) * (1 - smoothing) + 0.5 * smoothing
+                cls = cls + cross_entropy(scores, target, hyp["cls_pw"], gamma)
         obj = obj + balance[level] * cross_entropy(raw[..., 4], overlap, hyp["obj_pw"], gamma)
     return {"box": hyp["box"] * box, "obj": hyp["obj"] * obj, "cls": hyp["cls"] * cls}
 
@@ -84,8 +83,11 @@ def match(targets: Tensor, anchors: Tensor, rows: int, columns: int, most: float
     object's centre, or is one of the two neighbours nearest to it.
 
     Args:
-        targets, anchors, most: as `targets`, one level's `anchors` and `anchor_t` in `anchor_loss`.
-        rows, columns: H and W of the level.
+        targets: as in `anchor_loss`.
+        anchors: (boxes, 2) of the level, as there.
+        rows: H of the level.
+        columns: W of the level.
+        most: `anchor_t` of `anchor_loss`.
     """
     grid = targets.new_tensor([columns, rows])
     ratio = targets[:, 4:] * grid / anchors[:, None]  # (boxes, N, 2)
@@ -95,7 +97,7 @@ def match(targets: Tensor, anchors: Tensor, rows: int, columns: int, most: float
     # (m, 2) x y: is there a neighbour on this side (c > 1), and is it near?
     before, after = ((c > 1) & (c % 1 < REACH) for c in (centre, grid - centre))
     near = torch.stack((torch.ones_like(before[:, 0]), *before.T, *after.T))  # (5, m) in the order of NEIGHBOURS
-    # The order of the matches decides which comes last where boxes are shared: by neighbour, then anchor, then object.
+    # The order of the matches decides which comes last if they share a box: by neighbour, then anchor, then object.
     neighbour, row = torch.where(near)
     targets, centre, box = targets[row], centre[row], box[row]  # n each
     cell = (centre + REACH * targets.new_tensor(NEIGHBOURS)[neighbour]).long()
@@ -108,9 +110,9 @@ def match(targets: Tensor, anchors: Tensor, rows: int, columns: int, most: float
     )
 
 
-def decode(found: Tensor, anchor: Tensor) -> Tensor:
+def decode(predicted: Tensor, anchor: Tensor) -> Tensor:
     """(n, 5 + nc) raw outputs -> (n, 4) centre from the corner of the cell and size, in cells."""
-    p = found[:, :4].sigmoid()
+    p = predicted[:, :4].sigmoid()
     return torch.cat((p[:, :2] * 2 - 0.5, (p[:, 2:] * 2) ** 2 * anchor), 1)
 
 
@@ -135,12 +137,12 @@ def complete_iou(boxes: Tensor, others: Tensor, eps: float = 1e-7) -> Tensor:
     return iou - apart / around - alpha * v
 
 
-def cross_entropy(logits: Tensor, wanted: Tensor, positive: float, gamma: float) -> Tensor:
-    """Mean binary cross entropy, positives weighted by `positive`; the focal loss where `gamma` is above 0."""
+def cross_entropy(logits: Tensor, target: Tensor, positive: float, gamma: float) -> Tensor:
+    """Mean binary cross entropy, positives weighted by `positive`; the focal loss if `gamma` is above 0."""
     weight = logits.new_tensor(positive)
-    loss = F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=weight, reduction="none")
+    loss = F.binary_cross_entropy_with_logits(logits, target, pos_weight=weight, reduction="none")
     if gamma > 0:
         p = logits.sigmoid()
-        right = wanted * p + (1 - wanted) * (1 - p)
-        loss = loss * (wanted * FOCAL_ALPHA + (1 - wanted) * (1 - FOCAL_ALPHA)) * (1 - right) ** gamma
+        right = target * p + (1 - target) * (1 - p)
+        loss = loss * (target * FOCAL_ALPHA + (1 - target) * (1 - FOCAL_ALPHA)) * (1 - right) ** gamma
     return loss.mean()
