@@ -111,10 +111,11 @@ def test_an_unknown_format_lists_the_known() -> None:
 
 
 def test_ultralytics_knows_the_common_formats() -> None:
-    from distill.yolo.export.export import check_exports, known_formats
+    from distill.yolo.export.export import check_exports
+    from distill.yolo.upstream import export_formats
 
-    assert {"onnx", "torchscript", "openvino", "engine", "coreml", "ncnn"} <= set(known_formats())
-    assert "-" not in known_formats()
+    assert {"onnx", "torchscript", "openvino", "engine", "coreml", "ncnn"} <= set(export_formats())
+    assert "-" not in export_formats()
     check_exports(["torchscript"])
 
 

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from ultralytics.nn import tasks
-from ultralytics.nn.tasks import DetectionModel
 
 from distill.errors import DistillError
 from distill.yolo.checkpoint.archive import Archive
 from distill.yolo.checkpoint.unpickle import GRAPH, PLAIN
 from distill.yolo.families.family import Family
 from distill.yolo.families.table import FAMILIES, supported
+from distill.yolo.upstream import DetectionModel, tasks
 
 OTHER_TASKS = {
     "ClassificationModel": "a classification model",

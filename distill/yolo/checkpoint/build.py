@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from distill.errors import DistillError, first_line
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.families.table import family_of
+from distill.yolo.upstream import DetectionModel, yaml_model_load
 
 USE = "use yolov5n.yaml, yolov8s.yaml, ..."
 

@@ -11,11 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import ultralytics
 from torch import nn
-from ultralytics.nn.modules import Focus
-from ultralytics.nn.tasks import DetectionModel, torch_safe_load
-from ultralytics.utils import DEFAULT_CFG_DICT
 
 from distill.errors import DistillError, first_line
 from distill.machine.files import write_bytes
@@ -24,6 +20,7 @@ from distill.yolo.checkpoint.archive import Archive
 from distill.yolo.checkpoint.saving import bare_copy, half
 from distill.yolo.families.family import Family
 from distill.yolo.families.table import FAMILIES, family_of, supported
+from distill.yolo.upstream import DEFAULT_CFG_DICT, DetectionModel, Focus, __version__, torch_safe_load
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ def save(
         "optimizer": None,
         "train_args": dict(network.args),
         "date": datetime.now().astimezone().isoformat(),
-        "version": ultralytics.__version__,
+        "version": __version__,
         "license": "AGPL-3.0 (https://ultralytics.com/license)",
         "docs": "https://docs.ultralytics.com",
         "distill": {"plan": json.loads(json.dumps(plan))},
@@ -198,9 +195,8 @@ def _check_runs(path: Path, model: Any) -> None:
         with torch.no_grad():
             model(torch.zeros(1, 3, 64, 64))
     except Exception as error:  # whatever the missing or changed part leads to
-        version = ultralytics.__version__
         raise DistillError(
-            f"{path} does not run with ultralytics {version} ({first_line(error)}): it was made by a changed "
+            f"{path} does not run with ultralytics {__version__} ({first_line(error)}): it was made by a changed "
             "version of it; to use it here, train on your data with an unchanged one"
         ) from error
     if hasattr(model.model[-1], "shape"):

@@ -15,15 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from ultralytics.models.yolo.detect import DetectionValidator
-from ultralytics.utils import nms
 
 from distill.errors import DistillError
 from distill.machine.device import pick_device
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
-from distill.yolo.families.table import family_of
+from distill.yolo.families.table import family_of, stride_of
+from distill.yolo.upstream import Validator
 
 CONFIDENCE = 0.001  # every box above it counts
 # (images (B, 3, H, W), what the network predicts of them (B, 4 + nc, A)) -> what is measured in its place.
@@ -95,19 +94,10 @@ def evaluate(
     """
     if not data.labelled:
         raise DistillError(f"{data.path}: has no labels, so there is no mAP to measure: give a data.yaml as 'data'")
-    with _validator(model, data, settings) as validator:
-        for images, boxes in validator.predictions(bar, swap):
+    with _validator(model, data, settings) as (validator, network):
+        for images, boxes in _predictions(validator, network, bar, swap):
             validator.update_metrics(boxes, images)
-        stats: Any = validator.metrics.stats
-        columns = ("tp", "conf", "pred_cls", "target_cls")
-        own_ap = validator.rules.average_precision
-        # Computed before get_stats() empties the columns, and set after it.
-        ap = own_ap(*(np.concatenate(stats[name]) for name in columns)) if own_ap is not None else None
-        validator.get_stats()
-        if ap is not None:
-            box: Any = validator.metrics.box
-            box.all_ap = ap
-    return _metrics(validator)
+        return Metrics(**validator.results(family_of(network).evaluation.average_precision))
 
 
 def detect(
@@ -126,76 +116,45 @@ def detect(
         score, class.
     """
     result = {}
-    with _validator(model, data, settings) as validator:
-        for images, boxes in validator.predictions(bar):
+    with _validator(model, data, settings) as (validator, network):
+        for images, boxes in _predictions(validator, network, bar):
             for file, one, area in zip(images["im_file"], boxes, _image_areas(images), strict=True):
                 result[file] = _as_shares(one, area)
     return result
 
 
 @contextmanager
-def _validator(model: nn.Module, data: DataSet, settings: EvalSettings) -> Iterator[_Validator]:
-    device = pick_device(settings.device)
+def _validator(model: nn.Module, data: DataSet, settings: EvalSettings) -> Iterator[tuple[Validator, nn.Module]]:
+    """ultralytics' validator, ready for the val images, and a fused copy of the network on its device."""
+    device, family = pick_device(settings.device), family_of(model)
     network: Any = checkpoint.fused(model).to(device)
-    stride = max(int(network.stride.max()), 32)
-    dataset = build_dataset(
-        data,
-        "val",
-        imgsz=-(-settings.imgsz // stride) * stride,
-        batch=settings.batch,
-        stride=stride,
-        by_area=family_of(network).area_resize,
-    )
+    stride = max(stride_of(network), 32)
+    size = -(-settings.imgsz // stride) * stride
+    dataset = build_dataset(data, "val", imgsz=size, batch=settings.batch, stride=stride, by_area=family.area_resize)
     # On a CPU the network takes the time, and loader processes would only take it away from it.
     on_gpu = device.type == "cuda"
     workers = min(8, os.cpu_count() or 1) if on_gpu else 0
     loader = DataLoader(dataset, settings.batch, num_workers=workers, collate_fn=dataset.collate_fn, pin_memory=on_gpu)
+    limits = {"confidence": CONFIDENCE, "nms_iou": family.evaluation.nms_iou}
     with tempfile.TemporaryDirectory(prefix="distill-val-") as folder, torch.inference_mode():
-        yield _Validator(loader, network, data, device, Path(folder))
+        yield Validator(loader, network, data.config, device=device, folder=Path(folder), **limits), network
 
 
-class _Validator(DetectionValidator):
-    """ultralytics' validator as a bag of parts.
-
-    Its `__call__` would read the data set again, with all that comes with that (a font check on the network, a
-    `download:` script run), select a device and print. The parts that make the result are used as they are.
-    """
-
-    data: Any  # None in the base class, until its __call__ has run
-    device: Any
-    names: Any
-    seen: Any
-
-    def __init__(self, loader: DataLoader, network: Any, data: DataSet, device: torch.device, folder: Path) -> None:
-        self.network, self.rules = network, family_of(network).evaluation
-        options = {"conf": CONFIDENCE, "iou": self.rules.nms_iou, "plots": False, "save_json": False, "verbose": False}
-        super().__init__(loader, folder, {**options, "task": "detect", "mode": "val"})
-        self.training = False
-        self.data = data.config
-        self.device = device
-        self.init_metrics(network)
-
-    def predictions(
-        self, bar: Bar | None, swap: Swap | None = None
-    ) -> Iterator[tuple[dict[str, Any], list[dict[str, Tensor]]]]:
-        """Each batch with the boxes on each of its images, in pixels of the padded image."""
-        loader: Any = self.dataloader
-        for images in loader:
-            images = self.preprocess(images)
-            predicted = self.network(images["img"])
-            if swap is not None:
-                predicted = swap(images["img"], predicted[0] if isinstance(predicted, tuple) else predicted)
-            boxes = self.postprocess(predicted)
-            yield images, _clipped(boxes, images) if self.rules.clip_boxes else boxes
-            if bar is not None:
-                bar.advance(len(images["img"]))
-
-    def postprocess(self, preds: Any) -> list[dict[str, Tensor]]:
-        """The base class's, but without its time limit, which drops the rest of a batch on a slow or busy machine."""
-        boxes: Any = nms.non_max_suppression(
-            preds, self.args.conf, self.args.iou, multi_label=True, max_det=self.args.max_det, max_time_img=float("inf")
-        )
-        return [{"bboxes": x[:, :4], "conf": x[:, 4], "cls": x[:, 5], "extra": x[:, 6:]} for x in boxes]
+def _predictions(
+    validator: Validator, network: nn.Module, bar: Bar | None, swap: Swap | None = None
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Tensor]]]]:
+    """Each batch with the boxes on each of its images, in pixels of the padded image."""
+    clip = family_of(network).evaluation.clip_boxes
+    loader: Any = validator.dataloader
+    for images in loader:
+        images = validator.preprocess(images)
+        predicted = network(images["img"])
+        if swap is not None:
+            predicted = swap(images["img"], predicted[0] if isinstance(predicted, tuple) else predicted)
+        boxes = validator.postprocess(predicted)
+        yield images, _clipped(boxes, images) if clip else boxes
+        if bar is not None:
+            bar.advance(len(images["img"]))
 
 
 def _image_areas(batch: dict[str, Any]) -> Iterator[tuple[float, float, float, float]]:
@@ -219,18 +178,3 @@ def _as_shares(boxes: dict[str, Tensor], area: tuple[float, float, float, float]
     low, high = ((corners[:, side] - Tensor([x, y])) / Tensor([w, h]) for side in (slice(2), slice(2, 4)))
     columns = ((low + high) / 2, high - low, boxes["conf"][:, None].cpu(), boxes["cls"][:, None].cpu())
     return torch.cat(columns, 1).numpy()
-
-
-def _metrics(validator: _Validator) -> Metrics:
-    box, names = validator.metrics.box, validator.names
-    per_class = {names[int(c)]: float(box.class_result(i)[3]) for i, c in enumerate(box.ap_class_index)}
-    counts: Any = validator.metrics.nt_per_class
-    return Metrics(
-        map50_95=float(box.map),
-        map50=float(box.map50),
-        precision=float(box.mp),
-        recall=float(box.mr),
-        per_class=per_class,
-        images=int(validator.seen),
-        instances=int(counts.sum()),
-    )

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from ultralytics.engine.exporter import Exporter, export_formats
-from ultralytics.utils import LOGGER
 
 from distill.errors import DistillError, first_line
 from distill.machine.faults import machine_fault
 from distill.machine.files import write_atomically
 from distill.machine.measure import file_size_mb
+from distill.yolo import upstream
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.export.parity import Exported, check_formats, check_parity
 from distill.yolo.families.table import family_of
 
 
-def known_formats() -> tuple[str, ...]:
-    """Names that the installed ultralytics can export to; the first entry of its table is PyTorch itself."""
-    return tuple(export_formats()["Argument"][1:])
-
-
 def check_exports(formats: Iterable[str]) -> None:
     """Refuse unknown formats and missing packages; meant for the start of a run. Raises `DistillError`."""
-    check_formats(formats, known_formats())
+    check_formats(formats, upstream.export_formats())
 
 
 def export_checkpoint(
@@ -54,7 +46,7 @@ def export_checkpoint(
 
     Args:
         path: a `.pt` file, opened as `checkpoint.load` does.
-        format: one of `known_formats()`.
+        format: one of `upstream.export_formats()`.
         out_dir: where the result goes; made if missing.
         imgsz: side of the square input in pixels; rounded up to a multiple of the largest stride, as ultralytics does.
         dynamic: leave batch and image size open (ONNX, TorchScript, OpenVINO).
@@ -103,25 +95,12 @@ def _export(model: Any, format: str, imgsz: int, dynamic: bool) -> Path:
     if format == "onnx":
         # The exporter's default; it only warns and goes on where the package is missing, so ask for what there is.
         options["simplify"] = find_spec("onnxslim") is not None
-    with _quiet():
-        return Path(Exporter(overrides=options)(model=model))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer's
+        return upstream.export(model, options)
 
 
 def _random_image(model: Any, imgsz: int) -> torch.Tensor:
     stride = int(model.stride.max())
     side = -(-imgsz // stride) * stride
     return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's progress and its tracer warnings, and undo its change of the thread count."""
-    level, threads = LOGGER.level, torch.get_num_threads()
-    LOGGER.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        LOGGER.setLevel(level)
-        torch.set_num_threads(threads)

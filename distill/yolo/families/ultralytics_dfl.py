@@ -8,10 +8,10 @@ from typing import Any, cast
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from ultralytics.nn.modules import Detect
 
 from distill.losses.context import Outputs
 from distill.yolo.families.family import Family
+from distill.yolo.upstream import Detect
 
 
 def owns(head: nn.Module) -> bool:

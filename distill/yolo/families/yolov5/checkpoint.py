@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from ultralytics.nn.modules import block, conv, transformer
-from ultralytics.nn.tasks import DetectionModel
 
 from distill.errors import DistillError
 from distill.yolo.families.yolov5.head import AnchorDetect, is_portable, placed_as, restore
+from distill.yolo.upstream import DetectionModel, block, conv, transformer
 
 
 class OriginalHead(nn.Module):

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from ultralytics.nn.modules.block import SPPF
 
 from distill.errors import DistillError
 from distill.machine.files import write_bytes
@@ -20,6 +19,7 @@ from distill.yolo.checkpoint.saving import bare_copy, half
 from distill.yolo.checkpoint.unpickle import PLAIN
 from distill.yolo.families.yolov5.checkpoint import MODULES, OriginalHead
 from distill.yolo.families.yolov5.head import AnchorDetect
+from distill.yolo.upstream import block
 
 # The original's name of each class. Where one class stands for several of the original's, the first is the plain one.
 _NAMES = {kind: name for name, kind in reversed(MODULES.items()) if not kind.__module__.startswith("torch.")}
@@ -114,7 +114,7 @@ def _original_head(head: AnchorDetect) -> OriginalHead:
 
 def _type(layer: nn.Module) -> str:
     """How the original's model summary calls a layer; of a layer repeated in a Sequential, the repeated one."""
-    if isinstance(layer, SPPF) and (getattr(layer, "n", 3) != 3 or getattr(layer, "add", False)):
+    if isinstance(layer, block.SPPF) and (getattr(layer, "n", 3) != 3 or getattr(layer, "add", False)):
         raise DistillError("the original YOLOv5 has no SPPF but that of three poolings and no shortcut")
     kind: Any = type(layer[0] if isinstance(layer, nn.Sequential) else layer)
     return _NAMES.get(kind, f"{kind.__module__}.{kind.__qualname__}")
