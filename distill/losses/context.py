@@ -25,8 +25,8 @@ class Outputs:
         side_logits: (B, A, 4, R) for a head that predicts a distribution over distances to each box side.
         decode: gives the boxes, (B, A, 4) as x1 y1 x2 y2 in input pixels.
         strides: (A,) input pixels to a cell of each anchor's level.
-        raw: the outputs as the network's own loss wants them.
-        objectness_logits: (B, A) for a head that says by itself whether an anchor holds an object.
+        raw: the outputs as the network's own loss takes them.
+        objectness_logits: (B, A) for a head that predicts beside the classes whether an anchor holds an object.
     """
 
     neck: tuple[Tensor, ...]
@@ -54,7 +54,7 @@ class Outputs:
 
     @cached_property
     def objectness(self) -> Tensor | None:
-        """Logits of an anchor holding an object, (B, A), or None where class scores say it too."""
+        """Logits of an anchor holding an object, (B, A), or None if class scores say it too."""
         return None if self.objectness_logits is None else self.objectness_logits.float()
 
     @cached_property
@@ -78,9 +78,9 @@ class LossContext:
         images: (B, 3, H, W) in [0, 1].
         student: outputs of the network in training.
         teacher: outputs of the frozen original, without gradient.
-        targets: the batch's labels as its loader gives them, or None where the data has none.
-        progress: how much of the training is over, 0 to 1.
-        keep: per level the teacher's channels that the student still has; None where it has them all.
+        targets: the batch's labels as its loader gives them, or None if the data has none.
+        progress: share of the training that is done, 0 to 1.
+        keep: per level the teacher's channels that the student still has; None if it has them all.
     """
 
     images: Tensor

@@ -9,32 +9,21 @@ from typing import Any
 FADES = ("none", "linear", "cosine")
 # What stands beside a loss's options in a recipe and is none of them.
 RESERVED = ("weight", "warmup", "until", "fade")
-# Columns that are there already: the sum, a penalty, and the terms of the labels, of either kind of head.
-TAKEN = frozenset(
-    [
-        "loss",
-        "labels",
-        "penalty",
-        "box_loss",
-        "cls_loss",
-        "dfl_loss",
-        "box",
-        "obj",
-        "cls",
-        "epoch",
-        "lr",
-        "map50",
-        "map50_95",
-    ]
-)
+# Columns that exist already: the sum, a penalty, and the terms of the labels, of either kind of head.
+TAKEN = frozenset("loss labels penalty box_loss cls_loss dfl_loss box obj cls epoch lr map50 map50_95".split())  # noqa: SIM905
+
+
+def half_cosine(share: float) -> float:
+    """Falls from 1 at share 0 to 0 at share 1."""
+    return (1 + math.cos(math.pi * share)) / 2
 
 
 @dataclass(frozen=True)
 class Ramp:
     """When in a training a loss counts, and with how much of its weight.
 
-    It rises in a line from 0 over the share `warmup`, and is over at the share `until`: at once, or as `fade` lets it fall
-    from the end of the warm-up on.
+    It rises in a line from 0 over the share `warmup` and ends at the share `until`: at once, or falling from the end of
+    the warm-up on, as `fade` says. `progress` is the share of the training that is done, 0 to 1.
     """
 
     warmup: float = 0.0  # shares of the training; below `until`
@@ -47,19 +36,19 @@ class Ramp:
         return self.until >= 1
 
     def over(self, progress: float) -> bool:
-        """Whether nothing of the loss is left when a part `progress`, 0 to 1, of the training is done."""
+        """Whether the loss has ended."""
         return not self.lasts and progress >= self.until
 
     def at(self, progress: float) -> float:
-        """The factor of the weight, 0 to 1, when a part `progress` of the training is done."""
+        """The factor of the weight, 0 to 1."""
         if self.over(progress):
             return 0.0
         if progress < self.warmup:
             return progress / self.warmup
-        falling = min(1.0, (progress - self.warmup) / (self.until - self.warmup))
+        share = min(1.0, (progress - self.warmup) / (self.until - self.warmup))
         if self.fade == "linear":
-            return 1 - falling
-        return (1 + math.cos(math.pi * falling)) / 2 if self.fade == "cosine" else 1.0
+            return 1 - share
+        return half_cosine(share) if self.fade == "cosine" else 1.0
 
 
 ALWAYS = Ramp()
@@ -72,7 +61,7 @@ class LossSpec:
     Attributes:
         name: a built-in name, `/absolute/file.py:function` or `package.module:function`.
         weight: its factor in the sum, above 0: a loss of weight 0 is left out when a recipe is read.
-        options: the function's other keyword arguments.
+        options: the function's keyword arguments.
         ramp: when in the training it counts.
     """
 

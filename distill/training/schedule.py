@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-SMALL = 1000  # optimizer steps below which a run is short: every step counts
-TINY = 250  # and below which more of them are worth more than images to each
+from distill.losses.spec import half_cosine
+
+SHORT = 1000  # optimizer steps below which a recovery takes smaller batches, to have more steps
+TINY = 250  # and below which it takes even smaller ones
+LR = 1e-3  # highest learning rate, unless one is given
 
 
 @dataclass(frozen=True)
 class Schedule:
     """A whole training run, apart from its data and losses.
 
-    The learning rate rises in a line over `warmup_steps`, then falls as a half cosine to `lr * lrf`, step by step and
-    not epoch by epoch: a recovery has few epochs.
+    The learning rate rises in a line over `warmup_steps`, then falls as a half cosine to `lr * lrf`. It changes with
+    each step, not each epoch, because a recovery has few epochs.
     """
 
     epochs: int
@@ -28,7 +31,7 @@ class Schedule:
     momentum: float = 0.9  # of SGD, or AdamW's first beta
     weight_decay: float = 5e-4
     bn_momentum: float | None = None  # how fast BatchNorm statistics move; None leaves the network's own
-    freeze_bn: bool = False  # BatchNorm keeps to its statistics, and does not normalise by those of the batch
+    freeze_bn: bool = False  # BatchNorm keeps its statistics, and does not normalise by those of the batch
     mosaic: float = 0.0  # probability that an image is made of four
     close_mosaic: int = 0  # epochs at the end without mosaic
     scale: float = 0.5  # images are scaled by 1 ± this
@@ -38,17 +41,17 @@ class Schedule:
     val_every: int = 1  # epochs between validations; the last epoch is always validated
 
     def lr_at(self, progress: float) -> float:
-        """The learning rate when a part `progress`, 0 to 1, of the run is over."""
+        """The learning rate when a share `progress`, 0 to 1, of the run is done."""
         step = progress * self.steps
         if step < self.warmup_steps:
             return self.lr * (step + 1) / (self.warmup_steps + 1)  # never 0: the first step counts too
-        falling = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        return self.lr * (self.lrf + (1 - self.lrf) * (1 + math.cos(math.pi * min(1.0, falling))) / 2)
+        share = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return self.lr * (self.lrf + (1 - self.lrf) * half_cosine(min(1.0, share)))
 
     @property
     def augmentation(self) -> dict[str, float]:
         """How images are changed in training, by ultralytics' names."""
-        return {name: getattr(self, name) for name in ("mosaic", "scale", "translate", "fliplr")}
+        return {"mosaic": self.mosaic, "scale": self.scale, "translate": self.translate, "fliplr": self.fliplr}
 
     def describe(self) -> str:
         """One line for the screen and the report."""
@@ -79,33 +82,32 @@ def recovery(
 ) -> Schedule:
     """Training a repaired student towards its teacher: a correction, not a new start.
 
-    Gradients are not accumulated, and a run of fewer than 1000 steps takes smaller batches, down to 8, to have more of
-    them; one of fewer than 250, down to 4. The learning rate has no default that suits every network and length, and
-    batch statistics do not suit every data set: `distill.yolo.training.tuning` finds out.
+    Gradients are not accumulated. A run of fewer than 1000 steps takes smaller batches to have more steps, down to 8
+    images; one of fewer than 250, down to 4. No learning rate suits every network and length, and batch statistics do
+    not suit every data set: `distill.yolo.training.tuning` chooses both.
 
     Args:
         images: training images.
         batch: images to a step, at most.
         epochs: passes over the images.
-        lr: highest learning rate; 1e-3 where it is not known yet.
-        freeze_bn: BatchNorm keeps to its statistics. Otherwise they are those of the repaired student, and move slowly.
-        keep_batch: take `batch` as it stands.
-        processes: that share a batch, and get the same number of images each.
+        lr: highest learning rate; `LR` if None.
+        freeze_bn: BatchNorm keeps its statistics. Otherwise they start as the repaired student's, and move slowly.
+        keep_batch: take `batch` as it is.
+        processes: number of processes that share a batch, each with the same number of images.
     """
-    for least, few in ((8, SMALL), (4, TINY)):
-        while not keep_batch and batch > least and epochs * _batches(images, batch) < few:
+    for least, few in ((8, SHORT), (4, TINY)):
+        while not keep_batch and batch > least and _steps(images, batch, epochs) < few:
             smaller = max(least, batch // 2)
             if smaller % processes:
                 break
             batch = smaller
-    steps = epochs * _batches(images, batch)
-    short = steps < 2 * SMALL
+    steps = _steps(images, batch, epochs)
+    short = steps < 2 * SHORT
     return Schedule(
         epochs=epochs,
         batch=batch,
         steps=steps,
-        lr=lr if lr is not None else 1e-3,
-        lrf=0.01,
+        lr=LR if lr is None else lr,
         warmup_steps=min(100, steps // 20),
         bn_momentum=0.03 if short else 0.01,
         freeze_bn=freeze_bn,
@@ -114,62 +116,51 @@ def recovery(
         close_mosaic=0 if short else max(1, epochs // 5),
         scale=0.1 if short else 0.5,
         translate=0.05 if short else 0.1,
-        ema_tau=_memory(steps),
+        ema_tau=_ema_tau(steps),
     )
 
 
-def teacher(
-    images: int, batch: int, epochs: int, *, lr: float | None = None, mosaic: float = 1.0, val_every: int = 1
-) -> Schedule:
+def teacher(images: int, batch: int, epochs: int, *, lr: float | None = None, mosaic: float = 1.0) -> Schedule:
     """Training a network from scratch, or from someone else's weights, on one's own images.
 
     Args:
         images: training images.
         batch: images to a step.
         epochs: passes over the images, at most: training ends when validation stops improving.
-        lr: highest learning rate, 1e-3 unless given.
+        lr: highest learning rate; `LR` if None.
         mosaic: probability that an image is made of four; none in the last fifth of the epochs.
-        val_every: epochs between validations.
     """
-    steps = epochs * _batches(images, batch)
+    steps = _steps(images, batch, epochs)
     return Schedule(
         epochs=epochs,
         batch=batch,
         steps=steps,
-        lr=lr if lr is not None else 1e-3,
-        warmup_steps=min(3 * _batches(images, batch), steps // 10),
+        lr=LR if lr is None else lr,
+        warmup_steps=min(3 * _steps(images, batch), steps // 10),
         mosaic=mosaic,
         close_mosaic=max(1, epochs // 5) if mosaic else 0,
-        ema_tau=_memory(steps),
-        val_every=val_every,
+        ema_tau=_ema_tau(steps),
     )
 
 
 def sparsify(images: int, batch: int, epochs: int, *, lr: float | None = None) -> Schedule:
-    """Training on under a penalty that pushes channels to zero: long steps, for the scales have far to go.
+    """Training on under a penalty that pushes channels to zero, at a high rate because the scales have far to go.
 
     Args:
         images: training images.
         batch: images to a step.
         epochs: passes over the images.
-        lr: highest learning rate, 1e-3 unless given; it ends at a tenth, so that the penalty works to the end.
+        lr: highest learning rate; `LR` if None. It ends at a tenth, so that the penalty works to the end.
     """
-    steps = epochs * _batches(images, batch)
-    return Schedule(
-        epochs=epochs,
-        batch=batch,
-        steps=steps,
-        lr=lr if lr is not None else 1e-3,
-        lrf=0.1,
-        warmup_steps=min(100, steps // 20),
-        ema_tau=_memory(steps),
-    )
+    steps, lr = _steps(images, batch, epochs), LR if lr is None else lr
+    warmup, ema_tau = min(100, steps // 20), _ema_tau(steps)
+    return Schedule(epochs=epochs, batch=batch, steps=steps, lr=lr, lrf=0.1, warmup_steps=warmup, ema_tau=ema_tau)
 
 
-def _batches(images: int, batch: int) -> int:
-    return max(1, math.ceil(images / batch))
+def _steps(images: int, batch: int, epochs: int = 1) -> int:
+    return epochs * max(1, math.ceil(images / batch))
 
 
-def _memory(steps: int) -> float:
-    """`ema_tau` for an average over exp(3) = 20 steps at the end of a short run; a long one has ultralytics' own."""
+def _ema_tau(steps: int) -> float:
+    """For an average over exp(3) = 20 steps at the end of a short run; a long one has ultralytics' own."""
     return min(2000.0, max(1.0, steps / 3))

@@ -27,21 +27,23 @@ class DistillationTask(nn.Module):
 
     The teacher is no submodule: `parameters()`, `state_dict()` and `train()` do not see it, so it joins no optimizer,
     no checkpoint and no BatchNorm update. It still moves with `.to(device)`, and copies of the task share it. Losses
-    that are Modules are submodules: their parameters train, and stay behind when the student is taken out. One that has
-    a method `prepare(channels)` makes its layers there, for the student's channels per pyramid level.
+    that are Modules are submodules: their parameters train, and stay behind when the student is taken out.
 
-    In its first three batches each loss is watched: one that is not a finite scalar, stays zero, or reaches the
-    student with no gradient ends the run with its name, instead of being a silent column of the report. That is asked of
-    its value without its weight, so of one that is still warming up too; one that is over is not called any more.
+    The first three batches check each loss: one that is not a finite scalar, stays zero, or has no gradient to the
+    student ends the run with its name, instead of being a silent column of the report. The check looks at the value
+    without its weight, so it covers a loss that is warming up. A loss that has ended is not called.
 
     Args:
         student: the network to train.
         teacher: the original, best with BatchNorm folded in; copied and frozen.
         losses: what pulls the student to the teacher.
         run: runs either network on images and gives its raw outputs.
-        keep: per pyramid level the teacher's channels that the student still has; None where it has them all.
+        keep: per pyramid level the teacher's channels that the student still has; None if it has them all.
         labelled: the student's own loss on labels, by name, given (student, its outputs, batch).
         labels: weight of `labelled`; 0, or a batch without `cls`, trains from the teacher alone.
+
+    Raises:
+        DistillError: nothing to train on, or a loss that fails.
     """
 
     def __init__(
@@ -62,13 +64,13 @@ class DistillationTask(nn.Module):
         self.losses = list(losses)
         self.learned = nn.ModuleList(loss.call for loss in losses if isinstance(loss.call, nn.Module))
         self.run, self.labelled, self.labels = run, labelled, labels
-        # In a list, for a Module assigned to an attribute would become a submodule.
+        # In a list, because a Module assigned to an attribute would become a submodule.
         self._teacher = [copy.deepcopy(teacher).eval().requires_grad_(False)]
         self._levels = 0 if keep is None else len(keep)
         for level, channels in enumerate(keep or ()):
             self.register_buffer(f"keep{level}", torch.as_tensor(channels, dtype=torch.long), persistent=False)
-        self._set_up()  # here, for whoever has the task may make an optimizer of its parameters
-        self._seen = 0
+        self._set_up()
+        self._checked = 0
         self._silent = {loss.name for loss in losses}
 
     @property
@@ -78,36 +80,32 @@ class DistillationTask(nn.Module):
 
     @property
     def keep(self) -> tuple[Tensor, ...] | None:
-        """Per level the teacher's channels that the student still has, or None where it has them all."""
+        """Per level the teacher's channels that the student still has, or None if it has them all."""
         return tuple(getattr(self, f"keep{level}") for level in range(self._levels)) or None
 
     def scale(self, factors: Mapping[str, float]) -> None:
-        """Multiply the weights of losses, by name; those that are not named stay as they are."""
+        """Multiply the weights of losses, by name; the others stay as they are."""
         self.losses = [replace(loss, weight=loss.weight * factors.get(loss.name, 1.0)) for loss in self.losses]
 
     def try_out(self, batch: Mapping[str, Any]) -> None:
-        """Call each loss once; what it gives is not judged.
-
-        Raises:
-            DistillError: one that fails, or gives no scalar, by name.
-        """
-        self._seen = CHECKED_BATCHES
+        """Call each loss once. One that fails or gives no scalar raises; the values are not checked."""
+        self._checked = CHECKED_BATCHES
         self(batch)
 
     def forward(self, batch: Mapping[str, Any], progress: float = 0.0) -> dict[str, Tensor]:
         """Every term times its weight, by name, and their sum as `loss`: a mean per image, whatever the batch size.
 
-        A loss that is over is still there, as 0: the terms are the same from the first batch to the last.
+        A loss that has ended is still there, as 0: the terms are the same from the first batch to the last.
 
         Args:
-            batch: `img`, (B, 3, H, W) in [0, 1], and where there are labels the loader's keys for them.
-            progress: how much of the training is over, 0 to 1.
+            batch: `img`, (B, 3, H, W) in [0, 1], and the loader's keys for labels if there are any.
+            progress: share of the training that is done, 0 to 1.
         """
         images = batch["img"]
         active = [loss for loss in self.losses if not loss.ramp.over(progress)]
         student = self.run(self.student, images)
         with torch.no_grad():  # not inference_mode: what a loss makes of its tensors must allow a backward pass
-            teacher = self.run(self.teacher, images) if active else student  # whom nobody asks
+            teacher = self.run(self.teacher, images) if active else student  # unused: no loss is active
         targets = {key: value for key, value in batch.items() if key != "img"} if "cls" in batch else None
         terms: dict[str, Tensor] = {}
         if self.labelled and self.labels and targets is not None:
@@ -118,14 +116,14 @@ class DistillationTask(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             ctx = LossContext(images, student, teacher, targets, progress, self.keep)
             values = {loss.name: _evaluate(loss, ctx) for loss in active}
-        if torch.is_grad_enabled() and self._seen < CHECKED_BATCHES:
-            self._watch(values, student)
-        none = torch.zeros((), device=images.device)
-        terms |= {loss.name: loss.weight_at(progress) * values.get(loss.name, none) for loss in self.losses}
+        if torch.is_grad_enabled() and self._checked < CHECKED_BATCHES:
+            self._check(values, student)
+        zero = torch.zeros((), device=images.device)
+        terms |= {loss.name: loss.weight_at(progress) * values.get(loss.name, zero) for loss in self.losses}
         return terms | {"loss": torch.stack([term.float() for term in terms.values()]).sum()}
 
     def _set_up(self) -> None:
-        """Have the losses that need it make their layers."""
+        """Let losses make their layers: now, because an optimizer may be made of the task's parameters next."""
         modules = {loss.name: loss.call for loss in self.losses if isinstance(loss.call, LossModule)}
         networks = Networks(self.student, self.teacher, self._channels()) if modules else None
         for name, module in modules.items():
@@ -135,18 +133,18 @@ class DistillationTask(nn.Module):
         """Channels of the student's features, per pyramid level."""
         if self.keep is not None:
             return tuple(len(channels) for channels in self.keep)
-        # They are the teacher's, and running that one leaves no trace: it is in eval mode.
+        # They are the teacher's, and running it leaves no trace: it is in eval mode.
         with torch.no_grad():
             probe = next(self.teacher.parameters()).new_zeros(1, 3, PROBE, PROBE)
             return tuple(feature.shape[1] for feature in self.run(self.teacher, probe).neck)
 
-    def _watch(self, values: Mapping[str, Tensor], student: Outputs) -> None:
-        """Raise at the first loss that cannot teach the student anything."""
-        self._seen += 1
+    def _check(self, values: Mapping[str, Tensor], student: Outputs) -> None:
+        """Raise for a loss that cannot teach the student anything."""
+        self._checked += 1
         reachable = student.tensors()
         for name, value in values.items():
             if not torch.isfinite(value):
-                raise DistillError(f"loss '{name}' is {value.item()} in batch {self._seen}")
+                raise DistillError(f"loss '{name}' is {value.item()} in batch {self._checked}")
             gradients: Sequence[Tensor | None] = ()
             if value.requires_grad and reachable:
                 gradients = torch.autograd.grad(value, reachable, retain_graph=True, allow_unused=True)
@@ -154,11 +152,11 @@ class DistillationTask(nn.Module):
                 raise DistillError(f"loss '{name}' has no gradient to the student: it detaches it, or does not use it")
             if any(gradient is not None and gradient.any() for gradient in gradients):
                 self._silent.discard(name)
-        judged = self._silent & values.keys()  # a resumed run may begin where some losses are over
-        if self._seen == CHECKED_BATCHES and judged:
-            silent = min(judged)
-            state = "is zero" if values[silent] == 0 else "gives the student a gradient of zero"
-            raise DistillError(f"loss '{silent}' {state} in each of the first {CHECKED_BATCHES} batches")
+        silent = self._silent & values.keys()  # a resumed run may start after some losses have ended
+        if self._checked == CHECKED_BATCHES and silent:
+            name = min(silent)
+            state = "is zero" if values[name] == 0 else "gives the student a gradient of zero"
+            raise DistillError(f"loss '{name}' {state} in each of the first {CHECKED_BATCHES} batches")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistillationTask:
         self.teacher._apply(fn)
@@ -181,7 +179,7 @@ def check_support(losses: Iterable[WeightedLoss], teacher: nn.Module) -> None:
 
 
 def _refuse_idle(losses: Sequence[WeightedLoss], why: str) -> None:
-    """Raise where, for want of labels, nothing teaches the student, or nothing does at the end."""
+    """Raise if, without labels, nothing teaches the student, or nothing does at the end."""
     if not losses:
         raise DistillError(f"nothing to train on: {why} and distill.losses is empty")
     if not any(loss.ramp.lasts for loss in losses):

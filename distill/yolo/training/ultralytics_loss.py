@@ -1,4 +1,4 @@
-"""ultralytics' own distillation, as a loss among ours: the way of training that ours is to be compared with."""
+"""ultralytics' own distillation as a loss among ours, to compare with."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ class Ultralytics(LossModule):
     """Squared error of the teacher's features where it sees something, by ultralytics' own distillation.
 
     What `yolo train distill_model=teacher.pt` adds to the loss on labels: the student's feature s goes through two 1x1
-    convolutions that train beside it and have all of the teacher's channels at their end. Per level, with the teacher's
+    convolutions that train beside it and end with all of the teacher's channels. Per level, with the teacher's
     best class probability q at each of the positions,
 
         L = dis · sum q (conv(relu(conv(s))) − t)² / (C sum q)
 
     and the sum over levels; `dis` is ultralytics' default. Convolutions, factor and error are those of its
-    `DistillationModel`, not a copy: what is ours is where features and q are taken from, and that arithmetic is float32.
-    It is not 0 for a student that equals its teacher. In a recipe: `ultralytics: 1.0`, with labels: 1.
+    `DistillationModel`, not a copy; only the source of features and q is ours, and arithmetic is in float32. It is not 0 for a student that equals its teacher. In a recipe: `ultralytics: 1.0`, with labels: 1.
 
     Raises:
-        DistillError: it is called before it has met the networks.
+        DistillError: it is called before `setup`.
     """
 
     def __init__(self) -> None:
@@ -50,26 +49,26 @@ class Ultralytics(LossModule):
         return None
 
     def setup(self, networks: Networks) -> None:
-        """Have ultralytics make the convolutions, from what either network gives."""
+        """Have ultralytics make the convolutions, from what either network returns."""
         if reason := self.supports(networks.student):
             raise DistillError(f"loss 'ultralytics': {reason}")
-        # Copies, for it freezes the teacher and leaves hooks in both.
+        # Copies, because it freezes the teacher and leaves hooks in both.
         pair: Any = [copy.deepcopy(network) for network in (networks.teacher, networks.student)]
         pair[1].args = get_cfg(overrides={"imgsz": PROBE})
-        with torch.random.fork_rng(devices=[]):  # they begin the same in every run, a resumed one too
+        with torch.random.fork_rng(devices=[]):  # they start the same in every run, a resumed one too
             torch.manual_seed(0)
-            made: Any = DistillationModel(*pair)
-        self.projector, self.dis = made.projector, float(made.dis)
+            distiller: Any = DistillationModel(*pair)
+        self.projector, self.dis = distiller.projector, float(distiller.dis)
 
     def forward(self, ctx: LossContext) -> Tensor:
         """The loss of a batch; reads the features (B, C, H, W) of both networks, all of the teacher's channels."""
         students, teachers = ctx.student.features, ctx.teacher.features
         if len(self.projector) != len(students):
             raise DistillError(f"loss 'ultralytics' is set up for {len(self.projector)} levels, not {len(students)}")
-        believed = ctx.quality[:, None].split([feature.shape[-2:].numel() for feature in teachers], -1)  # (B, 1, H * W)
+        quality = ctx.quality[:, None].split([feature.shape[-2:].numel() for feature in teachers], -1)  # (B, 1, H * W)
         error: Any = DistillationModel.loss_sl2
         levels = [
-            error(self, project(student), teacher, level, believed)
+            error(self, project(student), teacher, level, quality)
             for level, (project, student, teacher) in enumerate(zip(self.projector, students, teachers, strict=True))
         ]
         return self.dis * torch.stack(levels).sum()
