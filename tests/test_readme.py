@@ -10,17 +10,22 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+import prune
 from distill import losses
 from distill.cli import main as cli
 from distill.comparison import arms
+from distill.losses.base import Networks
 from distill.losses.context import LossContext, Outputs
 from distill.losses.spec import LossSpec
 from distill.recipe import load as recipe
 from distill.report import summary
+from tests.distill.contexts import context, leaves, outputs
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
@@ -59,6 +64,54 @@ def test_the_loss_of_the_readme(tmp_path: Path) -> None:
     value.backward()
     assert value > 0 and logits.grad is not None and logits.grad.any()
     assert loss.call(LossContext(images, teacher, teacher)) == 0
+
+
+@pytest.fixture
+def api() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", TEXTS["docs/api.md"], re.DOTALL)
+
+
+def run_code(blocks: list[str], word: str, **names: Any) -> dict[str, Any]:
+    """The names after the one block of code with a word in it has run."""
+    (code,) = (block for block in blocks if word in block)
+    exec(code, names)  # noqa: S102 - of our own document
+    return names
+
+
+def test_the_pruning_of_the_api(api: list[str]) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1)]
+    names = run_code(api, "prune.apply", model=nn.Sequential(*layers).eval(), images=torch.rand(32, 3, 12, 12))
+    assert names["difference"] < 1e-8
+    spread = run_code(api, "def spread")["spread"]
+    assert prune.make_plan(names["graph"], prune.score(names["graph"], spread), flops=0.5).flops_after > 0
+
+
+def test_the_rule_of_the_api(api: list[str]) -> None:
+    class Rolls(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(torch.roll(self.first(x), 1, 2))
+
+    run_code(api, "prune.rules.register")
+    try:
+        assert [group.name for group in prune.trace(Rolls().eval(), torch.rand(1, 3, 16, 16)).groups] == ["first"]
+    finally:
+        prune.rules.unregister("roll")
+
+
+def test_the_losses_of_the_api(api: list[str]) -> None:
+    assert run_code(api, "feature.feature_pkd")["student"].grad.any()
+    ctx = context(outputs(leaves(0)), outputs(leaves(1)))
+    assert run_code(api, "def my_kd")["my_kd"](ctx) > 0
+    loss = run_code(api, "class Projected")["Projected"]()
+    loss.setup(Networks(nn.Identity(), nn.Identity(), tuple(student.shape[1] for student, _ in ctx.features())))
+    assert loss(ctx) > 0 and len(list(loss.parameters())) == 2 * len(ctx.features())
+    for name in re.findall(r"^\| `\.?(\w+)", section("Your own loss", "docs/api.md"), re.MULTILINE):
+        assert name == "ctx" or hasattr(ctx, name) or hasattr(ctx.student, name), name
 
 
 def test_the_recipe_of_the_documents(tmp_path: Path) -> None:
