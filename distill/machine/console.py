@@ -1,31 +1,38 @@
-"""What a run tells the person who watches it: headers, lines, warnings and bars; on a terminal, in a pipe, in a log."""
+"""What a run tells the person who watches it: stages, lines, warnings and bars; on a terminal, in a pipe, in a log."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
+from functools import cached_property
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from distill.machine.words import duration
 
+if TYPE_CHECKING:
+    from distill.machine.display import Content, Display
+
 T = TypeVar("T")
 
-REDRAW_S = 0.1  # a bar is redrawn at most this often
 PLAIN_S = 10.0  # without a terminal, and in the log, a bar says nothing for this long,
 PLAIN_SHARE = 0.1  # then a line for every tenth,
-PLAIN_LATEST_S = 60.0  # and one a minute where a tenth takes longer
+PLAIN_LATEST_S = 60.0  # and one a minute if a tenth takes longer
 
 
 class Console:
     """Progress for people, on stderr; results that a program may read are for stdout.
 
+    A terminal gets colours and a live display below the lines; only one console at a time may show one. A pipe and the
+    log get plain lines.
+
     Args:
         stream: where to write; stderr by default.
-        quiet: only warnings are shown. The log still gets everything.
+        quiet: show only warnings. The log still gets everything.
 
     Attributes:
         warnings: the text of every warning so far.
@@ -35,68 +42,91 @@ class Console:
         self.warnings: list[str] = []
         self._stream = sys.stderr if stream is None else stream
         self._quiet = quiet
-        self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb" and not quiet
-        self._bars: list[Bar] = []  # the last one is drawn
+        replace_unencodable(self._stream, sys.stdout)
+        self._stage: Stage | None = None
+        self._bars: list[Bar] = []  # the last one is the innermost
+        self._work, self._seconds = 0.0, 0.0  # of finished stages
         self._log_path: Path | None = None
         self._log: TextIO | None = None
-        self._waiting: list[str] = []  # for a log whose folder is not there yet
+        self._waiting: list[str] = []  # lines for a log whose folder does not exist yet
+
+    def stage(self, title: str, index: int, total: int, *, work: float = 0.0, after: float = 0.0) -> None:
+        """Start a stage of a run.
+
+        Args:
+            title: its name.
+            index: its number, from 1.
+            total: the number of stages.
+            work: what it costs in any unit that all stages of the run share, such as images; 0 if that is not known.
+            after: the cost of all later stages in the same unit.
+        """
+        if self._stage is not None:
+            self.calibrate(self._stage.work, self._stage.seconds)
+        self._stage = Stage(title, index, total, work, after)
+        self.header(title, f"{self._stage.number}{self._estimate()}")
+        self._update()
+
+    def calibrate(self, work: float, seconds: float) -> None:
+        """Let the estimate of the remaining time know what some work took; `stage` does it for each finished stage."""
+        if work:
+            self._work += work
+            self._seconds += seconds
 
     def header(self, title: str, note: str = "") -> None:
-        """Start a stage."""
-        self.line(f"\n== {title} ==" + (f"  {note}" if note else ""))
+        """Show where something new begins."""
+        self.line(f"\n== {title} ==" + (f"  {note}" if note else ""), "bold cyan")
 
-    def line(self, text: str = "") -> None:
+    def line(self, text: str = "", style: str = "") -> None:
+        """Show a line; `style` is rich's, for terminals."""
         self.record(text)
         if not self._quiet:
-            self._show(text)
+            self._show(text, style)
 
     def warn(self, text: str) -> None:
-        """Show a warning, even where quiet, and remember it for the report."""
+        """Show a warning, even if quiet, and remember it for the report."""
         self.warnings.append(text)
         self.record(f"warning: {text}")
-        self._show(f"warning: {text}")
+        self._show(f"warning: {text}", "yellow")
 
     def result(self, text: str) -> None:
         """Print a result to stdout, and keep it in the log."""
         self.record(text)
-        self._erase()
-        encoding = sys.stdout.encoding or "utf-8"
-        print(text.encode(encoding, "replace").decode(encoding), flush=True)
-        self._redraw()
+        with self._display.hidden() if self._display else contextlib.nullcontext():
+            print(text, flush=True)
 
-    def track(self, iterable: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    def track(self, iterable: Iterable[T], label: str, total: int | None = None, unit: str = "") -> Iterator[T]:
         """Yield the items, with a bar that moves when the next one is asked for."""
         if total is None and isinstance(iterable, Sized):
             total = len(iterable)
-        with self.bar(label, total) as bar:
+        with self.bar(label, total, unit) as bar:
             for item in iterable:
                 yield item
                 bar.advance()
 
     @contextlib.contextmanager
-    def bar(self, label: str, total: int | None = None) -> Iterator[Bar]:
-        """Show a bar while the body runs, and leave a line when it is through. The innermost bar is the one that shows."""
-        bar = Bar(self, label, total)
-        self._erase()
+    def bar(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Bar]:
+        """Show a bar while the body runs, inside those that are shown already, and leave a line when it is through."""
+        bar = Bar(self, label, total, unit)
         self._bars.append(bar)
-        self._redraw()
+        self._update()
         try:
             yield bar
-        except BaseException:
-            self._remove(bar)
-            raise
-        self._remove(bar)
+        finally:
+            with contextlib.suppress(ValueError):  # `close` has removed it
+                self._bars.remove(bar)
+            self._update()
         self.line(bar.summary())
 
     def log_to(self, path: Path) -> None:
-        """Write all that was and will be said to a file too, once its folder is there."""
+        """Write all that was and will be said to a file too, as soon as its folder exists."""
         self.close()
         self._log_path = path
 
     def close(self) -> None:
-        """Take unfinished bars off the screen and close the log."""
-        self._erase()
+        """Take the live display off the screen and close the log."""
+        self._stage = None
         self._bars.clear()
+        self._update()
         with contextlib.suppress(OSError):  # a full disk was reported when a line was written
             self._write_log()
             if self._log is not None:
@@ -108,6 +138,12 @@ class Console:
         self._waiting.append(text)
         self._write_log()
 
+    def say_of_bar(self, text: str) -> None:
+        """A line that stands for a bar where there is no live display."""
+        self.record(text)
+        if not self._quiet and self._display is None:
+            self._show(text)
+
     def _write_log(self) -> None:
         if self._log is None and self._log_path is not None and self._log_path.parent.is_dir():
             self._log = self._log_path.open("a", encoding="utf-8", buffering=1)
@@ -115,85 +151,111 @@ class Console:
             self._log.write("".join(f"{line}\n" for line in self._waiting))
             self._waiting.clear()
 
-    def _show(self, text: str) -> None:
-        self._erase()
-        self._put(f"{text}\n")
-        self._redraw()
+    @cached_property
+    def _display(self) -> Display | None:
+        if not self._stream.isatty() or os.environ.get("TERM") == "dumb":
+            return None
+        from distill.machine.display import Display  # rich takes a while to import
 
-    def _erase(self) -> None:
-        if self._live and self._bars:
-            self._put("\r\x1b[K")
+        return Display(self._stream, self._live_text)
 
-    def _remove(self, bar: Bar) -> None:
-        self._erase()
-        if bar in self._bars:
-            self._bars.remove(bar)
-        self._redraw()
+    def _show(self, text: str, style: str = "") -> None:
+        if self._display is not None:
+            self._display.print(text, style)
+        else:
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
 
-    def _redraw(self) -> None:
-        if self._live and self._bars:
-            self._bars[-1].draw()
+    def _update(self) -> None:
+        if not self._quiet and self._display is not None:
+            self._display.show(bool(self._stage or self._bars))
 
-    def _columns(self) -> int:
-        try:
-            return os.get_terminal_size(self._stream.fileno()).columns or 80
-        except (OSError, ValueError):  # not a real terminal
-            return 80
+    def _live_text(self) -> Content:
+        """The live display: the bars, and a last line on the whole run."""
+        bars = [(bar.share(), bar.text(), bar.note) for bar in list(self._bars)]
+        stage = self._stage
+        if stage is None:
+            return bars, ""
+        return bars, f"{stage.number}: {stage.title}, {duration(stage.seconds)} so far{self._estimate()}"
 
-    def _put(self, text: str) -> None:
-        encoding = self._stream.encoding or "utf-8"
-        self._stream.write(text.encode(encoding, "replace").decode(encoding))
-        self._stream.flush()
+    def _estimate(self) -> str:
+        """`, run: about 12 min left`; nothing until the speed or the work of the stages is known."""
+        stage = self._stage
+        if stage is None or not self._work or not stage.work + stage.after:
+            return ""
+        pace = self._seconds / self._work
+        current = max(pace * stage.work - stage.seconds, *(bar.seconds_left() for bar in list(self._bars)), 0.0)
+        hours, minutes = divmod(max(1, round((current + pace * stage.after) / 60)), 60)
+        return f", run: about {f'{hours} h {minutes:02} min' if hours else f'{minutes} min'} left"
+
+
+class Stage:
+    """A stage that is running: see `Console.stage`."""
+
+    def __init__(self, title: str, index: int, total: int, work: float, after: float) -> None:
+        self.title, self.work, self.after = title, work, after
+        self.number = f"stage {index} of {total}"
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Time since it began."""
+        return time.monotonic() - self._start
 
 
 class Bar:
-    """Progress of one loop. Made by `Console.bar`."""
+    """Progress of one loop. Made by `Console.bar`.
 
-    def __init__(self, console: Console, label: str, total: int | None) -> None:
-        self._console, self._label, self._total = console, label, total
-        self._done, self._note = 0, ""
-        self._start = self._spoke = self._painted = time.monotonic()
-        self._spoken = 0
+    Attributes:
+        note: what stands behind it, such as the loss.
+    """
+
+    def __init__(self, console: Console, label: str, total: int | None, unit: str) -> None:
+        self._console, self._label, self._total, self._unit = console, label, total, unit
+        self._done, self.note = 0, ""
+        self._start = self._last_line = time.monotonic()
+        self._last_done = 0
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """Count `n` more items done; `note` stands behind the bar until the next one."""
         self._done += n
-        self._note = note or self._note
+        self.note = note or self.note
         now = time.monotonic()
-        if self._console._live and self._console._bars[-1:] == [self] and now - self._painted >= REDRAW_S:
-            self.draw()
-        silent, more = now - self._spoke, self._done - self._spoken
+        silent, more = now - self._last_line, self._done - self._last_done
         finished = self._total is not None and self._done >= self._total
         tenth = self._total is None or more >= PLAIN_SHARE * self._total
         if silent >= PLAIN_S and not finished and (tenth or silent >= PLAIN_LATEST_S):
-            self._spoke, self._spoken = now, self._done
-            text = f"{self._progress()}{self._eta()}{self._tail()}"
-            self._console.record(text)
-            if not self._console._live and not self._console._quiet:
-                self._console._show(text)
+            self._last_line, self._last_done = now, self._done
+            self._console.say_of_bar(self.text() + self._tail())
+
+    def share(self) -> float | None:
+        """The share of the items that is done; None if their number is not known."""
+        return min(self._done / self._total, 1.0) if self._total else None
+
+    def seconds_left(self) -> float:
+        """Expected time to the end, at the pace so far; 0 if that cannot be told."""
+        share = self.share()
+        return (time.monotonic() - self._start) * (1 / share - 1) if share else 0.0
+
+    def text(self) -> str:
+        """Label, count, unit and time left."""
+        left = self.seconds_left()
+        return self._counted() + (f", {duration(left)} left" if left else "")
 
     def summary(self) -> str:
-        """What is left of it when the work is done."""
-        return f"{self._progress()} in {duration(time.monotonic() - self._start)}{self._tail()}"
+        """The line that remains when the work is done."""
+        return f"{self._counted()} in {duration(time.monotonic() - self._start)}{self._tail()}"
 
-    def draw(self) -> None:
-        """Draw the bar over the terminal's last line."""
-        columns = self._console._columns() - 1
-        text = f"{self._progress()}{self._eta()}{self._tail()}"
-        room = min(columns - len(text) - 3, 30)
-        if self._total and room >= 5:
-            filled = min(room, room * self._done // self._total)
-            text = f"[{'#' * filled}{'.' * (room - filled)}] {text}"
-        self._console._put(f"\r{text[: max(columns, 0)]}\x1b[K")
-        self._painted = time.monotonic()
-
-    def _progress(self) -> str:
-        return f"{self._label} {self._done}" + (f"/{self._total}" if self._total is not None else "")
-
-    def _eta(self) -> str:
-        if not self._total or not 0 < self._done < self._total:
-            return ""
-        return f", {duration((time.monotonic() - self._start) / self._done * (self._total - self._done))} left"
+    def _counted(self) -> str:
+        total = f"/{self._total}" if self._total is not None else ""
+        return f"{self._label} {self._done}{total}" + (f" {self._unit}" if self._unit else "")
 
     def _tail(self) -> str:
-        return f"  {self._note}" if self._note else ""
+        return f"  {self.note}" if self.note else ""
+
+
+def replace_unencodable(*streams: TextIO) -> None:
+    """Have the streams write a ? for a character that their encoding lacks, instead of failing."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

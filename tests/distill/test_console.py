@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,11 +21,26 @@ class Terminal(io.StringIO):
         return True
 
     def screen(self) -> list[str]:
-        """The lines that are left on a terminal after all that was written."""
-        lines = []
-        for line in self.getvalue().split("\n"):
-            shown = line.rpartition("\r")[2].replace("\x1b[K", "")
-            lines.append(shown)
+        """The lines that are left on a terminal after all that was written, as far as rich's codes go."""
+        lines, row, column = [""], 0, 0
+        for code, count, kind, text in re.findall(
+            r"(\x1b\[\??([0-9;]*)([A-Za-z]))|(\r|\n|[^\x1b\r\n]+)", self.getvalue()
+        ):
+            if code:
+                row -= int(count or 1) if kind == "A" else 0
+                lines[row] = "" if kind == "K" else lines[row]
+                assert kind in "AKmhl", code
+            elif text == "\n":
+                row, column = row + 1, 0
+                lines += [""] * (row + 1 - len(lines))
+            elif text == "\r":
+                column = 0
+            else:
+                lines[row] = lines[row][:column].ljust(column) + text + lines[row][column + len(text) :]
+                column += len(text)
+        lines = [line.rstrip() for line in lines]
+        while lines[-2:] == ["", ""]:  # rows that a live display has left
+            lines.pop()
         return lines
 
 
@@ -46,28 +62,38 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_a_terminal_gets_one_bar_that_ends_as_a_line(clock: Clock) -> None:
     terminal = Terminal()
     console = Console(terminal)
-    for item in console.track(range(4), "statistics"):
+    drawn = []
+    for item in console.track(range(4), "statistics", unit="images"):
         assert item == clock.now
+        console._update()
+        drawn += terminal.screen()[:1]
         clock.now += 1
-    drawn = terminal.getvalue().split("\r")
-    assert any(re.match(r"\[#+\.+\] statistics 1/4, 3\.0 s left", text) for text in drawn)
-    assert terminal.screen() == ["statistics 4/4 in 4.0 s", ""]
+    assert any(re.fullmatch(r"━+[╸╺]?━* statistics 1/4 images, 3\.0 s left", text) for text in drawn), drawn
+    assert terminal.screen() == ["statistics 4/4 images in 4.0 s", ""]
 
 
-def test_a_bar_is_redrawn_at_most_ten_times_a_second(clock: Clock) -> None:
+def test_a_bar_is_redrawn_at_most_ten_times_a_second_however_often_it_advances() -> None:
     terminal = Terminal()
-    for _ in Console(terminal).track(range(1000), "many"):
-        clock.now += 0.001
-    assert 5 <= terminal.getvalue().count("\r") <= 15
+    start = time.monotonic()
+    with Console(terminal).bar("many", 100_000) as bar:
+        while time.monotonic() - start < 0.6:
+            bar.advance()
+        assert 2 <= terminal.getvalue().count("many") <= 7
+    assert "\x1b[?25h" in terminal.getvalue()  # the cursor is back
 
 
-def test_a_bar_never_wraps(clock: Clock) -> None:
+def test_nothing_is_wider_than_the_terminal_and_nothing_is_cut_off(clock: Clock) -> None:
     terminal = Terminal()
-    with Console(terminal).bar("a long label " * 20, 10) as bar:
+    console = Console(terminal)
+    with console.bar("a long label " * 20, 10) as bar:
         clock.now += 1
         bar.advance(note="a long note " * 20)
-        drawn = [text.replace("\x1b[K", "") for text in terminal.getvalue().split("\r")]
-    assert max(map(len, drawn)) <= 79
+        console._update()
+        drawn = terminal.screen()
+        assert max(map(len, drawn)) <= 80
+        assert " ".join(drawn).count("long label") == " ".join(drawn).count("long note") == 20
+    console.line("a long line " * 20)
+    assert terminal.screen()[-2] == ("a long line " * 20).rstrip()
 
 
 def test_lines_and_inner_bars_do_not_break_a_bar(clock: Clock) -> None:
@@ -80,6 +106,67 @@ def test_lines_and_inner_bars_do_not_break_a_bar(clock: Clock) -> None:
         assert terminal.screen()[2].endswith("epoch 0/2")
         outer.advance(2, note="loss 0.5")
     assert terminal.screen() == ["hello", "inner 2/2 in 0.0 s", "epoch 2/2 in 0.0 s  loss 0.5", ""]
+
+
+def test_a_run_shows_its_stage_and_how_long_it_takes_as_soon_as_that_is_known(clock: Clock) -> None:
+    terminal, pipe = Terminal(), io.StringIO()
+    for stream in (terminal, pipe):
+        console = Console(stream)
+        console.stage("teacher", 1, 3, work=10, after=190)
+        clock.now += 60
+        if stream is terminal:
+            console._update()
+            assert terminal.screen()[2] == "stage 1 of 3: teacher, 1 min 00 s so far"
+        console.stage("train", 2, 3, work=180, after=10)
+        with console.bar("epochs", 10) as bar:
+            clock.now += 300
+            bar.advance()
+            if stream is terminal:  # the bar knows better than the other stage: nine times five minutes, and one
+                console._update()
+                last = "stage 2 of 3: train, 5 min 00 s so far, run: about 46 min left"
+                assert terminal.screen()[4].endswith("epochs 1/10, 45 min 00 s left") and terminal.screen()[5] == last
+        console.result("done")
+        console.close()
+    lines = ["", "== teacher ==  stage 1 of 3", "", "== train ==  stage 2 of 3, run: about 19 min left"]
+    end = "epochs 1/10 in 5 min 00 s"
+    assert terminal.screen() == [*lines, end, ""]
+    assert pipe.getvalue().splitlines() == [*lines, "epochs 1/10, 45 min 00 s left", end]
+
+
+def test_work_of_an_earlier_run_makes_an_estimate(clock: Clock) -> None:
+    stream = io.StringIO()
+    console = Console(stream)
+    console.calibrate(10, 3600)
+    console.stage("train", 2, 2, work=25)
+    assert stream.getvalue() == "\n== train ==  stage 2 of 2, run: about 2 h 30 min left\n"
+
+
+@pytest.mark.parametrize(
+    ("variables", "codes"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)], ids=str
+)
+def test_colours_are_for_terminals_that_want_them(
+    variables: dict[str, str], codes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in ({"TERM": "xterm"} | variables).items():
+        monkeypatch.setenv(name, value)
+    terminal = Terminal()
+    Console(terminal).warn("odd")
+    assert ("\x1b[33m" in terminal.getvalue()) == codes
+    assert terminal.screen() == ["warning: odd", ""]
+
+
+def test_a_terminal_of_another_encoding_gets_bars_of_its_characters(clock: Clock) -> None:
+    class Ascii(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Ascii(io.BytesIO(), encoding="ascii")
+    console = Console(stream)
+    for _ in console.track(range(2), "≤"):
+        clock.now += 1
+        console._update()
+    assert b"? 1/2" in stream.buffer.getvalue() and b"? 2/2 in 2.0 s" in stream.buffer.getvalue()
 
 
 def test_a_loop_that_breaks_off_leaves_no_bar(clock: Clock) -> None:
@@ -126,7 +213,7 @@ def test_quiet_shows_warnings_only_and_the_log_gets_everything(
     list(console.track(range(2), "batches"))
     console.result("mAP 0.6")
     console.close()
-    assert stream.getvalue() == "warning: odd\n" and console.warnings == ["odd"]
+    assert stream.screen() == ["warning: odd", ""] and console.warnings == ["odd"]
     assert capsys.readouterr().out == "mAP 0.6\n"
     lines = log.read_text().splitlines()
     assert lines == ["", "== score ==  96 images", "warning: odd", "batches 2/2 in 0.0 s", "mAP 0.6"]

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distill.errors import DistillError
 from distill.machine import parallel
-from distill.machine.console import Console
+from distill.machine.console import Bar, Console
 from distill.training.schedule import Schedule
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
@@ -56,15 +56,16 @@ def run_loop(job: Job, settings: dict[str, Any]) -> None:
         settings: ultralytics' arguments.
     """
     threads = torch.get_num_threads()
-    with quiet(), ExitStack() as bars:
-        trainer = _Trainer(job, settings, bars)
+    epochs = job.schedule.epochs - job.state.epoch
+    with quiet(), job.console.bar("training", epochs, "epochs") as whole, ExitStack() as bars:
+        trainer = _Trainer(job, settings, whole, bars)
         torch.set_num_threads(threads)  # ultralytics has set its own number, if the device is the CPU
         trainer.train()
 
 
 class _Trainer(TrainingLoop):
-    def __init__(self, job: Job, settings: dict[str, Any], bars: ExitStack) -> None:
-        self.job, self.bars = job, bars
+    def __init__(self, job: Job, settings: dict[str, Any], whole: Bar, bars: ExitStack) -> None:
+        self.job, self.whole, self.bars = job, whole, bars
         self.batch_index, self.validated = 0, False
         super().__init__(job.learner, job.data.config, settings)
 
@@ -122,7 +123,7 @@ class _Trainer(TrainingLoop):
         self.batch_index, self.start_time = 0, time.monotonic()
         self.bars.close()
         label = f"epoch {self.epoch + 1}/{self.epochs}"
-        self.bar = self.bars.enter_context(self.job.console.bar(label, len(self.train_loader)))
+        self.bar = self.bars.enter_context(self.job.console.bar(label, len(self.train_loader), "batches"))
 
     def begin_batch(self) -> None:
         """Set the learning rate for each step; ultralytics would only do it for each epoch."""
@@ -195,6 +196,7 @@ class _Trainer(TrainingLoop):
         if self.validated:
             self.bar.advance(0, f"mAP50-95 {self.fitness:.3f}, {_format(self.tloss)}")
         self.bars.close()
+        self.whole.advance()
 
 
 def _format(losses: dict[str, Any]) -> str:

@@ -1,0 +1,77 @@
+"""The live display of a terminal, below the lines that scroll; this is the one module that uses rich."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+Content = tuple[list[tuple[float | None, str, str]], str]
+
+BAR_COLUMNS = 30  # at most
+REDRAWS = 4  # a second
+
+
+class Display:
+    """Lines in colour, and bars that are redrawn by a thread. `NO_COLOR` in the environment turns colours off.
+
+    Args:
+        stream: the terminal.
+        content: called at each redraw; gives the share done (None if unknown), the text and a note of each bar, and a last
+            line.
+    """
+
+    def __init__(self, stream: TextIO, content: Callable[[], Content]) -> None:
+        self._content = content
+        self._console = Console(file=stream, highlight=False)
+        self._live = Live(
+            console=self._console,
+            get_renderable=self._render,
+            refresh_per_second=REDRAWS,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def print(self, text: str, style: str = "") -> None:
+        """Write a line above the live display. A long one is left to the terminal to wrap."""
+        self._console.print(Text(text, style), soft_wrap=True)
+
+    def show(self, visible: bool) -> None:
+        """Draw the live display anew, or take it off the screen."""
+        if visible and self._live.is_started:
+            self._live.refresh()
+        elif visible:
+            self._live.start(refresh=True)
+        else:
+            self._live.stop()
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Take the live display off the screen while the body writes to it in another way."""
+        visible = self._live.is_started
+        self.show(False)
+        yield
+        self.show(visible)
+
+    def _render(self) -> RenderableType:
+        bars, last = self._content()
+        rows: list[RenderableType] = []
+        for share, text, note in bars:
+            rows.append(self._row(share, text))
+            rows += [Text(note, "dim")] if note else []
+        return Group(*rows, *([Text(last, "dim")] if last else []))
+
+    def _row(self, share: float | None, text: str) -> RenderableType:
+        room = min(self._console.width - len(text) - 2, BAR_COLUMNS)
+        if share is None or room < 5:
+            return Text(text)
+        row = Table.grid(padding=(0, 1))
+        row.add_row(ProgressBar(total=1.0, completed=share, width=room, complete_style="cyan"), Text(text))
+        return row
