@@ -1,4 +1,4 @@
-"""Make a trained YOLO smaller: prune it, mend it in closed form, let the original teach the rest.
+"""Make a trained YOLO smaller: prune it, repair it in closed form, distill it from the original.
 
 network = distill.load("best.pt")                           # the torch module
 results = distill.run("recipe.yaml", {"model": "best.pt"})  # what results.json holds
@@ -22,11 +22,11 @@ def load(path: str | Path, *, trust: bool = False) -> nn.Module:
     """The network in a YOLO checkpoint: float32, eval mode, on the CPU. Nothing pickled in the file is executed.
 
     Args:
-        path: A .pt file that ultralytics saved.
-        trust: Unpickle the file as Python would, running what it says. Only for files from hands you trust.
+        path: a .pt file that ultralytics saved.
+        trust: unpickle the file as Python would, and run the code in it. Only for files whose source you trust.
 
     Raises:
-        DistillError: It cannot be opened, or is no detector that can be pruned.
+        DistillError: it cannot be opened, or is no detector that can be pruned.
     """
     from distill.yolo.checkpoint import detector as checkpoint
 
@@ -43,16 +43,16 @@ def run(
     """Run a recipe, as `distill run` does.
 
     Args:
-        recipe: A recipe file, or the name of a shipped recipe.
-        overrides: Dotted key -> value, as `key=value` on the command line.
-        out: The run folder; `runs/<recipe>-<n>` by default.
-        quiet: Show warnings and the result only.
+        recipe: a recipe file, or the name of a shipped recipe.
+        overrides: dotted key -> value, as `key=value` on the command line.
+        out: the run folder; `runs/<recipe>-<n>` by default.
+        quiet: show warnings and the result only.
 
     Returns:
         What results.json holds.
 
     Raises:
-        DistillError: Bad input, in one clear line each.
+        DistillError: bad input, in one clear line each.
     """
     from contextlib import closing
 
@@ -63,9 +63,9 @@ def run(
     from distill.recipe import load as recipes
 
     parallel.require_single("distill.run")
-    wanted = recipes.load(recipe, overrides or {})
-    path = Path(out) if out else next_path(wanted.name)
+    resolved = recipes.load(recipe, overrides or {})
+    path = Path(out) if out else next_path(resolved.name)
     console = Console(quiet=quiet)
-    with closing(RunFolder.create(path, recipes.to_yaml(wanted))) as folder, closing(console):
+    with closing(RunFolder.create(path, recipes.to_yaml(resolved))) as folder, closing(console):
         console.log_to(folder.path / LOG)
-        return pipeline.run(wanted, folder, console)
+        return pipeline.run(resolved, folder, console)

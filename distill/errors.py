@@ -1,20 +1,26 @@
-"""The one family of errors a user is meant to read: one line that says what, where and how to mend it."""
+"""The one family of errors that users read: one line that says what is wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
 
 class DistillError(Exception):
-    """A mistake the user can mend. The command line prints its message alone and exits with `exit_status`."""
+    """A mistake that the user can fix. The command line prints only its message and exits with `exit_status`."""
 
     exit_status = 2
 
 
 class RunError(DistillError):
-    """The run was right and the machine was not: a full disk, say. Exit status 1."""
+    """The input was right but the machine failed: a full disk, for example."""
 
     exit_status = 1
 
 
+class Interrupted(DistillError):
+    """The user stopped a run."""
+
+    exit_status = 130  # what a shell reports for SIGINT
+
+
 def first_line(error: BaseException) -> str:
-    """An exception of somebody else's as half a sentence: its first line, or its name where it says nothing."""
+    """The first line of another library's exception, or its name if it has no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,259 +1,133 @@
-"""What each command of the command line calls. Heavy modules are imported once the words are known to be right."""
+"""The commands: what each is called, what it says of itself, its arguments, and what it calls."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
-import sys
-import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-from distill.errors import DistillError, RunError
-from distill.machine import parallel
-from distill.machine.console import Console
-from distill.machine.words import text_table
-
-if TYPE_CHECKING:
-    from distill.engine.folder import RunFolder
-    from distill.recipe.schema import Recipe
-
-INTERRUPTED = 130  # what a shell reports for SIGINT
+from distill.cli import calls
 
 
-def run(args: argparse.Namespace) -> int:
-    from distill.engine.folder import COMPARISON, LOG, RunFolder
-    from distill.recipe import load as recipes
+@dataclass(frozen=True)
+class Command:
+    """One command.
 
-    with parallel.process_group():
-        recipe, path = _place(args)
-        if (path / COMPARISON).is_file() and args.resume:
-            raise DistillError(f"{path} is a comparison: distill compare --resume {path}")
-        make = RunFolder.create if parallel.is_leader() else RunFolder.follow
-        with closing(make(path, recipes.to_yaml(recipe), resume=args.resume)) as folder:
-            from distill.engine import pipeline
+    Attributes:
+        call: does it, with the parsed arguments.
+        help: one line.
+        example: lines that a user can type.
+        arguments: names and options of `argparse.ArgumentParser.add_argument`.
+    """
 
-            parallel.broadcast()  # the leader has its folder; it would not do without
-            console = Console(quiet=args.quiet or not parallel.is_leader())
-            if parallel.is_leader():
-                console.log_to(folder.path / LOG)
-            return _watch(lambda: pipeline.run(recipe, folder, console), folder, console)
+    call: Callable[[argparse.Namespace], None]
+    help: str
+    example: str
+    arguments: tuple[tuple[str, dict[str, Any]], ...] = ()
 
 
-def compare(args: argparse.Namespace) -> int:
-    from distill.comparison import arms
-    from distill.engine.folder import COMPARISON, LOG, STAGES, RunFolder
-    from distill.recipe import load as recipes
-
-    parallel.require_single("distill compare")
-    recipe, path = _place(args, "compare-")
-    before = None
-    if args.resume and (path / STAGES).is_file():
-        raise DistillError(f"{path} is a run and no comparison: distill run --resume {path}")
-    if args.resume and (path / COMPARISON).is_file():
-        from distill.report import compare as reports
-
-        before = reports.read(path)
-    wanted = arms.plan(recipe, args.arms, args.arm, args.seeds, args.lrs, before)
-    with closing(RunFolder.create(path, recipes.to_yaml(recipe), resume=args.resume)) as folder:
-        from distill.comparison import runner as compare
-
-        console = Console(quiet=args.quiet)
-        console.log_to(folder.path / LOG)
-        return _watch(lambda: compare.run(wanted, folder, console, quiet=args.quiet), folder, console, "compare")
+def _word(name: str, metavar: str, help: str | None = None, **options: Any) -> tuple[str, dict[str, Any]]:
+    return name, {"metavar": metavar, "help": help, **options}
 
 
-def _place(args: argparse.Namespace, prefix: str = "") -> tuple[Recipe, Path]:
-    """The recipe of a run or a comparison, and its folder: that of an earlier one, the one that is named, or the next."""
-    from distill.engine.folder import last_path, next_path, recipe_of
-    from distill.recipe import load as recipes
-
-    earlier = Path(args.recipe) if args.resume and Path(args.recipe).is_dir() else None
-    if earlier is not None and args.out is not None:
-        raise DistillError("--resume with the folder of a run takes no --out: the run goes on where it is")
-    recipe = recipes.load(recipe_of(earlier) if earlier else args.recipe, args.override)
-    choose = last_path if args.resume else next_path
-    path = earlier or (Path(args.out) if args.out else choose(f"{prefix}{recipe.name}"))
-    return recipe, parallel.broadcast(path)
+def _flag(name: str, help: str) -> tuple[str, dict[str, Any]]:
+    return name, {"action": "store_true", "help": help}
 
 
-def _watch(work: Callable[[], object], folder: RunFolder, console: Console, command: str = "run") -> int:
-    """Do the work of a run. However it ends, the log says why and the user reads how to go on."""
-    from distill.machine.faults import machine_fault
+_QUIET = _flag("--quiet", "show warnings and results only")
+_RECIPE = (
+    _word("recipe", "RECIPE", "a recipe file, or the name of a shipped one (distill ls recipes)"),
+    _word("override", "key=value", "replaces a key of the recipe (distill ls keys)", nargs="*"),
+    _QUIET,
+)
+_CHECKPOINT = _word("checkpoint", "CHECKPOINT")
 
-    mend = f"distill {command} --resume {shlex.quote(str(folder.path))}"
-    try:
-        work()
-        return 0
-    except KeyboardInterrupt:
-        console.close()
-        print(
-            f"interrupted; to go on: {mend}" if folder.started else "interrupted; nothing was written", file=sys.stderr
-        )
-        return INTERRUPTED
-    except DistillError as error:
-        if not isinstance(error, RunError):
-            console.record(str(error))
-            raise
-        fault = error
-    except Exception as error:
-        found = machine_fault(error, Path(getattr(error, "filename", None) or folder.path))
-        if found is None:
-            console.record(traceback.format_exc())
-            raise
-        fault = found
-    finally:
-        console.close()
-    raise RunError(f"{fault}; to go on after that is mended: {mend}" if folder.started else str(fault))
-
-
-def plan(args: argparse.Namespace) -> int:
-    recipe = _load(args)
-    from distill.engine import standalone as dryrun
-
-    dryrun.plan(recipe, Console(quiet=args.quiet))
-    return 0
-
-
-def check(args: argparse.Namespace) -> int:
-    recipe = _load(args)
-    from distill.engine import standalone as dryrun
-
-    dryrun.check(recipe, Console(quiet=args.quiet))
-    print(f"{recipe.name}: recipe, model, data and losses are in order")
-    return 0
-
-
-def list_things(args: argparse.Namespace) -> int:
-    from distill.recipe import load as recipes
-    from distill.recipe.schema import IMPORTANCES
-
-    if args.name and args.what != "losses":
-        raise DistillError(f"distill ls {args.what} lists all there are and takes no name, got '{args.name[0]}'")
-    if args.what == "keys":
-        _print_table([("key", "type", "default", "help"), *recipes.keys()])
-    elif args.what == "recipes":
-        _print_table([(name, _title(file)) for name, file in recipes.shipped().items()])
-    elif args.what == "importances":
-        _print_table(IMPORTANCES.items())
-    elif args.what == "arms":
-        from distill.comparison import arms
-
-        _print_table([*((arm.name, arm.help) for arm in arms.BUILTIN), arms.WITHOUT])
-    else:
-        from distill import losses
-
-        found = losses.describe(args.name or losses.BUILTIN)
-        rows = [(row.name, ", ".join(filter(None, (*row.required, _named(row.options)))), row.help) for row in found]
-        _print_table([("loss", "options", "help"), *rows])
-    return 0
-
-
-def copy(args: argparse.Namespace) -> int:
-    from distill.recipe.load import find
-
-    source = find(args.recipe)
-    target = Path(args.dest or source.name)
-    if target.is_dir() or str(args.dest).endswith(("/", os.sep)):
-        target /= source.name
-    text = source.read_text(encoding="utf-8")
-    try:
-        with target.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise DistillError(f"{target} is there already and is not overwritten: name another file") from None
-    except FileNotFoundError:
-        raise DistillError(f"no folder {target.parent} to copy the recipe into") from None
-    print(f"{target}: edit it, then: distill run {shlex.quote(str(target))}")
-    return 0
-
-
-def evaluate(args: argparse.Namespace) -> int:
-    from distill.recipe.schema import EvalOptions
-
-    options = _options(EvalOptions, args.option)
-    from distill.engine import standalone as dryrun
-
-    dryrun.evaluate(args.checkpoint, options, Console(quiet=args.quiet))
-    return 0
-
-
-def export(args: argparse.Namespace) -> int:
-    from distill.recipe.schema import ExportOptions
-
-    options = _options(ExportOptions, [word for word in args.format if "=" in word])
-    formats = tuple(word for word in args.format if "=" not in word)
-    if not formats:
-        raise DistillError("export to which format? distill export best.pt onnx")
-    from distill.engine import standalone as dryrun
-
-    dryrun.export(args.checkpoint, formats, options, Console(quiet=args.quiet))
-    return 0
-
-
-def report(args: argparse.Namespace) -> int:
-    from distill import report as reports
-    from distill.engine.folder import COMPARISON
-    from distill.report import compare as comparisons
-    from distill.report import summary
-
-    if args.results is not None:
-        summary.collect(map(Path, args.folder), Path(args.results))
-        print(summary.write(Path(args.results), args.table and Path(args.table)))
-        return 0
-    if len(args.folder) != 1 or args.table:
-        raise DistillError(
-            "give the folder of one run; for a page of several runs: distill report --results DIR RUN_DIR ..."
-        )
-    (folder,) = map(Path, args.folder)
-    if (folder / COMPARISON).is_file():
-        comparisons.write(folder)
-        print(folder / "compare.html")
-        return 0
-    if not (folder / "results.json").is_file():
-        raise DistillError(f"{folder} holds no results.json: give the folder of a run that is finished")
-    reports.write(folder)
-    print(folder / "report.html")
-    return 0
-
-
-def show_env(args: argparse.Namespace) -> int:
-    from distill.machine import env
-
-    found = env.collect()
-    versions = found.pop("versions")
-    _print_table([(name, _words(value)) for name, value in (found | versions).items()])
-    return 0
-
-
-def _load(args: argparse.Namespace) -> Recipe:
-    from distill.recipe import load as recipes
-
-    return recipes.load(args.recipe, args.override)
-
-
-def _options(cls: type, words: Sequence[str]) -> Any:
-    from distill.recipe.section import bind
-    from distill.recipe.yaml import wrap
-
-    return bind(cls, wrap({}, "command line"), words)
-
-
-def _title(recipe: Path) -> str:
-    """A recipe says what it is for in the comment of its first line."""
-    return recipe.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
-
-
-def _named(options: Mapping[str, object]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in options.items())
-
-
-def _words(value: object) -> str:
-    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else "none" if value is None else str(value)
-
-
-def _print_table(rows: Iterable[Sequence[str]]) -> None:
-    print("\n".join(text_table(rows)))
+COMMANDS = {
+    "run": Command(
+        calls.run,
+        "Prune, repair and distill a detector as a recipe says.",
+        "distill run yolov5-half model=best.pt data=data.yaml imgsz=320\n"
+        "distill run yolov5-half model=best.pt data=data.yaml distill.epochs=0 --out runs/no-training\n"
+        "distill run --resume runs/yolov5-half-1",
+        (
+            *_RECIPE,
+            _word("--out", "DIR", "the folder of the run; runs/<recipe>-<n> by default"),
+            _flag("--resume", "resume a run; its folder may stand in the place of RECIPE"),
+        ),
+    ),
+    "plan": Command(
+        calls.plan,
+        "Show what a run would cut, layer by layer, without training.",
+        "distill plan yolov5-half model=best.pt data=data.yaml prune.flops=0.3",
+        _RECIPE,
+    ),
+    "compare": Command(
+        calls.compare,
+        "Train the same pruned network in several ways, over seeds, and say which ends higher.",
+        "distill compare yolov5-half model=best.pt data=data.yaml --arms finetune,ultralytics,ours --seeds 3\n"
+        "distill compare yolov5-half model=best.pt data=data.yaml --lrs 1e-4,3e-4 --arm 'gentle=distill.labels=0.1'\n"
+        "distill compare --resume runs/compare-yolov5-half-1",
+        (
+            *_RECIPE,
+            _word("--arms", "A,B,C", "ways of training to compare (distill ls arms)"),
+            _word(
+                "--arm", "WAY", "one of your own, 'name=key=value ...'; may be repeated", action="append", default=[]
+            ),
+            _word("--seeds", "N", "runs of each arm, from the recipe's seed on; 3 by default", type=int),
+            _word("--lrs", "LR,LR", "learning rates to choose from, for each arm, with the first seed"),
+            _word("--out", "DIR", "the folder of the comparison; runs/compare-<recipe>-<n> by default"),
+            _flag("--resume", "resume a comparison; its folder may stand in the place of RECIPE"),
+        ),
+    ),
+    "check": Command(
+        calls.check,
+        "Open everything a run needs, and say what is wrong.",
+        "distill check my.yaml model=best.pt",
+        _RECIPE,
+    ),
+    "ls": Command(
+        calls.ls,
+        "List the shipped recipes, the keys of a recipe, losses, importances, or arms of a comparison.",
+        "distill ls keys\ndistill ls losses my_losses.py:my_kd\ndistill ls keys --json-schema > recipe.schema.json",
+        (
+            ("what", {"choices": tuple(calls.LISTS), "help": "what to list"}),
+            _word(
+                "name", "NAME", "with losses, only these: score_bce, my_losses.py:my_kd, package.module:name", nargs="*"
+            ),
+            _flag("--json-schema", "with keys, a schema with which editors complete recipes"),
+        ),
+    ),
+    "cp": Command(
+        calls.copy,
+        "Copy a shipped recipe to a file, to edit it.",
+        "distill cp yolov5-half mine.yaml",
+        (
+            _word("recipe", "RECIPE", "a shipped recipe, or a recipe file"),
+            _word("dest", "DEST", "file or folder to copy it to; here by default", nargs="?"),
+        ),
+    ),
+    "eval": Command(
+        calls.evaluate,
+        "Measure a checkpoint's mAP.",
+        "distill eval student.pt data=data.yaml imgsz=320",
+        (_CHECKPOINT, _word("option", "key=value", "data=, teacher=, imgsz=, batch=, device=", nargs="*"), _QUIET),
+    ),
+    "export": Command(
+        calls.export,
+        "Convert a checkpoint, and check the outputs.",
+        "distill export student.pt onnx imgsz=320",
+        (
+            _CHECKPOINT,
+            _word("format", "FORMAT", "onnx, torchscript, openvino, ...; imgsz= sets the size", nargs="+"),
+            _QUIET,
+        ),
+    ),
+    "report": Command(
+        calls.report,
+        "Write the report of a finished run again.",
+        "distill report runs/yolov5-half-1",
+        (_word("folder", "RUN_DIR"),),
+    ),
+    "env": Command(calls.env, "Print this machine and the installed versions, for bug reports.", "distill env"),
+}

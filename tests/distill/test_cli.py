@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 import distill.engine
-from distill.cli.main import COMMANDS, main
+from distill.cli.commands import COMMANDS
+from distill.cli.main import main
 from distill.engine.folder import RunFolder
 from distill.errors import DistillError, RunError
 from distill.machine import env
@@ -114,7 +115,7 @@ def test_a_run_goes_on_by_its_folder_by_out_or_by_its_name(says: Any, pipeline: 
         (["run", "--resume", "."], ". holds no run to go on with: there is no recipe.yaml"),
         (
             ["run", "--resume", ".", "--out", "x"],
-            "--resume with the folder of a run takes no --out: the run goes on where it is",
+            "--resume with the folder of a run takes no --out: the run stays in its folder",
         ),
         (["run", "demo", "--resume", "--out", "x"], "x holds no run to go on with: there is no x/recipe.yaml"),
         (["run", "demo", "--out", "."], ". is there already: choose another --out"),
@@ -125,9 +126,9 @@ def test_a_run_goes_on_by_its_folder_by_out_or_by_its_name(says: Any, pipeline: 
             ["eval", "a.pt", "data=d", "conf=0.1"],
             "command line: unknown key 'conf': there are data, teacher, imgsz, batch, device, trust",
         ),
-        (["export", "a.pt", "imgsz=64"], "export to which format? distill export best.pt onnx"),
-        (["report", "nowhere"], "nowhere holds no results.json: give the folder of a run that is finished"),
-        (["cp", "demo", "no/where.yaml"], "no folder no to copy the recipe into"),
+        (["export", "a.pt", "imgsz=64"], "no format to export to: distill export best.pt onnx"),
+        (["report", "nowhere"], "nowhere holds no results.json: give the folder of a finished run"),
+        (["cp", "demo", "no/where.yaml"], "there is no folder no to copy the recipe into"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(words: list[str], error: str, says: Any, pipeline: Pipeline) -> None:
@@ -139,13 +140,13 @@ def test_a_mistake_is_one_line_and_leaves_nothing(words: list[str], error: str, 
 def test_failures_say_how_to_go_on(says: Any, pipeline: Pipeline) -> None:
     go_on = "distill run --resume 'a run'"
     for failure, status, error in [
-        (KeyboardInterrupt(), 130, f"interrupted; to go on: {go_on}"),
-        (RunError("disk full"), 1, f"disk full; to go on after that is mended: {go_on}"),
+        (KeyboardInterrupt(), 130, f"interrupted; to resume: {go_on}"),
+        (RunError("disk full"), 1, f"disk full; after fixing that, resume: {go_on}"),
         (DistillError("labels are wrong"), 2, "labels are wrong"),
         (
             OSError(errno.ENOSPC, "No space left on device", "best.pt"),
             1,
-            f"cannot write best.pt: No space left on device; to go on after that is mended: {go_on}",
+            f"cannot write best.pt: No space left on device; after fixing that, resume: {go_on}",
         ),
     ]:
         pipeline.failure = failure
@@ -206,7 +207,7 @@ def test_ls_of_some_losses_has_the_users_own(says: Any) -> None:
 def test_cp_never_overwrites(says: Any) -> None:
     assert says("cp", "demo") == (0, "demo.yaml: edit it, then: distill run demo.yaml\n", "")
     Path("demo.yaml").write_text("mine")
-    assert says("cp", "demo")[::2] == (2, "demo.yaml is there already and is not overwritten: name another file\n")
+    assert says("cp", "demo")[::2] == (2, "demo.yaml exists and is not overwritten: name another file\n")
     assert Path("demo.yaml").read_text() == "mine"
     Path("sub").mkdir()
     assert says("cp", "yolov5-half", "sub")[0] == 0 and says("plan", "sub/yolov5-half.yaml", *GIVEN)[0] == 0

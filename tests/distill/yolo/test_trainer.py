@@ -244,8 +244,8 @@ import test_trainer as here
 
 class Death(here.Console):
     @contextmanager
-    def bar(self, label, total=None):
-        with super().bar(label, total) as bar:
+    def bar(self, label, total=None, unit=""):
+        with super().bar(label, total, unit) as bar:
             advance, seen = bar.advance, []
             def fatal(n=1, note=""):
                 seen.append(note)
