@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.errors import DistillError
@@ -103,12 +102,8 @@ def build(specs: Iterable[LossSpec]) -> list[WeightedLoss]:
     return losses
 
 
-def resolve(name: str, folder: Path | str = ".") -> Callable[..., Any]:
-    """The function of a context, or the Module class, behind a loss's name.
-
-    Args:
-        name: one of BUILTIN, `file.py:name` or `package.module:name`.
-        folder: where a relative file path starts.
+def resolve(name: str) -> Callable[..., Any]:
+    """The function of a context, or the Module class, behind one of BUILTIN, `file.py:name` or `package.module:name`.
 
     Raises:
         DistillError: one line that says what is missing, with the nearest name there is.
@@ -117,10 +112,10 @@ def resolve(name: str, folder: Path | str = ".") -> Callable[..., Any]:
         return importlib.import_module(BUILTIN[name]).LOSSES[name]
     if name in RENAMED:
         raise DistillError(f"loss '{name}' is called '{RENAMED[name]}' now")
-    return plugins.load("loss", name, BUILTIN, folder)
+    return plugins.load("loss", name, BUILTIN)
 
 
-def describe(names: Iterable[str] = BUILTIN, folder: Path | str = ".") -> list[LossRow]:
+def describe(names: Iterable[str] = BUILTIN) -> list[LossRow]:
     """Name, first line of the docstring and options with their defaults, of shipped and user losses alike.
 
     Raises:
@@ -130,7 +125,7 @@ def describe(names: Iterable[str] = BUILTIN, folder: Path | str = ".") -> list[L
 
     rows = []
     for name in names:
-        loss = resolve(name, folder)
+        loss = resolve(name)
         doc = loss.function.__doc__ if isinstance(loss, FromContext) else loss.__doc__
         summary = inspect.cleandoc(doc or "").partition("\n")[0]  # getdoc would quote torch's Module
         parameters = {key: value for key, value in _options(loss).items() if value.kind is not value.VAR_KEYWORD}

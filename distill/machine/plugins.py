@@ -18,14 +18,13 @@ from distill.machine.words import nearest
 Result = TypeVar("Result")
 
 
-def load(kind: str, name: str, builtin: Iterable[str] = (), folder: Path | str = ".") -> Callable[..., Any]:
+def load(kind: str, name: str, builtin: Iterable[str] = ()) -> Callable[..., Any]:
     """The function or class behind a name.
 
     Args:
         kind: what it is, for messages: "loss", "importance".
         name: `file.py:name` or `package.module:name`.
         builtin: names that need no file, for messages.
-        folder: where a relative file path starts.
 
     Raises:
         DistillError: one line that says what is missing, with the nearest name there is.
@@ -37,7 +36,7 @@ def load(kind: str, name: str, builtin: Iterable[str] = (), folder: Path | str =
             "and your own as file.py:name or package.module:name"
         )
     what = f"{kind} '{name}'"
-    module = _load_file(what, Path(folder, place).expanduser()) if place.endswith(".py") else _import(what, place)
+    module = _load_file(what, Path(place).expanduser()) if place.endswith(".py") else _import(what, place)
     if not hasattr(module, attribute):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise DistillError(f"{what}: nothing named '{attribute}' in {place}{nearest(attribute, names)}")
@@ -54,20 +53,18 @@ def call(
 
     Args:
         what: subject of the error, as in "loss 'my_kd'".
-        function: called with the remaining arguments.
+        function: called with `args` and `options`.
         args: its positional arguments.
-        passing: errors that are not the function's fault and are passed on, beside `DistillError`.
+        passing: errors that are passed on beside `DistillError`, because they are not the function's fault.
         options: its keyword arguments.
 
     Raises:
-        DistillError: any other error of the function, with the last line outside torch that led to it.
+        DistillError: any other error, with the last line outside torch that led to it.
     """
     try:
         return function(*args, **options)
-    except DistillError:
-        raise
     except Exception as error:
-        if isinstance(error, passing):
+        if isinstance(error, (DistillError, *passing)):
             raise
         raise DistillError(f"{what} failed{_origin(error)}: {type(error).__name__}: {error}") from error
 

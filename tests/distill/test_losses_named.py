@@ -48,7 +48,8 @@ def test_listing_names_loads_no_torch():
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
     text = '''
 import torch
 
@@ -90,7 +91,7 @@ def test_a_users_function_and_module_are_built_with_their_options(file: Path):
 
 
 def test_user_losses_are_found_beside_the_recipe_and_in_packages(file: Path):
-    row, module, bare = losses.describe([f"mine.py:{name}" for name in ("my_kd", "Learned", "Bare")], file.parent)
+    row, module, bare = losses.describe([f"mine.py:{name}" for name in ("my_kd", "Learned", "Bare")])
     assert (row.help, dict(row.options), row.required) == ("Squares.", {"temperature": 1.0}, ())
     assert (module.help, dict(module.options), module.required) == ("Learns.", {}, ("width",))
     assert (bare.help, dict(bare.options), bare.required) == ("", {}, ()), "no docstring of torch's, and no **others"
@@ -113,7 +114,7 @@ def test_user_losses_are_found_beside_the_recipe_and_in_packages(file: Path):
 )
 def test_a_loss_that_is_not_there_is_one_clear_line(file: Path, name: str, message: str):
     with pytest.raises(DistillError, match=message) as error:
-        losses.resolve(name, file.parent)
+        losses.resolve(name)
     assert "\n" not in str(error.value)
 
 
