@@ -66,7 +66,7 @@ def test_every_schedule_describes_itself_in_one_line():
 
 
 @pytest.mark.parametrize(
-    ("span", "factors"),
+    ("ramp", "factors"),
     [
         (ALWAYS, [1, 1, 1, 1, 1]),
         (Ramp(warmup=0.5), [0, 0.5, 1, 1, 1]),
@@ -77,13 +77,13 @@ def test_every_schedule_describes_itself_in_one_line():
         (Ramp(0.25, 0.75, "cosine"), [0, 1, 0.5, 0, 0]),
     ],
 )
-def test_a_span_says_how_much_of_a_weight_counts(span: Ramp, factors: list[float]):
-    assert [span.at(quarter / 4) for quarter in range(5)] == pytest.approx(factors)
+def test_a_ramp_says_how_much_of_a_weight_counts(ramp: Ramp, factors: list[float]):
+    assert [ramp.at(quarter / 4) for quarter in range(5)] == pytest.approx(factors)
 
 
 @pytest.mark.parametrize("fade", FADES)
 def test_only_what_has_ended_is_over(fade: str):
-    span = Ramp(0.2, 0.6, fade)
-    assert [span.over(tenth / 10) for tenth in range(11)] == [tenth >= 6 for tenth in range(11)]
-    assert span.at(0.599) > 0 and not span.lasts
+    ramp = Ramp(0.2, 0.6, fade)
+    assert [ramp.over(tenth / 10) for tenth in range(11)] == [tenth >= 6 for tenth in range(11)]
+    assert ramp.at(0.599) > 0 and not ramp.lasts
     assert ALWAYS.lasts and not any(Ramp(0.2, 1, fade).over(tenth / 10) for tenth in range(11))

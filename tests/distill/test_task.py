@@ -177,10 +177,10 @@ class Counted:
         return self.factor * squares(ctx)
 
 
-def test_a_loss_counts_as_much_as_its_span_says_and_is_not_called_when_that_is_over(nets, batch):
+def test_a_loss_counts_as_much_as_its_ramp_says_and_is_not_called_when_that_is_over(nets, batch):
     early, late = Counted(), Counted()
-    spans = Ramp(until=0.5, fade="linear"), Ramp(warmup=0.5)
-    task = task_of(nets, WeightedLoss("early", 2.0, early, spans[0]), WeightedLoss("late", 3.0, late, spans[1]))
+    ramps = Ramp(until=0.5, fade="linear"), Ramp(warmup=0.5)
+    task = task_of(nets, WeightedLoss("early", 2.0, early, ramps[0]), WeightedLoss("late", 3.0, late, ramps[1]))
     seen = [task(batch, progress / 8) for progress in range(9)]
     assert all(list(terms) == ["early", "late", "loss"] for terms in seen)
     value = seen[0]["early"].item() / 2
