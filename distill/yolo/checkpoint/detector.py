@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from distill.errors import DistillError, first_line
 from distill.machine.files import write_bytes
 from distill.yolo.checkpoint.allowed import check_description, check_task, fused_network, own_project, unpickle
 from distill.yolo.checkpoint.archive import Archive
-from distill.yolo.checkpoint.saving import bare_copy, half
+from distill.yolo.checkpoint.saving import bare_copy, half, stripped
 from distill.yolo.families.family import Family
 from distill.yolo.families.table import FAMILIES, family_of, supported
 from distill.yolo.upstream import DEFAULT_CFG_DICT, DetectionModel, Focus, __version__, torch_safe_load
@@ -25,21 +24,13 @@ from distill.yolo.upstream import DEFAULT_CFG_DICT, DetectionModel, Focus, __ver
 
 @dataclass(frozen=True)
 class Detector:
-    """A detector from a checkpoint.
+    """A detector from a checkpoint."""
 
-    Attributes:
-        model: ultralytics' DetectionModel: float32, on the CPU, in eval mode, not fused, with gradients on.
-        names: class names by id.
-        imgsz: image size in pixels that it was trained at; None if the file does not say.
-        source: the file.
-        plan: how this tool pruned it, as plain data; None if it did not.
-    """
-
-    model: nn.Module
-    names: dict[int, str]
-    imgsz: int | None
+    model: nn.Module  # ultralytics' DetectionModel: float32, on the CPU, in eval mode, not fused, with gradients on
+    names: dict[int, str]  # class names by id
+    imgsz: int | None  # image size in pixels that it was trained at; None if the file does not say
     source: Path
-    plan: dict[str, Any] | None
+    plan: dict[str, Any] | None  # how this tool pruned it, as plain data; None if it did not
 
 
 def load(path: str | Path, *, trust: bool = False) -> Detector:
@@ -88,14 +79,8 @@ def save(
     args = getattr(network, "args", None)
     network.args = {**_plain(args), "task": "detect", "imgsz": imgsz}
     checkpoint = {
-        "epoch": -1,
-        "best_fitness": None,
-        "model": half(network),
-        "ema": None,
-        "updates": None,
-        "optimizer": None,
+        **stripped(half(network)),
         "train_args": dict(network.args),
-        "date": datetime.now().astimezone().isoformat(),
         "version": __version__,
         "license": "AGPL-3.0 (https://ultralytics.com/license)",
         "docs": "https://docs.ultralytics.com",
@@ -150,17 +135,10 @@ def _detector(path: Path, content: Any, trust: bool) -> Detector:
 
 
 def check_network(path: Path, model: Any) -> Family:
-    """Check that a network can be pruned and trained.
-
-    Args:
-        path: its file, for messages.
-        model: a DetectionModel.
-
-    Returns:
-        Its family.
+    """The family of a DetectionModel.
 
     Raises:
-        DistillError: its head is of no supported family, it is fused, or its images have other than 3 channels.
+        DistillError: it has none, is fused, or takes images of other than 3 channels. The message begins with `path`.
     """
     family = family_of(model, path)
     if model.is_fused():

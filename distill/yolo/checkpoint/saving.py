@@ -1,9 +1,10 @@
-"""What every way to save a network shares: a bare copy and half precision."""
+"""What every way to save a network shares: a bare copy, half precision, and the entries of a finished checkpoint."""
 
 from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from datetime import datetime
 from typing import Any, TypeVar
 
 import torch
@@ -31,3 +32,14 @@ def half(network: Network) -> Network:
     largest = torch.finfo(torch.float16).max
     tensors = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
     return network.half() if all(bool((tensor.abs() <= largest).all()) for tensor in tensors) else network
+
+
+def stripped(network: nn.Module) -> dict[str, Any]:
+    """A checkpoint's content as ultralytics and the original YOLOv5 leave it when training has ended."""
+    date = datetime.now().astimezone().isoformat()
+    return {
+        "epoch": -1,
+        "model": network,
+        "date": date,
+        **dict.fromkeys(("best_fitness", "ema", "updates", "optimizer")),
+    }

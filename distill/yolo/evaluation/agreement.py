@@ -30,33 +30,20 @@ PERFECT = 0.995  # AP without any error: both validators let precision fall to 0
 
 @dataclass(frozen=True)
 class Reference:
-    """What the teacher sees.
+    """What the teacher sees."""
 
-    Attributes:
-        data: the val images, with its boxes as labels.
-        boxes: class name -> number of boxes, for each class that it sees.
-        settings: how the images were shown to it. A student is measured with the same.
-    """
-
-    data: DataSet
-    boxes: dict[str, int]
-    settings: EvalSettings
+    data: DataSet  # the val images, with its boxes as labels
+    boxes: dict[str, int]  # class name -> number of boxes, for each class that it sees
+    settings: EvalSettings  # how the images were shown to it; a student is measured with the same
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """AP against the teacher's boxes as a share of the highest possible: 1 for the teacher itself.
+    """AP against the teacher's boxes as a share of the highest possible: 1 for the teacher itself. None if it sees none."""
 
-    Attributes:
-        agreement50_95: mean over the IoU thresholds 0.50, 0.55, ..., 0.95 and the classes that the teacher sees; None
-            if it sees nothing at all.
-        agreement50: at IoU 0.5.
-        agreement_per_class: class name -> its agreement50_95.
-    """
-
-    agreement50_95: float | None
-    agreement50: float | None
-    agreement_per_class: dict[str, float]
+    agreement50_95: float | None  # mean over the IoU thresholds 0.50, 0.55, ..., 0.95 and the classes that it sees
+    agreement50: float | None  # at IoU 0.5
+    agreement_per_class: dict[str, float]  # class name -> its agreement50_95
 
 
 NONE = Agreement(None, None, {})

@@ -38,40 +38,24 @@ class Bar(Protocol):
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """How a network is shown the images that it is measured on. Figures compare only if these are the same.
+    """How a network is shown the images that it is measured on. Figures compare only if these are the same."""
 
-    Attributes:
-        imgsz: longer side of an image in pixels; rounded up to a multiple of the network's largest stride.
-        batch: images in a batch. It decides which images share a shape, and moves the result a little with that.
-        device: see `distill.machine.device.pick_device`.
-    """
-
-    imgsz: int
-    batch: int = 16
-    device: str | torch.device = "cpu"
+    imgsz: int  # longer side of an image in pixels; rounded up to a multiple of the network's largest stride
+    batch: int = 16  # it decides which images share a shape, and so moves the result a little
+    device: str | torch.device = "cpu"  # see `distill.machine.device.pick_device`
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Detection quality on one split. Averages are over the classes that occur in it; all values are 0 to 1.
+    """Detection quality on one split. Averages are over the classes that occur in it; all values are 0 to 1."""
 
-    Attributes:
-        map50_95: mean average precision, mean over the IoU thresholds 0.50, 0.55, ..., 0.95.
-        map50: mean average precision at IoU 0.5.
-        precision: at the confidence with the largest F1, IoU 0.5.
-        recall: at the same confidence.
-        per_class: class name -> its AP50-95.
-        images: number of images.
-        instances: number of labelled objects on them.
-    """
-
-    map50_95: float
-    map50: float
-    precision: float
-    recall: float
-    per_class: dict[str, float]
+    map50_95: float  # mean average precision, mean over the IoU thresholds 0.50, 0.55, ..., 0.95
+    map50: float  # the same at IoU 0.5
+    precision: float  # at the confidence with the largest F1, IoU 0.5
+    recall: float  # at the same confidence
+    per_class: dict[str, float]  # class name -> its AP50-95
     images: int
-    instances: int
+    instances: int  # labelled objects on the images
 
 
 def evaluate(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,13 +14,13 @@ from torch import nn
 
 from distill.errors import DistillError
 from distill.machine.files import write_bytes
-from distill.yolo.checkpoint.saving import bare_copy, half
+from distill.yolo.checkpoint.saving import bare_copy, half, stripped
 from distill.yolo.checkpoint.unpickle import PLAIN
 from distill.yolo.families.yolov5.checkpoint import MODULES, OriginalHead
-from distill.yolo.families.yolov5.head import AnchorDetect
+from distill.yolo.families.yolov5.head import AnchorDetect, placed_as
 from distill.yolo.upstream import block
 
-# The original's name of each class. Where one class stands for several of the original's, the first is the plain one.
+# The original's name of each class. If a class stands for several of the original's, the first is the plain one.
 _NAMES = {kind: name for name, kind in reversed(MODULES.items()) if not kind.__module__.startswith("torch.")}
 
 # What the original's DetectionModel has beside its layers; hyp only once it was trained.
@@ -31,15 +30,14 @@ _ATTRIBUTES = ("yaml", "save", "names", "inplace", "stride", "nc", "hyp")
 def save_original(model: nn.Module, path: str | Path, *, names: Mapping[int, str], imgsz: int) -> None:
     """Write a checkpoint that the original YOLOv5 (v6.2 and v7.0) opens: float16, as its training leaves it.
 
-    Its detect.py, val.py, export.py and torch.hub use the network as it is saved. Its train.py does not: that builds a
-    network from `yaml`, which knows nothing of pruned channels. `model` is not changed. The file appears complete or
-    not at all.
+    Its detect.py, val.py, export.py and torch.hub use the network as it is saved. Its train.py does not: it builds a
+    network from `yaml`, which does not tell of pruned channels. `model` is not changed.
 
     Args:
         model: ultralytics' DetectionModel with an `AnchorDetect` as its last layer.
         path: the file to write; its folder must be there.
         names: class names by id.
-        imgsz: the image size in pixels that it was trained at. The original keeps it, and asks for it all the same.
+        imgsz: the image size in pixels that it was trained at.
 
     Raises:
         DistillError: the original has no such head, or lacks a module of the network.
@@ -59,21 +57,13 @@ def save_original(model: nn.Module, path: str | Path, *, names: Mapping[int, str
         delattr(network, name)
     for layer in network.model:
         layer.type = _type(layer)
-    made = half(network).model[-1]
-    made.stride = network.stride.to(made.anchors.dtype)  # half() passes it over: in the original it is no buffer
-    checkpoint = {
-        "epoch": -1,
-        "best_fitness": None,
-        "model": network,
-        "ema": None,
-        "updates": None,
-        "optimizer": None,
-        "opt": {"imgsz": imgsz},
-        "git": None,
-        "date": datetime.now().astimezone().isoformat(),
-    }
+    original = half(network).model[-1]
+    original.stride = network.stride.to(
+        original.anchors.dtype
+    )  # half() passes it over: in the original it is no buffer
+    content = {**stripped(network), "opt": {"imgsz": imgsz}, "git": None}
     buffer = io.BytesIO()
-    torch.save(checkpoint, buffer, pickle_module=SimpleNamespace(__name__=__name__, Pickler=_Pickler))
+    torch.save(content, buffer, pickle_module=SimpleNamespace(__name__=__name__, Pickler=_Pickler))
     write_bytes(Path(path), buffer.getbuffer())
 
 
@@ -84,6 +74,7 @@ class _Pickler(_PythonPickler):
     """Writes the original's names for the classes that stand for its own, and no name that the original lacks."""
 
     def save_global(self, obj: Any, name: str | None = None) -> None:
+        """Write the name of a class or function."""
         own = _NAMES.get(obj)
         if own is not None:
             module, _, attribute = own.rpartition(".")
@@ -101,15 +92,14 @@ class _Pickler(_PythonPickler):
 
 def _original_head(head: AnchorDetect) -> OriginalHead:
     """The original's Detect, with the attributes of a fresh one: its grids are made when it first runs."""
-    made: Any = OriginalHead()
-    made.m = head.m
-    made.register_buffer("anchors", head.get_buffer("anchors"))
-    made.grid = [torch.empty(0) for _ in head.m]
-    made.anchor_grid = [torch.empty(0) for _ in head.m]
-    made.inplace = True
-    for name in ("nc", "no", "nl", "na", "i", "f", "type", "np", "training"):
-        setattr(made, name, getattr(head, name))
-    return made
+    original: Any = OriginalHead()
+    original.m = head.m
+    original.register_buffer("anchors", head.get_buffer("anchors"))
+    original.grid, original.anchor_grid = ([torch.empty(0) for _ in head.m] for _ in range(2))
+    original.inplace = True
+    for name in ("nc", "no", "nl", "na", "training"):
+        setattr(original, name, getattr(head, name))
+    return placed_as(head, original)
 
 
 def _type(layer: nn.Module) -> str:
