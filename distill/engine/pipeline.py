@@ -23,7 +23,7 @@ from distill.training import schedule
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.build import build
 from distill.yolo.checkpoint.detector import Detector
-from distill.yolo.export.export import export_checkpoint
+from distill.yolo.export import export_checkpoint
 from distill.yolo.families.table import family_of
 
 # What each stage leaves in the folder beside its record, for a run that begins with the stages of another.

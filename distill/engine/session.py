@@ -28,7 +28,7 @@ from distill.yolo.data import dataset as datasets
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.evaluation.agreement import CONFIDENCE, Reference
 from distill.yolo.evaluation.evaluate import EvalSettings
-from distill.yolo.export.export import check_exports
+from distill.yolo.export import check_exports
 from distill.yolo.families import outputs
 from distill.yolo.training.train import Trained, train
 

@@ -19,7 +19,7 @@ from distill.yolo.data.dataset import DataSet
 from distill.yolo.evaluation.evaluate import EvalSettings, Metrics, Swap
 from distill.yolo.evaluation.evaluate import evaluate as measure
 from distill.yolo.evaluation.swap import PARTS, swap_with_teacher
-from distill.yolo.export.export import check_exports, export_checkpoint
+from distill.yolo.export import check_exports, export_checkpoint
 
 
 def plan(recipe: Recipe, console: Console) -> prune.PrunePlan:

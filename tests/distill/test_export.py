@@ -12,8 +12,17 @@ import torch
 from torch import nn
 
 from distill.errors import DistillError, RunError
-from distill.yolo.export import parity as export
-from distill.yolo.export.parity import PARITY_TOLERANCE, Exported, check_formats, check_parity, compare_outputs
+from distill.yolo import export
+from distill.yolo.export import (
+    PARITY_TOLERANCE,
+    Exported,
+    check_exports,
+    check_formats,
+    check_parity,
+    compare_outputs,
+    export_checkpoint,
+)
+from distill.yolo.upstream import export_formats
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +46,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("format", ["onnx", "torchscript"])
 def test_exports_agree_with_the_checkpoint(checkpoint: Path, tmp_path: Path, format: str) -> None:
-    from distill.yolo.export.export import export_checkpoint
-
     pytest.importorskip("onnxruntime")
     out_dir = tmp_path / "exports"
     exported = export_checkpoint(checkpoint, format, out_dir, 64)
@@ -52,8 +59,6 @@ def test_exports_agree_with_the_checkpoint(checkpoint: Path, tmp_path: Path, for
 def test_an_export_replaces_the_one_before_and_prints_nothing(
     checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from distill.yolo.export.export import export_checkpoint
-
     (tmp_path / "tiny.torchscript").write_text("old")
     threads = torch.get_num_threads()
     exported = export_checkpoint(checkpoint, "torchscript", tmp_path, 60)  # rounded up to 64
@@ -64,8 +69,6 @@ def test_an_export_replaces_the_one_before_and_prints_nothing(
 
 
 def test_a_wrong_export_is_not_kept(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from distill.yolo.export.export import export_checkpoint
-
     monkeypatch.setitem(export._RUNNERS, "torchscript", lambda file, image: torch.zeros(1, 6, 80))
     with pytest.raises(DistillError, match=r"tiny\.torchscript: not kept"):
         export_checkpoint(checkpoint, "torchscript", tmp_path, 64)
@@ -73,36 +76,30 @@ def test_a_wrong_export_is_not_kept(checkpoint: Path, tmp_path: Path, monkeypatc
 
 
 def test_a_missing_checkpoint_is_one_line(tmp_path: Path) -> None:
-    from distill.yolo.export.export import export_checkpoint
-
     with pytest.raises(DistillError, match=r"none\.pt"):
         export_checkpoint(tmp_path / "none.pt", "torchscript", tmp_path / "exports", 64)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_the_machines_fault(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from distill.yolo.export import export as yolo_export
-
     def full(*args: object) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(yolo_export, "_export", full)
+    monkeypatch.setattr(export, "_export", full)
     with pytest.raises(RunError, match="No space left"):
-        yolo_export.export_checkpoint(checkpoint, "torchscript", tmp_path, 64)
+        export_checkpoint(checkpoint, "torchscript", tmp_path, 64)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_format_that_cannot_be_made_here_is_one_line(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from distill.yolo.export import export as yolo_export
-
     def refuse(*args: object) -> Path:
         raise AssertionError("only on macOS\nand a long explanation")
 
-    monkeypatch.setattr(yolo_export, "_export", refuse)
+    monkeypatch.setattr(export, "_export", refuse)
     with pytest.raises(DistillError, match=r"^export: tiny\.pt to 'torchscript' failed: only on macOS$"):
-        yolo_export.export_checkpoint(checkpoint, "torchscript", tmp_path, 64)
+        export_checkpoint(checkpoint, "torchscript", tmp_path, 64)
 
 
 def test_an_unknown_format_lists_the_known() -> None:
@@ -111,9 +108,6 @@ def test_an_unknown_format_lists_the_known() -> None:
 
 
 def test_ultralytics_knows_the_common_formats() -> None:
-    from distill.yolo.export.export import check_exports
-    from distill.yolo.upstream import export_formats
-
     assert {"onnx", "torchscript", "openvino", "engine", "coreml", "ncnn"} <= set(export_formats())
     assert "-" not in export_formats()
     check_exports(["torchscript"])

@@ -17,7 +17,7 @@ from torch import nn
 
 from distill.errors import DistillError
 from distill.yolo.checkpoint import detector as checkpoint
-from distill.yolo.export.export import export_checkpoint
+from distill.yolo.export import export_checkpoint
 from distill.yolo.families.yolov5 import checkpoint as original
 from distill.yolo.families.yolov5.head import AnchorDetect
 from distill.yolo.families.yolov5.saving import save_original

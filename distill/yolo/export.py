@@ -1,0 +1,223 @@
+"""Exports a checkpoint through ultralytics' own exporter, and checks that the result computes the same."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.errors import DistillError, first_line
+from distill.machine.faults import machine_fault
+from distill.machine.files import write_atomically
+from distill.machine.measure import file_size_mb
+from distill.machine.words import nearest
+from distill.yolo import upstream
+from distill.yolo.checkpoint import detector as checkpoint
+from distill.yolo.families.table import family_of, stride_of
+
+# Fused convolutions and reordered sums move a float32 output by about 1e-6 of its scale, measured on YOLOv5 and YOLOv8;
+# a wrong layout, a dropped layer or half precision moves it by far more than this.
+PARITY_TOLERANCE = 1e-3
+
+# What a format needs beyond torch and ultralytics, as (module to import, name for pip).
+_PACKAGES: dict[str, tuple[tuple[str, str], ...]] = {
+    "onnx": (("onnx", "onnx"), ("onnxruntime", "onnxruntime")),
+    "openvino": (("openvino", "openvino"),),
+    "engine": (("tensorrt", "tensorrt"),),
+    "coreml": (("coremltools", "coremltools"),),
+    "ncnn": (("ncnn", "ncnn"),),
+    "mnn": (("MNN", "MNN"),),
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One exported network."""
+
+    format: str  # the name it was asked for by, "onnx"
+    file: Path  # the file, or the folder for formats that are one (OpenVINO, ncnn)
+    size_mb: float  # megabytes of 10^6 bytes
+    max_abs_diff: float | None  # see `compare_outputs`; None for a format that cannot be run here
+
+    def as_dict(self, run_dir: Path) -> dict[str, Any]:
+        """The form it takes in results.json; a file in the run folder by its path from there."""
+        file = self.file.relative_to(run_dir) if self.file.is_relative_to(run_dir) else self.file
+        return {**asdict(self), "file": file.as_posix()}
+
+
+def check_exports(formats: Iterable[str]) -> None:
+    """Refuse unknown formats and missing packages; meant for the start of a run. Raises `DistillError`."""
+    check_formats(formats, upstream.export_formats())
+
+
+def export_checkpoint(
+    path: Path,
+    format: str,
+    out_dir: Path,
+    imgsz: int,
+    *,
+    dynamic: bool = False,
+    image: Tensor | None = None,
+    trust: bool = False,
+) -> Exported:
+    """Export one YOLO checkpoint and compare the result with it.
+
+    The exporter writes beside the file it believes the model came from; that is a temporary folder here, and only the
+    finished and checked result moves into `out_dir`, replacing an older one of the same name.
+
+    The output has the layout of the family's own project, see `Family.prepare_export`.
+
+    Args:
+        path: a `.pt` file, opened as `checkpoint.load` does.
+        format: one of `upstream.export_formats()`.
+        out_dir: where the result goes; made if missing.
+        imgsz: side of the square input in pixels; rounded up to a multiple of the largest stride, as ultralytics does.
+        dynamic: leave batch and image size open (ONNX, TorchScript, OpenVINO).
+        image: `(1, C, imgsz, imgsz)` float32 in [0, 1] to compare the outputs on; default: random. A real one finds more.
+        trust: see `checkpoint.load`.
+
+    Returns:
+        The result, named after the checkpoint: `out_dir/student.onnx`.
+
+    Raises:
+        DistillError: unknown format, missing package, a format this machine cannot make, or outputs that differ.
+        RunError: the disk is full, or not writable.
+    """
+    check_exports([format])
+    detector = checkpoint.load(path, trust=trust)
+    model: Any = detector.model
+    model.names = detector.names
+    family_of(model).prepare_export(model.model[-1])
+    if image is None:
+        image = _random_image(model, imgsz)
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=out_dir) as folder:
+            model.pt_path = str(Path(folder) / path.name)
+            draft = _export(model, format, imgsz, dynamic)
+            difference = check_parity(draft, format, model, image)
+            result = out_dir / draft.name
+            write_atomically(result, draft.rename)
+    except DistillError:
+        raise
+    except ModuleNotFoundError as error:
+        package = (error.name or format).split(".")[0]
+        raise DistillError(f"export: format '{format}' needs {package}: pip install {package}") from error
+    except Exception as error:  # asserts and errors of many packages: this export cannot be made here
+        fault = machine_fault(error, out_dir)
+        raise fault or DistillError(f"export: {path.name} to '{format}' failed: {first_line(error)}") from error
+    return Exported(format, result, file_size_mb(result), difference)
+
+
+def _export(model: Any, format: str, imgsz: int, dynamic: bool) -> Path:
+    """Run the exporter on a copy of `model`; its result is in the folder of `model.pt_path`."""
+    options: dict[str, Any] = {"format": format, "imgsz": imgsz, "batch": 1, "mode": "export", "verbose": False}
+    options["device"] = "0" if format == "engine" else "cpu"  # TensorRT builds for the GPU that it runs on
+    if dynamic:
+        options["dynamic"] = True
+    if format == "onnx":
+        # The exporter's default; if the package is missing, it warns and goes on.
+        options["simplify"] = find_spec("onnxslim") is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer's
+        return upstream.export(model, options)
+
+
+def _random_image(model: nn.Module, imgsz: int) -> Tensor:
+    side = -(-imgsz // stride_of(model)) * stride_of(model)
+    return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def check_formats(formats: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse an unknown format, or one whose packages are missing, before the hours of work that come first.
+
+    Raises:
+        DistillError: the format is not in `known` (the message lists them), or names the pip command that it needs.
+    """
+    for name in formats:
+        if name not in known:
+            raise DistillError(f"export: unknown format '{name}'{nearest(name, known)}; known: {', '.join(known)}")
+        missing = [package for module, package in _PACKAGES.get(name, ()) if find_spec(module) is None]
+        if missing:
+            raise DistillError(
+                f"export: format '{name}' needs {' and '.join(missing)}: pip install {' '.join(missing)}"
+            )
+
+
+def check_parity(file: Path, format: str, reference: nn.Module, image: Tensor) -> float | None:
+    """Run one image through the exported file and through the PyTorch model.
+
+    Args:
+        file: what was exported.
+        format: "onnx" and "torchscript" are run; others are not checked.
+        reference: the model in evaluation mode, on the CPU, in float32.
+        image: `(1, C, H, W)` float32 in [0, 1], of the size that was exported.
+
+    Returns:
+        The difference as `compare_outputs` defines it; None if the format cannot be run here.
+
+    Raises:
+        DistillError: the difference exceeds `PARITY_TOLERANCE`, or the file cannot be run.
+    """
+    run = _RUNNERS.get(format)
+    if run is None:
+        return None
+    with torch.no_grad():
+        expected = _first_tensor(reference(image))
+    try:
+        actual = run(file, image)
+    except Exception as error:  # a runtime's own exceptions share no base class
+        raise DistillError(f"{file.name}: exported, but it does not run: {first_line(error)}") from error
+    difference = compare_outputs(actual, expected)
+    if not difference <= PARITY_TOLERANCE:  # written so that NaN fails
+        raise DistillError(
+            f"{file.name}: not kept, its output differs from the PyTorch model's by {difference:.2g} of its scale, more than "
+            f"{PARITY_TOLERANCE:g}; try another version of {format}"
+        )
+    return difference
+
+
+def compare_outputs(actual: Tensor, expected: Tensor) -> float:
+    """Largest absolute difference, relative to the scale of the output channel it is in.
+
+    The scale of a channel is its largest magnitude in `expected`, at least 1: box coordinates (hundreds of pixels) are
+    compared in relative terms and scores (0 to 1) in absolute ones, so neither hides behind the other.
+
+    Shapes:
+        actual, expected: `(B, channels, ...)`. Different shapes give infinity.
+    """
+    if actual.shape != expected.shape:
+        return float("inf")
+    actual, expected = (t.double().transpose(0, 1).flatten(1) for t in (actual, expected))  # (channels, B·...)
+    scale = expected.abs().amax(dim=1, keepdim=True).clamp(min=1.0)
+    return ((actual - expected).abs() / scale).max().item()
+
+
+def _run_onnx(file: Path, image: Tensor) -> Tensor:
+    import onnxruntime  # an optional package: see check_formats
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: image.numpy()})[0])
+
+
+def _run_torchscript(file: Path, image: Tensor) -> Tensor:
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch calls the whole format deprecated; it was asked for
+        return _first_tensor(torch.jit.load(str(file), map_location="cpu")(image))
+
+
+_RUNNERS: dict[str, Callable[[Path, Tensor], Tensor]] = {"onnx": _run_onnx, "torchscript": _run_torchscript}
+
+
+def _first_tensor(output: Any) -> Tensor:
+    """A detector in evaluation mode answers (decoded boxes and scores, raw outputs): the first is what deploys."""
+    while not isinstance(output, Tensor):
+        output = output[0]
+    return output
