@@ -50,9 +50,9 @@ def compare(args: argparse.Namespace) -> None:
     if args.resume and (path / STAGES).is_file():
         raise DistillError(f"{path} is a run and no comparison: distill run --resume {path}")
     if args.resume and (path / COMPARISON).is_file():
-        from distill.report import compare as reports
+        from distill.results.comparison import ComparisonResults
 
-        before = reports.read(path)
+        before = ComparisonResults.read(path).to_dict()
     plan = arms.plan(recipe, args.arms, args.arm, args.seeds, args.lrs, before)
     with closing(RunFolder.create(path, to_yaml(recipe), resume=args.resume)) as folder:
         from distill.comparison import runner

@@ -25,6 +25,7 @@ from distill.machine.device import pick_device
 from distill.recipe.load import to_yaml
 from distill.recipe.schema import SHAPES, Recipe
 from distill.report import compare as report
+from distill.results.comparison import ComparisonResults
 from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.data import dataset as datasets
 
@@ -77,7 +78,7 @@ def run(wanted: Comparison, folder: RunFolder, console: Console, *, quiet: bool 
                 work.train(arm, seed, work.chosen[arm.name])
     work.write()
     report.write(folder.path)
-    console.result("\n" + report.summary(work.content(), folder.path))
+    console.result("\n" + report.summary(ComparisonResults.read(folder.path), folder.path))
     work.complain()
     return work.content()
 

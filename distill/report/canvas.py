@@ -1,30 +1,38 @@
-"""Axes, labels and files in one style: what every figure of the report shares."""
+"""Axes, labels and files in one style, shared by all plots of a report."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+
+from distill.results.networks import NETWORKS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Drawn as they are in the PNG; in the SVG each becomes the CSS variable of the same name, so that it follows the theme.
-COLOURS = {
-    "ink": "#1c2126",
-    "muted": "#6a737c",
-    "line": "#dde1e5",
-    "bar": "#c9cfd6",
-    "teacher": "#5b6670",
-    "pruned": "#c2554b",
-    "repaired": "#c98a1b",
-    "student": "#2563a8",
-    "other": "#7a5ba6",
-    "more": "#2a8a80",
+    Drawing = tuple[Figure, str]  # with its description for readers who do not see it
+
+# Role -> its colour on a light page and on a dark one. A PNG has the light ones; in an SVG each becomes the CSS variable
+# of the same name, so that it follows the theme of the page.
+THEME = {
+    "ink": ("#1c2126", "#e3e7ea"),
+    "muted": ("#6a737c", "#98a2ac"),
+    "line": ("#dde1e5", "#2d343b"),
+    "bar": ("#c9cfd6", "#434c55"),
+    "paper": ("#fcfcfa", "#14181c"),
+    "raised": ("#f2f3f1", "#1d2328"),
+    "good": ("#2c7a4b", "#6cc592"),
+    **{network.name: (network.color, network.dark) for network in NETWORKS},
 }
+COLOURS = {role: light for role, (light, _) in THEME.items()}
+SERIES = ("student", "repaired", "sparse", "pruned", "averaged", "teacher", "muted")
+HALF = (5.2, 3.1)  # inches; two of these stand side by side on a wide page
+FULL = (9.6, 2.9)
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "font.family": "sans-serif",
@@ -44,7 +52,30 @@ STYLE: dict[Any, Any] = {
 }
 
 
+@dataclass(frozen=True)
+class Plot:
+    """One figure: `png` for a file, `svg` for the page, `alt` for readers who see neither."""
+
+    png: bytes
+    svg: str
+    alt: str
+
+
+def draw(drawings: Mapping[str, Callable[[], Drawing | None]]) -> dict[str, Plot]:
+    """Plots by name; those that have no data are left out. matplotlib's global settings stay as they are."""
+    import matplotlib
+
+    plots = {}
+    with matplotlib.rc_context(STYLE):
+        for name, function in drawings.items():
+            if (drawing := function()) is not None:
+                figure, alt = drawing
+                plots[name] = Plot(_png(figure), _svg(figure, name), alt)
+    return plots
+
+
 def new_axes(size: tuple[float, float], xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+    """A figure of `size` inches and its only axes."""
     from matplotlib.figure import Figure  # not pyplot: no global state, no window system
 
     figure = Figure(figsize=size, layout="constrained")
@@ -58,7 +89,13 @@ def new_axes(size: tuple[float, float], xlabel: str, ylabel: str) -> tuple[Figur
     return figure, axes
 
 
+def series_colour(number: int) -> str:
+    """Colour of the n-th curve."""
+    return COLOURS[SERIES[number % len(SERIES)]]
+
+
 def whole_epochs(axes: Axes, epochs: Sequence[int]) -> None:
+    """Put ticks on whole epochs only."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
@@ -66,8 +103,17 @@ def whole_epochs(axes: Axes, epochs: Sequence[int]) -> None:
         axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
 
 
-def name_layers(axes: Axes, names: Sequence[str]) -> None:
-    """Label the first layer of each block ("model.4.cv1.conv" → "4"); a name for each would not be readable."""
+def label_lines(axes: Axes, labels: Sequence[tuple[str, float, str]]) -> None:
+    """Write labels (text, height, colour) to the right of the axes, moved apart until none covers another."""
+    low, high = axes.get_ylim()
+    heights = spread([height for _, height, _ in labels], 0.075 * (high - low))
+    for (text, _, colour), height in zip(labels, heights, strict=True):
+        axes.text(1.02, height, text, transform=axes.get_yaxis_transform(), color=colour, va="center")
+
+
+def layer_axes(names: Sequence[str], ylabel: str) -> tuple[Figure, Axes]:
+    """Wide axes with a place for every layer, labelled by blocks ("model.4.cv1.conv" -> "4") so that it can be read."""
+    figure, axes = new_axes(FULL, "block of the network, in order of execution", ylabel)
     blocks = [re.sub(r"^model\.(\d+)\b.*$", r"\1", name).split(".")[0] for name in names]
     first: list[int] = []
     for place, block in enumerate(blocks):
@@ -76,11 +122,18 @@ def name_layers(axes: Axes, names: Sequence[str]) -> None:
             first.append(place)
     axes.set_xticks(first, [blocks[place][:12] for place in first])
     axes.set_xlim(-0.8, len(names) - 0.2)
-    axes.set_xlabel("block of the network, in order of execution")
+    return figure, axes
+
+
+def legend(axes: Axes) -> None:
+    """A legend in one row above the data."""
+    axes.legend(
+        frameon=False, loc="upper left", ncols=2, labelcolor=COLOURS["muted"], borderaxespad=0, handletextpad=0.4
+    )
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:
-    """Heights for labels at `values`, moved apart until each is `gap` from the next; the order stays."""
+    """Heights of labels at `values`, moved apart until each is `gap` from the next; their order stays."""
     order = sorted(range(len(values)), key=values.__getitem__)
     heights = list(values)
     for _ in range(50):
@@ -92,17 +145,13 @@ def spread(values: Sequence[float], gap: float) -> list[float]:
     return heights
 
 
-def colour(stage: str) -> str:
-    return COLOURS.get(stage, COLOURS["other"])
-
-
-def png(figure: Figure) -> bytes:
+def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
 
-def svg(figure: Figure, name: str) -> str:
+def _svg(figure: Figure, name: str) -> str:
     """The bare `<svg>` element, scaling with the page, in the page's colours and font."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -112,8 +161,8 @@ def svg(figure: Figure, name: str) -> str:
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # a rule for "*", which would reach the whole page
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
     svg = re.sub(r"'?DejaVu Sans'?[^;\"]*", "inherit", svg)
-    # Ids are unique within a figure only, and a page holds several.
+    # Ids are unique within a figure only, and a page has several.
     svg = re.sub(r'\bid="', f'id="{name}-', svg).replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
-    for role, colour in COLOURS.items():
+    for colour, role in {colour: role for role, colour in COLOURS.items()}.items():
         svg = svg.replace(colour, f"var(--{role})")
     return svg.strip()

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
 from statistics import mean, median, stdev
-from typing import Any
 
 from distill.report.facts import Table
 from distill.report.format import digits, signed
+from distill.results.comparison import ArmRun, ComparisonResults
 
-Content = Mapping[str, Any]
 OURS = "ours"
-# What a mean may be away from 0 by chance, in its standard errors: Student's t at 95 %, for 1, 2, ... degrees of freedom.
+# How many standard errors a mean may be away from 0 by chance: Student's t at 95 %, for 1, 2, ... degrees of freedom.
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
+NOISE = {True: "within noise", False: "beyond noise", None: ""}
 
 
 @dataclass(frozen=True)
@@ -24,187 +24,182 @@ class Standing:
 
     Attributes:
         name: of the arm.
-        runs: rows of compare.json, at least one.
-        others: those of the arm that it is compared with; None for that one itself.
+        runs: at least one.
+        others: those of the arm that it is compared with; None for that arm itself.
     """
 
     name: str
-    runs: Sequence[Mapping[str, Any]]
-    others: Sequence[Mapping[str, Any]] | None
+    runs: Sequence[ArmRun]
+    others: Sequence[ArmRun] | None
 
-    def values(self, key: str = "map50_95") -> list[float]:
-        return [run[key] for run in self.runs]
+    @property
+    def values(self) -> list[float]:
+        """mAP50-95 of each run."""
+        return [run.map50_95 for run in self.runs]
+
+    @property
+    def score(self) -> str:
+        """Mean mAP50-95 with its standard deviation."""
+        return with_spread(f"{mean(self.values):.3f}", self.values)
 
     @cached_property
     def differences(self) -> list[float]:
-        """Seed by seed, what both have in common cancels out."""
-        other = {run["seed"]: run["map50_95"] for run in self.others or ()}
-        return [run["map50_95"] - other[run["seed"]] for run in self.runs if run["seed"] in other]
+        """Seed by seed: what both have in common cancels out."""
+        other = {run.seed: run.map50_95 for run in self.others or ()}
+        return [run.map50_95 - other[run.seed] for run in self.runs if run.seed in other]
+
+    @property
+    def difference(self) -> str:
+        """Mean difference with its standard deviation; empty if there is none."""
+        return with_spread(signed(mean(self.differences)), self.differences) if self.differences else ""
 
     @property
     def within_noise(self) -> bool | None:
-        """Whether a paired t-test takes the difference for none; None where that is not known."""
-        spread, count = deviation(self.differences), len(self.differences)
-        if spread is None:
+        """Whether a paired t-test finds no difference; None with fewer than two pairs."""
+        deviation, count = standard_deviation(self.differences), len(self.differences)
+        if deviation is None:
             return None
         limit = STUDENT[min(count - 2, len(STUDENT) - 1)]
-        return abs(mean(self.differences)) <= limit * spread / sqrt(count)
+        return abs(mean(self.differences)) <= limit * deviation / sqrt(count)
 
 
-def deviation(values: Sequence[float]) -> float | None:
-    """Standard deviation of a sample; None of fewer than two."""
+def standard_deviation(values: Sequence[float]) -> float | None:
+    """Of a sample; None if it has fewer than two values."""
     return stdev(values) if len(values) > 1 else None
 
 
-def standings(content: Content) -> list[Standing]:
-    """The arms that have finished a run, in the order they were named."""
-    chosen = content["chosen"]
-    runs = {
-        arm["name"]: sorted(
-            (row for row in content["runs"] if row["arm"] == arm["name"] and row["lr_tried"] == chosen[arm["name"]]),
-            key=lambda row: row["seed"],
-        )
-        for arm in content["arms"]
-        if arm["name"] in chosen
-    }
-    base = _base(runs)
-    return [Standing(name, rows, None if name == base else runs[base]) for name, rows in runs.items() if rows]
+def with_spread(text: str, values: Sequence[float]) -> str:
+    """A mean with its standard deviation, if there is one."""
+    deviation = standard_deviation(values)
+    return text if deviation is None else f"{text} ± {deviation:.3f}"
 
 
-def table(content: Content) -> Table | None:
+def standings(results: ComparisonResults) -> list[Standing]:
+    """The arms that have finished a run, in the order of `results.arms`."""
+    runs: dict[str, list[ArmRun]] = {}
+    for arm in results.arms:
+        finished = [run for run in results.runs if run.arm == arm.name and arm.name in results.chosen]
+        chosen = [run for run in finished if run.lr_tried == results.chosen[arm.name]]
+        if chosen:
+            runs[arm.name] = sorted(chosen, key=lambda run: run.seed)
+    base = OURS if OURS in runs else next(iter(runs), OURS)
+    return [Standing(name, rows, None if name == base else runs[base]) for name, rows in runs.items()]
+
+
+def base_name(arms: Sequence[Standing]) -> str:
+    """Name of the arm that the others are compared with."""
+    return next((arm.name for arm in arms if arm.others is None), OURS)
+
+
+def comparison(results: ComparisonResults) -> Table | None:
     """A row for each arm."""
-    found = standings(content)
-    if not found:
+    arms = standings(results)
+    if not arms:
         return None
-    rows = tuple(_row(standing) for standing in found)
-    columns = ("arm", "start", "mAP50-95", "seeds", f"against {compared_with(found)}", "", "lr", "s/step", "labels")
-    return Table(columns, rows, strong="mAP50-95")
+    columns = ("arm", "start", "mAP50-95", "seeds", f"against {base_name(arms)}", "", "lr", "s/step", "labels")
+    return Table(columns, tuple(map(_row, arms)), strong="mAP50-95")
 
 
-def _row(standing: Standing) -> tuple[str, ...]:
-    rates = dict.fromkeys(map(rate_text, standing.values("lr")))
-    noise = {True: "within noise", False: "beyond noise", None: ""}[standing.within_noise]
+def _row(arm: Standing) -> tuple[str, ...]:
     return (
-        standing.name,
-        f"{mean(standing.values('start')):.3f}",
-        with_spread(f"{mean(standing.values()):.3f}", standing.values()),
-        str(len(standing.runs)),
-        with_spread(signed(mean(standing.differences)), standing.differences) if standing.differences else "",
-        noise,
-        ", ".join(rates),
-        digits(median(standing.values("seconds_per_step"))),
-        "yes" if standing.runs[0]["labels"] else "no",
+        arm.name,
+        f"{mean(run.start for run in arm.runs):.3f}",
+        arm.score,
+        str(len(arm.runs)),
+        arm.difference,
+        NOISE[arm.within_noise],
+        ", ".join(dict.fromkeys(rate_text(run.lr) for run in arm.runs)),
+        digits(median(run.seconds_per_step for run in arm.runs)),
+        "yes" if arm.runs[0].labels else "no",
     )
 
 
-def notes(content: Content) -> list[str]:
-    """How to read the table: what the columns are, what is noise, and where the learning rates come from."""
-    seeds, lrs = content["seeds"], content["lrs"]
-    spread = f"± is the standard deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))})."
+def notes(results: ComparisonResults) -> list[str]:
+    """How to read the table: what the columns are, what is noise, and who chose the learning rates."""
+    seeds, several = results.seeds, len(results.seeds) > 1
+    deviation = f" ± is the standard deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))})."
     noise = (
         "A difference is taken seed by seed; within noise is what a paired t-test (95 %) takes for none."
-        if len(seeds) > 1
+        if several
         else "One seed says nothing about noise: give --seeds 3 before you believe a difference."
     )
     rates = (
-        f"lr: the best of {', '.join(map(rate_text, lrs))} on the val images with seed {seeds[0]}, chosen in this "
+        f"lr: the best of {', '.join(map(rate_text, results.lrs))} on the val images with seed {seeds[0]}, chosen in this "
         "way for all arms alike."
-        if len(lrs) > 1
-        else "lr: there was no search; it is what was given, or what a few steps at several rates showed to be best for each run by itself."
+        if len(results.lrs) > 1
+        else "lr: there was no search; it was given, or each run chose the best of several in a few steps."
     )
-    return [
+    columns = (
         "start: the network before training. mAP50-95: the best epoch of training, or the mean of the weights before and "
-        "after it where that was measured and is higher; also where it is below the start. "
-        + (spread if len(seeds) > 1 else ""),
-        noise,
-        rates,
-    ]
+        "after it if that was measured and is higher; also if it is below the start."
+    )
+    return [columns + (deviation if several else ""), noise, rates]
 
 
-def findings(content: Content) -> list[str]:
+def findings(results: ComparisonResults) -> list[str]:
     """What the reader must know before believing the table."""
-    found = [
-        f"{row['arm']} failed with seed {row['seed']}, lr {row['lr_tried'] or 'auto'}: {row['error']}"
-        for row in content["failed"]
+    lines = [
+        f"{run.arm} failed with seed {run.seed}, lr {run.lr_tried or 'auto'}: {run.error}" for run in results.failed
     ]
-    missing = len(content["arms"]) * len(content["seeds"]) - sum(len(each.runs) for each in standings(content))
+    missing = len(results.arms) * len(results.seeds) - sum(len(arm.runs) for arm in standings(results))
     if missing > 0:
-        found.append(f"{missing} runs are missing: the comparison was not finished.")
-    courses = {tuple(row["schedule"].items()) for row in content["runs"]}
-    if len(courses) > 1:
-        found.append("The arms did not train for the same epochs, steps and batch: their own keys say otherwise.")
-    return found
+        lines.append(f"{missing} runs are missing: the comparison was not finished.")
+    if len({run.schedule for run in results.runs}) > 1:
+        lines.append("The arms did not train for the same epochs, steps and batch: their own keys say otherwise.")
+    return lines
 
 
-def gain(content: Content) -> str:
+def gain(results: ComparisonResults) -> str:
     """The comparison in one sentence."""
-    found = standings(content)
-    if not found:
+    arms = standings(results)
+    if not arms:
         return "Nothing to compare yet"
-    best = max(found, key=lambda each: mean(each.values()))
-    return f"{best.name} ends highest of {len(found)} ways: mAP50-95 {with_spread(f'{mean(best.values()):.3f}', best.values())}"
+    best = max(arms, key=lambda arm: mean(arm.values))
+    return f"{best.name} ends highest of {len(arms)} ways: mAP50-95 {best.score}"
 
 
-def judgement(content: Content) -> str:
-    """How the best one stands to the one that all are compared with, or that one to the best of the others."""
-    found = standings(content)
-    others = [each for each in found if each.differences]
+def judgement(results: ComparisonResults) -> str:
+    """The best arm against the one that all are compared with, or that one against the best of the others."""
+    arms = standings(results)
+    others = [arm for arm in arms if arm.differences]
     if not others:
         return ""
-    best = max(others, key=lambda each: mean(each.differences))
-    noise = {True: ", within noise", False: ", beyond noise", None: ""}[best.within_noise]
-    difference = with_spread(signed(mean(best.differences)), best.differences)
-    return f"{best.name} against {compared_with(found)}: {difference}{noise}"
+    best = max(others, key=lambda arm: mean(arm.differences))
+    return ", ".join(
+        filter(None, [f"{best.name} against {base_name(arms)}: {best.difference}", NOISE[best.within_noise]])
+    )
 
 
-def search(content: Content) -> Table | None:
-    """What each learning rate gave with the first seed; None where there was nothing to choose."""
-    lrs, seed = content["lrs"], content["seeds"][0]
-    if len(lrs) < 2:
+def search(results: ComparisonResults) -> Table | None:
+    """What each learning rate gave with the first seed; None if there was nothing to choose."""
+    if len(results.lrs) < 2:
         return None
-    found = {
-        (row["arm"], row["lr_tried"]): f"{row['map50_95']:.3f}" for row in content["runs"] if row["seed"] == seed
-    } | {(row["arm"], row["lr_tried"]): "failed" for row in content["failed"] if row["seed"] == seed}
-    names = [arm["name"] for arm in content["arms"]]
-    rows = tuple((name, *(found.get((name, rate), "") for rate in lrs)) for name in names)
-    return Table(("arm", *map(rate_text, lrs)), rows)
+    first = results.seeds[0]
+    cells = {(run.arm, run.lr_tried): f"{run.map50_95:.3f}" for run in results.runs if run.seed == first}
+    cells |= {(run.arm, run.lr_tried): "failed" for run in results.failed if run.seed == first}
+    rows = tuple((arm.name, *(cells.get((arm.name, rate), "") for rate in results.lrs)) for arm in results.arms)
+    return Table(("arm", *map(rate_text, results.lrs)), rows)
 
 
-def every_run(content: Content) -> Table | None:
+def every_run(results: ComparisonResults) -> Table | None:
     """All runs, those of the search too."""
     rows = tuple(
         (
-            row["arm"],
-            str(row["seed"]),
-            rate_text(row["lr"]),
-            f"{row['start']:.3f}",
-            f"{row['map50_95']:.3f}",
-            f"{row['map50']:.3f}",
-            digits(row["seconds_per_step"]),
-            row["folder"],
+            run.arm,
+            str(run.seed),
+            rate_text(run.lr),
+            f"{run.start:.3f}",
+            f"{run.map50_95:.3f}",
+            f"{run.map50:.3f}",
+            digits(run.seconds_per_step),
+            run.folder,
         )
-        for row in content["runs"]
+        for run in results.runs
     )
     return Table(("arm", "seed", "lr", "start", "mAP50-95", "mAP50", "s/step", "folder"), rows) if rows else None
 
 
-def compared_with(found: Sequence[Standing]) -> str:
-    """Name of the arm that the others are compared with."""
-    return next((each.name for each in found if each.others is None), OURS)
-
-
 def rate_text(rate: float) -> str:
     """A learning rate, "1e-4" or "2.5e-3"."""
-    digits, _, power = f"{rate:.1e}".partition("e")
-    return f"{digits.removesuffix('.0')}e{int(power)}"
-
-
-def with_spread(text: str, values: Sequence[float]) -> str:
-    """A mean with its standard deviation, where there is one."""
-    spread = deviation(values)
-    return text if spread is None else f"{text} ± {spread:.3f}"
-
-
-def _base(runs: Mapping[str, Sequence[Any]]) -> str:
-    """`ours` where it is among the arms, else the first of them."""
-    return OURS if runs.get(OURS) else next((name for name, rows in runs.items() if rows), OURS)
+    mantissa, _, power = f"{rate:.1e}".partition("e")
+    return f"{mantissa.removesuffix('.0')}e{int(power)}"

@@ -1,4 +1,4 @@
-"""How numbers are written: three figures, real minus signs, words where a ratio is hard to read."""
+"""How values are written: three figures, real minus signs, words for ratios that are hard to read."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ def signed(value: float) -> str:
     """A difference of mAP with its sign, "−0.007"; a difference that rounds to nothing has none."""
     text = f"{abs(value):.3f}"
     return text if text == "0.000" else ("+" if value > 0 else "−") + text
+
+
+def difference(before: float, after: float) -> str:
+    """Change of mAP with its sign."""
+    return signed(after - before)
 
 
 def percent(before: float, after: float) -> str:

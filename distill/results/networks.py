@@ -33,7 +33,11 @@ TEACHER = Network("teacher", "the teacher", "#5b6670", "#a9b4be", "the network t
 SPARSE = Network("sparse", "the sparse network", "#7a5ba6", "#ad91d8", "the teacher after sparsity training")
 PRUNED = Network("pruned", "the pruned network", "#c2554b", "#e0837a", "its channels cut, and nothing else")
 REPAIRED = Network(
-    "repaired", "the repaired network", "#c98a1b", "#dfae54", "repaired without labels and without an epoch"
+    "repaired",
+    "the repaired network",
+    "#c98a1b",
+    "#dfae54",
+    "its layers fitted to the teacher's, without labels and without an epoch",
 )
 TRAINED = Network("trained", "the trained network", "#2563a8", "#6ea8e6", "trained from the network before it")
 AVERAGED = Network(

@@ -27,7 +27,17 @@ from distill.losses.spec import LossSpec
 from distill.machine.console import Console
 from distill.recipe import load as recipes
 from distill.recipe.schema import Latency
+from distill.report import compare as report
 from distill.report import compare_facts as facts
+from distill.results.comparison import (
+    ArmRecord,
+    ArmRun,
+    ComparedNetwork,
+    ComparisonResults,
+    FailedRun,
+    Setting,
+    TrainingSize,
+)
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data import dataset as datasets
 from distill.yolo.families.outputs import distillation
@@ -144,33 +154,32 @@ def test_what_training_came_to_may_be_the_mean_of_before_and_after(
 
 def test_the_table_says_what_the_runs_say(done: tuple[Path, Watch]) -> None:
     out, _ = done
-    found = content(out)
-    assert len(found["runs"]) == 6
-    for row in found["runs"]:
-        results = json.loads((out / row["folder"] / "results.json").read_text())
-        mean = results["average"] or {"averaged": 0.0}
-        assert (
-            row["map50_95"] == max(results["trained"]["map50_95"], mean["averaged"])
-            and row["lr"] == results["schedule"]["lr"]
-        )
-        assert row["start"] == results["models"]["repaired"]["map50_95"] and row["seed"] == results["seed"]
-        assert row["history"] == [epoch["map50_95"] for epoch in results["history"]]
+    comparison = content(out)
+    assert len(comparison["runs"]) == 6
+    for row in comparison["runs"]:
+        run = json.loads((out / row["folder"] / "results.json").read_text())
+        mean = run["average"] or {"averaged": 0.0}
+        assert row["map50_95"] == max(run["trained"]["map50_95"], mean["averaged"])
+        assert row["lr"] == run["schedule"]["lr"]
+        assert row["start"] == run["models"]["repaired"]["map50_95"] and row["seed"] == run["seed"]
+        assert row["history"] == [epoch["map50_95"] for epoch in run["history"]]
         assert row["seconds_per_step"] > 0 and row["lr_tried"] == row["lr"] and row["labels"]
-        assert set(results["history"][0]) >= {"ultralytics" if row["arm"] == "ultralytics" else "score_bce"}
-    kept = {}
+        assert set(run["history"][0]) >= {"ultralytics" if row["arm"] == "ultralytics" else "score_bce"}
+    scores = {}
     for arm in ("ultralytics", "ours"):
-        tried = {row["lr"]: row["map50_95"] for row in found["runs"] if row["arm"] == arm and row["seed"] == 0}
-        assert len(tried) == 2 and found["chosen"][arm] == max(tried, key=lambda lr: tried[lr])
-        runs = [row for row in found["runs"] if row["arm"] == arm and row["lr"] == found["chosen"][arm]]
-        kept[arm] = np.array([row["map50_95"] for row in runs])
+        tried = {row["lr"]: row["map50_95"] for row in comparison["runs"] if row["arm"] == arm and row["seed"] == 0}
+        assert len(tried) == 2 and comparison["chosen"][arm] == max(tried, key=lambda lr: tried[lr])
+        runs = [row for row in comparison["runs"] if row["arm"] == arm and row["lr"] == comparison["chosen"][arm]]
+        scores[arm] = np.array([row["map50_95"] for row in runs])
         assert [row["seed"] for row in runs] == [0, 1]
-    stock, ours = facts.standings(found)
-    difference = kept["ultralytics"] - kept["ours"]
+    results = ComparisonResults.read(out)
+    stock, ours = facts.standings(results)
+    difference = scores["ultralytics"] - scores["ours"]
     assert stock.name == "ultralytics" and stock.differences == pytest.approx(list(difference)) and not ours.differences
-    table = facts.table(found)
+    table = facts.comparison(results)
     assert table is not None
     cells = dict(zip(table.columns, table.rows[0], strict=True))
-    assert cells["mAP50-95"] == f"{kept['ultralytics'].mean():.3f} ± {kept['ultralytics'].std(ddof=1):.3f}"
+    assert cells["mAP50-95"] == f"{scores['ultralytics'].mean():.3f} ± {scores['ultralytics'].std(ddof=1):.3f}"
     assert cells["against ours"].endswith(f" ± {difference.std(ddof=1):.3f}")
     t = abs(difference.mean()) / (difference.std(ddof=1) / 2**0.5)
     assert cells[""] == ("within noise" if t <= 12.71 else "beyond noise")
@@ -181,7 +190,7 @@ def test_it_is_written_and_printed(done: tuple[Path, Watch], capsys: pytest.Capt
     out, _ = done
     for name in ("compare.md", "compare.html", "plots/compare.png", "recipe.yaml", "log.txt"):
         assert (out / name).is_file(), name
-    row = facts.table(content(out)).rows[0]  # type: ignore[union-attr]
+    row = facts.comparison(ComparisonResults.read(out)).rows[0]  # type: ignore[union-attr]
     assert f"| {row[0]} | {row[1]} | {row[2]} |" in (out / "compare.md").read_text()
     page = (out / "compare.html").read_text()
     assert row[2] in page and page.count("<svg") == 2 and "src=" not in page and "<script" not in page
@@ -308,8 +317,8 @@ def test_an_arm_that_fails_does_not_take_the_others_with_it(
     made = content(tmp_path / "out")
     assert [(row["arm"], row["seed"]) for row in made["runs"]] == [("ours", 0), ("ours", 1)]
     assert [(row["arm"], row["seed"]) for row in made["failed"]] == [("bad", 0)]
-    report = (tmp_path / "out" / "compare.md").read_text()
-    assert "bad failed with seed 0, lr auto: loss 'nothing' is zero" in report and "2 runs are missing" in report
+    markdown = (tmp_path / "out" / "compare.md").read_text()
+    assert "bad failed with seed 0, lr auto: loss 'nothing' is zero" in markdown and "2 runs are missing" in markdown
 
 
 # --- arms ------------------------------------------------------------------------------------------------------------
@@ -340,27 +349,64 @@ def test_arms_are_the_recipe_with_a_few_keys_changed(here: Path) -> None:
     assert arms.plan(recipe, seeds=4, before=made.to_dict()).seeds == (0, 1, 2, 3)
 
 
-def test_differences_are_paired_and_tested() -> None:
-    def rows(arm: str, values: list[float]) -> list[dict[str, Any]]:
-        return [{"arm": arm, "seed": seed, "lr_tried": None, "map50_95": value} for seed, value in enumerate(values)]
+def comparison(scores: dict[str, list[float]]) -> ComparisonResults:
+    """A comparison without a search, of arms with these scores, a seed each."""
+    size = TrainingSize(1, 10, 4)
+    return ComparisonResults(
+        recipe_name="tiny",
+        arms=[ArmRecord(name, "", {}) for name in scores],
+        seeds=[0, 1, 2],
+        lrs=[],
+        about=None,
+        chosen=dict.fromkeys(scores),
+        runs=[
+            ArmRun(arm, seed, None, 1e-3, 0.4, score, score, True, [score], 0.1, size, f"{arm}/seed-{seed}")
+            for arm, values in scores.items()
+            for seed, score in enumerate(values)
+        ],
+        failed=[],
+    )
 
-    made = {
-        "arms": [{"name": name} for name in ("low", "ours", "near")],
-        "chosen": {"low": None, "ours": None, "near": None},
-        # The seeds differ by far more than the arms: only pairs tell the arms apart.
-        "runs": [*rows("ours", [0.5, 0.6, 0.7]), *rows("low", [0.48, 0.57, 0.68]), *rows("near", [0.52, 0.59, 0.71])],
-    }
-    low, ours, near = facts.standings(made)
+
+def test_differences_are_paired_and_tested() -> None:
+    # The seeds differ by far more than the arms: only pairs tell the arms apart.
+    scores = {"low": [0.48, 0.57, 0.68], "ours": [0.5, 0.6, 0.7], "near": [0.52, 0.59, 0.71]}
+    low, ours, near = facts.standings(comparison(scores))
     assert low.differences == pytest.approx([-0.02, -0.03, -0.02]) and low.within_noise is False
     assert near.differences == pytest.approx([0.02, -0.01, 0.01]) and near.within_noise is True
     assert ours.differences == [] and ours.within_noise is None
-    assert facts.deviation(ours.values()) == pytest.approx(0.1) and facts.deviation([1.0]) is None
-    two = facts.standings(made | {"runs": [row for row in made["runs"] if row["seed"] < 2]})[0]
-    assert (
-        two.differences == pytest.approx([-0.02, -0.03]) and two.within_noise is True
-    )  # two seeds tell next to nothing
-    one = facts.standings(made | {"runs": [row for row in made["runs"] if row["seed"] == 0]})[0]
+    assert facts.standard_deviation(ours.values) == pytest.approx(0.1) and facts.standard_deviation([1.0]) is None
+    two = facts.standings(comparison({name: values[:2] for name, values in scores.items()}))[0]
+    assert two.differences == pytest.approx([-0.02, -0.03])
+    assert two.within_noise is True, "two seeds tell next to nothing"
+    one = facts.standings(comparison({name: values[:1] for name, values in scores.items()}))[0]
     assert one.differences == pytest.approx([-0.02]) and one.within_noise is None
+
+
+def test_a_comparison_goes_to_its_file_and_comes_back(tmp_path: Path) -> None:
+    cost = ComparedNetwork(0.6, 1.7, 2_500_000)
+    data = {"path": "data.yaml", "train_images": 8, "val_images": 4, "classes": ["disc"], "labelled": True}
+    setting = Setting("best.pt", data, 64, "a CPU", {"torch": "2.9"}, cost, cost)
+    results = replace(comparison({"ours": [0.5]}), about=setting, failed=[FailedRun("peer", 0, 1e-4, "loss is zero")])
+    (tmp_path / "compare.json").write_text(json.dumps(results.to_dict()))
+    assert ComparisonResults.read(tmp_path) == results
+    report.write(tmp_path)
+    page = (tmp_path / "compare.html").read_text()
+    assert "best.pt · data.yaml · 8 + 4 images · 64 px" in page and "peer failed with seed 0" in page
+    nothing_yet = comparison({})
+    assert ComparisonResults.from_dict(json.loads(json.dumps(nothing_yet.to_dict()))) == nothing_yet
+    (tmp_path / "compare.json").write_text(json.dumps(nothing_yet.to_dict()))
+    report.write(tmp_path)
+    assert (tmp_path / "compare.md").read_text().startswith("# Nothing to compare yet")
+
+
+@pytest.mark.parametrize("change", [{"format": 0}, {"runs": [{"arm": "ours"}]}, {"runs": None}, {"surprise": 1}, None])
+def test_a_comparison_of_another_layout_is_refused_in_one_line(tmp_path: Path, change: dict[str, Any] | None) -> None:
+    content = comparison({"ours": [0.5]}).to_dict()
+    (tmp_path / "compare.json").write_text("{" if change is None else json.dumps(content | change))
+    with pytest.raises(DistillError, match=r"compare\.json was not written by this version or is damaged: start a new"):
+        report.write(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["compare.json"]
 
 
 # --- ultralytics' own loss -------------------------------------------------------------------------------------------

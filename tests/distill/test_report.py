@@ -9,16 +9,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
+import yaml
 
 from distill import report
 from distill.errors import DistillError
-from distill.report import agreement
-from distill.report.facts import comparison, duration, findings, judgement, per_class, verdict
+from distill.machine.words import duration
+from distill.report import details, facts
 from distill.report.format import percent, signed, speed
-from distill.report.markdown import render_markdown
-from distill.report.page import render_html
-from distill.report.sections import compose
+from distill.report.render import report_files
+from distill.results.results import Results
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -28,6 +29,9 @@ def stage(mean_ap: float | None, per_class: dict | None, gflops: float, params: 
         "map50_95": mean_ap,
         "map50": None if mean_ap is None else mean_ap + 0.2,
         "per_class": per_class,
+        "agreement50_95": None,
+        "agreement50": None,
+        "agreement_per_class": None,
         "params": params,
         "gflops": gflops,
         "size_mb": params * 2 / 1e6,
@@ -39,8 +43,13 @@ def stage(mean_ap: float | None, per_class: dict | None, gflops: float, params: 
 @pytest.fixture
 def results() -> dict[str, Any]:
     return {
-        "format": 1,
-        "recipe": {"model": "best.pt", "prune": {"flops": 0.5}},
+        "format": 2,
+        "recipe": {
+            "model": "best.pt",
+            "sparsify": None,
+            "prune": {"flops": 0.5},
+            "distill": {"losses": {"box_iou": 1.0}, "labels": 1.0},
+        },
         "recipe_name": "yolov5-half",
         "model": "best.pt",
         "imgsz": 320,
@@ -54,9 +63,16 @@ def results() -> dict[str, Any]:
             "repaired": stage(0.615, {"cat": 0.69, "dog": 0.54}, 0.88, 1_000_000, 10.0),
             "student": stage(0.624, {"cat": 0.699, "dog": 0.549}, 0.88, 1_000_000, 10.0),
         },
+        "agreement": None,
         "chosen": "student",
+        "student_is": "trained",
+        "native": None,
         "accept": {"map_drop": 0.005},
         "accepted": False,
+        "trained": None,
+        "average": None,
+        "epoch_seconds": [100.0, 100.0],
+        "tuning": None,
         "schedule": {"epochs": 2, "lr": 0.0003},
         "warnings": ["the budget was missed by 2%"],
         "seconds": {"score": 30.1, "train": 200.0},
@@ -70,6 +86,7 @@ def results() -> dict[str, Any]:
         },
         "repair": {
             "images": 96,
+            "blocks": [],
             "layers": [
                 {"name": f"model.{i}.conv", "error_before": 0.4, "error_after": 0.1, "changed": i > 0} for i in range(4)
             ],
@@ -87,6 +104,33 @@ def write(folder: Path, results: dict[str, Any]) -> tuple[str, str]:
     (folder / "results.json").write_text(json.dumps(results))
     report.write(folder)
     return (folder / "report.md").read_text(), (folder / "report.html").read_text()
+
+
+def render(results: dict[str, Any]) -> tuple[str, str]:
+    """The same without plots and without files."""
+    texts = report_files("report", {}, results=typed(results), facts=facts, details=details, run_dir=Path("run"))
+    return texts["report.md"].decode(), texts["report.html"].decode()
+
+
+def typed(results: dict[str, Any]) -> Results:
+    """As they are read from the file."""
+    return Results.from_dict(json.loads(json.dumps(results)))
+
+
+def verdict(results: dict[str, Any]) -> str:
+    return facts.verdict(typed(results))
+
+
+def comparison(results: dict[str, Any]) -> facts.Table:
+    return facts.comparison(typed(results))
+
+
+def findings(results: dict[str, Any]) -> list[str]:
+    return facts.findings(typed(results))
+
+
+def screen(results: dict[str, Any], folder: Path | None = None) -> str:
+    return report.summary_table(typed(results), folder)
 
 
 def unescaped(markdown: str) -> str:
@@ -153,7 +197,7 @@ def test_the_result_is_what_was_chosen(results: dict[str, Any]) -> None:
     results["models"]["student"]["map50_95"] = 0.6
     assert "0.631 → 0.615 (−0.016)" in verdict(results)
     table = comparison(results)
-    assert table is not None and table.strong == "repaired" and table.rows[0][-1] == "−0.016"
+    assert table.strong == "repaired" and table.rows[0][-1] == "−0.016"
 
 
 @pytest.mark.parametrize(("student", "says"), [(0.65, "was not finished"), (0.632, "no more than two runs differ")])
@@ -179,7 +223,7 @@ def test_every_network_is_called_what_it_is(tmp_path: Path, results: dict[str, A
 def test_a_rate_that_did_not_get_back_is_not_praised(tmp_path: Path, results: dict[str, Any]) -> None:
     for loss, says in ((1.04, "The learning rate is the highest at which"), (1.06, "No learning rate came back")):
         search = {"start": 1.0, "limit": 1.05, "tried": [[1e-2, None], [1e-4, loss]]}
-        results["rehearsal"] = {"factors": {}, "search": search}
+        results["tuning"] = {"freeze_bn": False, "factors": {}, "lr": 1e-4, "search": search}
         assert says in write(tmp_path, results)[0]
 
 
@@ -187,7 +231,7 @@ def test_a_rate_that_did_not_get_back_is_not_praised(tmp_path: Path, results: di
 def test_a_mean_of_weights_is_called_one_where_it_is_the_student(
     tmp_path: Path, results: dict[str, Any], taken: bool
 ) -> None:
-    results["average"] = {"judged_by": "mAP50-95", "trained": 0.612, "averaged": 0.624, "taken": taken}
+    results["average"] = {"judged_by": "mAP50-95", "trained": 0.612, "averaged": 0.624, "map50": 0.8, "taken": taken}
     markdown = unescaped(write(tmp_path, results)[0])
     mean = "Student: the mean of the weights before and after training"
     trained = "Student: trained against the teacher and on the labels."
@@ -198,7 +242,6 @@ def test_a_mean_of_weights_is_called_one_where_it_is_the_student(
 
 def test_comparison_has_a_row_for_each_quantity_and_a_column_for_each_stage(results: dict[str, Any]) -> None:
     table = comparison(results)
-    assert table is not None
     assert table.columns == ("", "teacher", "pruned", "repaired", "student", "change")
     assert [row[0] for row in table.rows] == [
         "mAP50-95",
@@ -227,14 +270,14 @@ def unlabelled(results: dict[str, Any]) -> dict[str, Any]:
 
 def test_agreement_stands_in_for_map(unlabelled: dict[str, Any], tmp_path: Path) -> None:
     table = comparison(unlabelled)
-    assert table is not None and table.rows[0] == ("agreement 50-95", "1.000", "0.100", "0.850", "0.900", "−0.100")
+    assert table.rows[0] == ("agreement 50-95", "1.000", "0.100", "0.850", "0.900", "−0.100")
     assert [row[0] for row in table.rows[1:3]] == ["agreement 50", "params (M)"]
     assert verdict(unlabelled) == (
         "Half the FLOPs, 1.7× faster, agreement with the teacher 0.900: not judged, there are no labels to measure mAP with"
     )
-    screen = report.summary_table(unlabelled)
-    assert "Agreement: AP against the teacher's own boxes on 8 held-back images." in screen
-    assert screen.isascii() and all(len(line) <= 80 for line in screen.partition("\n\n")[0].splitlines()[:-1])
+    said = screen(unlabelled)
+    assert "Agreement: AP against the teacher's own boxes on 8 held-back images." in said
+    assert said.isascii() and all(len(line) <= 80 for line in said.partition("\n\n")[0].splitlines()[:-1])
     markdown, html = write(tmp_path, unlabelled)
     for text in (unescaped(markdown), Page(html).text):
         assert "sees 48 boxes with a score of 0.25 or more on 8 held-back images, which nothing was calibrated" in text
@@ -244,25 +287,27 @@ def test_agreement_stands_in_for_map(unlabelled: dict[str, Any], tmp_path: Path)
 
 
 def test_agreement_of_each_class_stands_beside_its_boxes_the_lowest_first(unlabelled: dict[str, Any]) -> None:
-    table = agreement.per_class(unlabelled)
+    table = facts.per_class(typed(unlabelled))
     assert table is not None and table.columns == ("class", "teacher boxes", "agreement 50-95")
     assert table.rows == (("dog", "7", "0.880"), ("cat", "41", "0.900"))
     unlabelled["chosen"] = "teacher"
-    assert agreement.per_class(unlabelled) is None
+    assert facts.per_class(typed(unlabelled)) is None
 
 
 def test_agreement_on_images_that_were_learned_from_is_said_to_be(unlabelled: dict[str, Any]) -> None:
     unlabelled["agreement"]["held_back"] = False
-    assert "the same that were learned from, which makes it look too good" in agreement.note(unlabelled)
-    assert "on 8 images it learned from" in agreement.note(unlabelled, brief=True)
+    assert "the same that were learned from, which makes it look too good" in facts.agreement_note(typed(unlabelled))
+    assert "on 8 images it learned from" in facts.agreement_note(typed(unlabelled), brief=True)
 
 
 def test_where_there_is_map_agreement_is_not_mentioned(results: dict[str, Any]) -> None:
-    assert not agreement.measured(results) and agreement.note(results) == "" and agreement.per_class(results) is None
+    table = facts.per_class(typed(results))
+    assert not facts.by_agreement(typed(results)) and facts.agreement_note(typed(results)) == ""
+    assert table is not None and "agreement" not in " ".join(table.columns)
 
 
 def test_classes_that_lost_most_come_first(results: dict[str, Any]) -> None:
-    table = per_class(results)
+    table = facts.per_class(typed(results))
     assert table is not None and table.rows == (
         ("dog", "0.562", "0.549", "−0.013"),
         ("cat", "0.700", "0.699", "−0.001"),
@@ -277,7 +322,7 @@ def test_numbers_as_a_person_writes_them() -> None:
 
 
 def test_summary_fits_a_terminal_of_any_encoding(results: dict[str, Any]) -> None:
-    text = report.summary_table(results, Path("runs/yolov5-half"))
+    text = screen(results, Path("runs/yolov5-half"))
     assert text.isascii()
     table, _, rest = text.partition("\n\n")
     assert all(len(line) <= 80 for line in table.splitlines()[:-1])
@@ -286,9 +331,9 @@ def test_summary_fits_a_terminal_of_any_encoding(results: dict[str, Any]) -> Non
 
 
 def test_an_original_is_used_with_the_originals_scripts(tmp_path: Path, results: dict[str, Any]) -> None:
-    results["original"], folder = "student-yolov5.pt", Path("runs/my run")
+    results["native"], folder = "student-yolov5.pt", Path("runs/my run")
     model = "--weights 'runs/my run/student-yolov5.pt'"
-    lines = report.summary_table(results, folder).splitlines()
+    lines = screen(results, folder).splitlines()
     assert lines[-3:] == [
         f"Use it:  python detect.py {model} --source path/to/images --imgsz 320",
         f"         python val.py {model} --data data.yaml --imgsz 320",
@@ -299,8 +344,8 @@ def test_an_original_is_used_with_the_originals_scripts(tmp_path: Path, results:
         assert "student-yolov5.pt has the format of the original YOLOv5, for that project's own scripts:" in text
         assert "yolo predict" not in text and "Needs ultralytics alone" not in text
         assert "distill run finetune" in text  # to go on with, from the other file
-    results["original"] = None
-    assert "yolo predict" in report.summary_table(results, folder)
+    results["native"] = None
+    assert "yolo predict" in screen(results, folder)
 
 
 def test_everything_is_in_both_reports(tmp_path: Path, results: dict[str, Any]) -> None:
@@ -348,7 +393,8 @@ def test_one_broken_layer_does_not_hide_the_others(tmp_path: Path, results: dict
 
 def test_outside_text_stays_text(tmp_path: Path, results: dict[str, Any]) -> None:
     evil = "<script>alert(1)</script> | $x$ [a](b) `c` *d*"
-    results.update(model=evil, device=evil, recipe_name=evil, warnings=[evil], recipe={"model": evil})
+    results.update(model=evil, device=evil, recipe_name=evil, warnings=[evil])
+    results["recipe"]["model"] = evil
     results["data"].update(path=evil, classes=[evil, "dog"])
     results["plan"]["groups"][0]["name"] = results["repair"]["layers"][0]["name"] = evil
     results["exports"][0]["file"] = evil
@@ -367,6 +413,24 @@ def test_outside_text_stays_text(tmp_path: Path, results: dict[str, Any]) -> Non
             assert len(re.findall(r"(?<!\\)\|", line)) in (5, 6)  # the columns of a table, and no more
 
 
+def test_backticks_are_code_in_prose_and_text_in_tables(results: dict[str, Any]) -> None:
+    results["warnings"] = ["give `a|b <c>` *now*"]
+    for network in results["models"].values():
+        network["per_class"] = {"`x|y`": 0.5}
+    markdown, html = render(results)
+    assert r"> **Note:** give `a|b <c>` \*now\*" in markdown
+    assert r"| \`x\|y\` | 0.500 |" in markdown
+    assert "give <code>a|b &lt;c&gt;</code> *now*" in html
+    assert '<th scope="row">`x|y`</th>' in html
+
+
+def test_a_recipe_with_backticks_and_gaps_stays_a_file(results: dict[str, Any]) -> None:
+    results["recipe"]["model"] = "a```b\n\n\n\nc"
+    markdown, _ = render(results)
+    fenced = re.search(r"(?ms)^(`{4,})yaml\n(.*?)^\1$", markdown)
+    assert fenced is not None and yaml.safe_load(fenced[2]) == results["recipe"]
+
+
 def test_what_is_missing_leaves_no_hole(tmp_path: Path, results: dict[str, Any]) -> None:
     """`distill.epochs=0` without labels, without export: the least a run gives."""
     models = {name: results["models"][name] for name in ("teacher", "pruned", "repaired")}
@@ -382,24 +446,43 @@ def test_what_is_missing_leaves_no_hole(tmp_path: Path, results: dict[str, Any])
 
 
 @pytest.mark.parametrize(
-    "missing",
-    ["plan", "repair", "schedule", "history", "exports", "warnings", "seconds", "versions", "device", "recipe", "data"],
+    ("part", "empty"),
+    [
+        *((part, None) for part in ("repair", "schedule", "tuning", "average", "agreement", "trained", "accepted", "model")),
+        *((part, []) for part in ("history", "epoch_seconds", "exports", "warnings")),
+        *((part, {}) for part in ("seconds", "versions")),
+        ("device", ""),
+    ],
 )
-def test_any_part_may_be_missing(results: dict[str, Any], missing: str) -> None:
+def test_any_part_may_be_empty(results: dict[str, Any], part: str, empty: Any) -> None:
+    results[part] = empty
+    markdown, html = render(results)
+    assert verdict(results) in unescaped(markdown)
+    assert Page(html).open == []
+    assert screen(results) and "None" not in markdown
+
+
+@pytest.mark.parametrize("missing", ["plan", "recipe", "data", "device", "accept"])
+def test_a_missing_part_is_one_line(tmp_path: Path, results: dict[str, Any], missing: str) -> None:
     for absent in (None, "gone"):
         partial = copy.deepcopy(results)
-        partial[missing] = absent
+        partial[missing] = None
         if absent == "gone":
             del partial[missing]
-        document = compose(partial, Path("run"))
-        assert verdict(partial) in unescaped(render_markdown(document, {}))
-        assert Page(render_html(document, {})).open == []
-        assert report.summary_table(partial)
+        with pytest.raises(DistillError, match=rf"results\.json: damaged: .*{missing}"):
+            write(tmp_path, partial)
+        assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_an_older_layout_is_one_line(tmp_path: Path, results: dict[str, Any]) -> None:
+    with pytest.raises(DistillError, match=r"results\.json: has the layout 1 of another version") as refused:
+        write(tmp_path, results | {"format": 1})
+    assert "\n" not in str(refused.value)
 
 
 def test_the_teacher_alone_is_no_comparison(tmp_path: Path, results: dict[str, Any]) -> None:
     results["models"] = {"teacher": results["models"]["teacher"]}
-    results["chosen"] = None
+    results["chosen"] = "teacher"
     markdown, _ = write(tmp_path, results)
     assert markdown.startswith("# Nothing to compare yet") and "## Use it" not in markdown
 
@@ -407,7 +490,7 @@ def test_the_teacher_alone_is_no_comparison(tmp_path: Path, results: dict[str, A
 def test_many_classes_are_folded(results: dict[str, Any]) -> None:
     for drop, model in enumerate(results["models"].values()):
         model["per_class"] = {f"class{number}": 0.5 - 0.001 * drop * number for number in range(80)}
-    markdown = render_markdown(compose(results, Path("run")), {})
+    markdown, _ = render(results)
     shown = markdown[markdown.index("## Accuracy") : markdown.index("<details>")]
     assert shown.count("| class") < 10 and "| class79 |" in shown
     assert "All 80 classes" in markdown and "| class0 |" in markdown
@@ -416,7 +499,7 @@ def test_many_classes_are_folded(results: dict[str, Any]) -> None:
 def test_metrics_csv_goes_before_the_history(tmp_path: Path, results: dict[str, Any]) -> None:
     (tmp_path / "metrics.csv").write_text("epoch, map50_95,score_bce\n1,0.5,2\n2,,1\n3,0.6,nan\n")
     (tmp_path / "results.json").write_text(json.dumps(results))
-    _, history = report.read(tmp_path)
+    history = report.history(tmp_path, typed(results))
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert history[1]["map50_95"] is None and history[2]["map50_95"] == 0.6
     report.write(tmp_path)
@@ -442,6 +525,18 @@ def test_a_folder_without_results_is_one_line(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
-def test_judgement_without_a_limit(results: dict[str, Any]) -> None:
-    results["accept"] = None
-    assert judgement(results) == "not accepted"
+def test_nothing_is_judged_if_nobody_asked(results: dict[str, Any]) -> None:
+    results["accepted"] = None
+    assert facts.judgement(typed(results)) == ""
+    assert '<p class="judgement' not in render(results)[1]
+
+
+def test_a_name_that_a_template_does_not_know_is_an_error() -> None:
+    """StrictUndefined: a report never has a silent hole."""
+    with pytest.raises(jinja2.UndefinedError):
+        report_files("report", {}, facts=facts, details=details, run_dir=Path("run"))
+
+
+def test_templates_are_package_data() -> None:
+    setup = (Path(__file__).resolve().parents[2] / "setup.cfg").read_text()
+    assert re.search(r"(?m)^distill\.report = templates/\*$", setup)

@@ -1,0 +1,134 @@
+"""What the report says of the run itself: its cut, its repair, its exports, and how to use it and to do it again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from distill.machine.words import duration
+from distill.report.facts import Table
+from distill.report.format import digits, percent, value_text
+from distill.results.networks import network_of
+from distill.results.results import Repaired, Results
+
+
+def commands(results: Results, run_dir: Path) -> list[str]:
+    """What to do with the result next: with the original YOLOv5 if it came from there, else with stock ultralytics."""
+    if results.native:
+        model, size = shlex.quote(str(run_dir / results.native)), f" --imgsz {results.imgsz}"
+        return [
+            f"python detect.py --weights {model} --source path/to/images{size}",
+            f"python val.py --weights {model} --data data.yaml{size}",
+            f"python export.py --weights {model} --include onnx{size}",
+        ]
+    model, size = _student(run_dir), f" imgsz={results.imgsz}"
+    lines = [f"yolo predict model={model} source=path/to/images{size}"]
+    if results.data.labelled:
+        lines.append(f"yolo val model={model} data={shlex.quote(results.data.path)}{size}")
+    return [*lines, f"yolo export model={model} format=onnx{size}"]
+
+
+def further_commands(results: Results, run_dir: Path) -> list[str]:
+    """To train the result on, or to cut it again."""
+    options = f"model={_student(run_dir)} data={shlex.quote(results.data.path)} imgsz={results.imgsz}"
+    return [f"distill run {recipe} {options}" for recipe in ("finetune", "yolov5-half")]
+
+
+def _student(run_dir: Path) -> str:
+    return shlex.quote(str(run_dir / "student.pt"))  # whichever network was chosen, the result has this name
+
+
+def legend(results: Results) -> list[str]:
+    """What each network is, in a sentence each."""
+    recipe, distill = results.recipe, results.recipe["distill"]
+    labelled = results.data.labelled and distill["labels"] > 0
+    training = "training against the teacher" + (" and on the labels" if labelled else "")
+    if not distill["losses"]:
+        training = "training on the labels alone"
+    student = training.replace("training", "trained", 1)
+    if results.average and results.average.taken:
+        student = f"the mean of the weights before and after {training}"
+    elif results.student_is in ("pruned", "repaired"):
+        student = f"the {results.student_is} network, for {training} ended below it"
+    own = {"student": student}  # what the table of networks does not know
+    if results.model is None:
+        own["teacher"] = "trained by this run"
+    if recipe["prune"] is None:
+        own["pruned"] = "the same network, for nothing was to be cut"
+    elif recipe["sparsify"]:
+        own["pruned"] = "its channels cut, after sparsity training"
+    return [f"{name.capitalize()}: {own.get(name, network_of(name).legend)}." for name in results.models]
+
+
+def channels(results: Results) -> Table | None:
+    """Width of every layer that lost channels."""
+    groups = [group for group in results.plan.groups if group.after != group.before]
+    rows = tuple((g.name, str(g.before), str(g.after), percent(g.before, g.after)) for g in groups)
+    return Table(("layer", "channels", "kept", "change"), rows) if rows else None
+
+
+class Error(NamedTuple):
+    """Held-out error of a layer or block before and after repair, and whether repair changed it."""
+
+    name: str
+    before: float
+    after: float
+    changed: bool
+
+
+def errors(parts: Iterable[Repaired]) -> list[Error]:
+    """Of the layers or blocks whose error was a number."""
+    return [
+        Error(part.name, part.error_before, part.error_after, part.changed)
+        for part in parts
+        if part.error_before is not None and part.error_after is not None
+    ]
+
+
+def repairs(layers: Iterable[Error]) -> Table:
+    """Error of every layer around its repair."""
+    rows = ((e.name, f"{e.before:.3f}", f"{e.after:.3f}", "" if e.changed else "left as it was") for e in layers)
+    return Table(("layer", "error after the cut", "after repair", ""), tuple(rows))
+
+
+def exports(results: Results) -> Table | None:
+    """What was exported, and how far its output is from the checkpoint's."""
+    rows = tuple(
+        (
+            export.format,
+            export.file,
+            digits(export.size_mb),
+            "not checked" if export.max_abs_diff is None else f"{export.max_abs_diff:.1e}",
+        )
+        for export in results.exports
+    )
+    return Table(("format", "file", "size (MB)", "difference"), rows) if rows else None
+
+
+def timings(results: Results) -> Table | None:
+    """How long each stage took."""
+    rows = [(name, duration(seconds)) for name, seconds in results.seconds.items()]
+    total = ("total", duration(sum(results.seconds.values())))
+    return Table(("stage", "time"), (*rows, total)) if rows else None
+
+
+def terms(values: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Names and values as a person writes them; None is left out."""
+    pairs = (values or {}).items()
+    return [(name.replace("_", " "), value_text(value)) for name, value in pairs if value is not None]
+
+
+def environment(results: Results) -> list[tuple[str, str]]:
+    """The machine, the versions, the seed and the data."""
+    data = results.data
+    values = {"device": results.device, **results.versions, "seed": results.seed}
+    return terms(values | {"data": data.path, "classes": data.classes})
+
+
+def recipe_yaml(results: Results) -> str:
+    """The resolved recipe as a file."""
+    import yaml
+
+    return yaml.safe_dump(results.recipe, sort_keys=False, allow_unicode=True, default_flow_style=None).rstrip()

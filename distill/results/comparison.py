@@ -1,0 +1,156 @@
+"""compare.json: what a comparison measured, as typed records that go to the file and come back from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from distill.errors import DistillError
+
+FORMAT = 1
+FILE = "compare.json"
+
+
+@dataclass(frozen=True)
+class ArmRecord:
+    """One way of training: its name, what it does in a line, and the keys in which its recipe differs."""
+
+    name: str
+    help: str
+    overrides: dict[str, Any] | list[str]
+
+
+@dataclass(frozen=True)
+class TrainingSize:
+    """How long a training was, and how many images were in a step."""
+
+    epochs: int
+    steps: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class ArmRun:
+    """One finished training of an arm.
+
+    Attributes:
+        arm: its name.
+        seed: of the run.
+        lr_tried: the learning rate that the comparison gave it; None if the recipe or its schedule chose.
+        lr: the learning rate that it trained with.
+        start: mAP50-95 of the network before training.
+        map50_95: what training came to.
+        map50: the same at an IoU of 0.5.
+        labels: whether it trained on labels.
+        history: mAP50-95 after each epoch; None for an epoch that was not measured.
+        seconds_per_step: median over the epochs.
+        schedule: its length.
+        folder: of the run, inside that of the comparison.
+    """
+
+    arm: str
+    seed: int
+    lr_tried: float | None
+    lr: float
+    start: float
+    map50_95: float
+    map50: float
+    labels: bool
+    history: list[float | None]
+    seconds_per_step: float
+    schedule: TrainingSize
+    folder: str
+
+
+@dataclass(frozen=True)
+class FailedRun:
+    """A training that ended with an error."""
+
+    arm: str
+    seed: int
+    lr_tried: float | None
+    error: str
+
+
+@dataclass(frozen=True)
+class ComparedNetwork:
+    """Quality and size of a network that the arms have in common."""
+
+    map50_95: float
+    gflops: float
+    params: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all runs of a comparison have in common."""
+
+    model: str | None
+    data: dict[str, Any]
+    imgsz: int
+    device: str
+    versions: dict[str, str]
+    teacher: ComparedNetwork
+    pruned: ComparedNetwork
+
+
+@dataclass(frozen=True)
+class ComparisonResults:
+    """What compare.json says.
+
+    Attributes:
+        recipe_name: of the recipe that the arms have in common.
+        arms: in the order of the table.
+        seeds: each arm is trained once with each.
+        lrs: learning rates that were searched, with the first seed; empty if there was no search.
+        about: what all runs have in common; None until the first has finished.
+        chosen: learning rate of each arm that has finished a run with the first seed; None if its schedule chose it.
+        runs: all finished runs, those of the search too.
+        failed: all others that were tried.
+    """
+
+    recipe_name: str
+    arms: list[ArmRecord]
+    seeds: list[int]
+    lrs: list[float]
+    about: Setting | None
+    chosen: dict[str, float | None]
+    runs: list[ArmRun]
+    failed: list[FailedRun]
+
+    @classmethod
+    def read(cls, folder: Path) -> ComparisonResults:
+        """What the compare.json in a folder says. Raises `DistillError` if it is missing, damaged or of an older layout."""
+        file = folder / FILE
+        try:
+            return cls.from_dict(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError):
+            message = f"{file} was not written by this version or is damaged: start a new comparison"
+            raise DistillError(message) from None
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> ComparisonResults:
+        """The inverse of `to_dict`. Raises KeyError, TypeError or ValueError for anything else."""
+        values = dict(content)
+        if values.pop("format") != FORMAT:
+            raise ValueError(f"not format {FORMAT}")
+        return cls(
+            **values
+            | {
+                "arms": [ArmRecord(**arm) for arm in values["arms"]],
+                "about": _setting(values["about"]) if values["about"] else None,
+                "runs": [ArmRun(**run | {"schedule": TrainingSize(**run["schedule"])}) for run in values["runs"]],
+                "failed": [FailedRun(**run) for run in values["failed"]],
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What compare.json holds."""
+        return {"format": FORMAT, **asdict(self), "about": asdict(self.about) if self.about else {}}
+
+
+def _setting(about: dict[str, Any]) -> Setting:
+    return Setting(**about | {name: ComparedNetwork(**about[name]) for name in ("teacher", "pruned")})
