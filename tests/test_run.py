@@ -22,6 +22,7 @@ import torch
 from distill.cli.main import main
 from distill.machine.console import Console
 from distill.report.facts import findings
+from distill.results.results import Results
 from distill.training.schedule import Schedule
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.build import build
@@ -202,7 +203,7 @@ def test_a_network_that_knows_nothing_teaches_nobody_but_learns(
     assert main(["run", "finetune", *given, "distill.epochs=2", "distill.lr=4e-3", "--out", str(out), "--quiet"]) == 0
     results = json.loads((out / "results.json").read_text())
     results["models"]["student"]["map50_95"] = 0.5
-    assert not any("teacher" in finding for finding in findings(results))
+    assert not any("teacher" in finding for finding in findings(Results.from_dict(results)))
 
 
 def test_it_can_be_measured_and_exported(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -354,7 +355,7 @@ def test_without_labels_agreement_with_the_teacher_is_measured(
     assert all(model["map50_95"] is None and model["agreement50"] is not None for model in models.values())
     assert results["accepted"] is None and results["history"][0]["map50_95"] is None
     assert (results["data"]["train_images"], results["data"]["val_images"], how["images"]) == (51, 13, 13)
-    assert set(results["rehearsal"]["factors"]) == {"score_bce", "objectness_bce", "box_iou", "feature_pkd"}
+    assert set(results["tuning"]["factors"]) == {"score_bce", "objectness_bce", "box_iou", "feature_pkd"}
     assert "Losses were balanced" in (out / "report.md").read_text()
     assert how["held_back"] and how["teacher_boxes"].keys() == models["student"]["agreement_per_class"].keys()
     for text in (said.out, (out / "report.md").read_text(), (out / "report.html").read_text()):

@@ -19,6 +19,7 @@ from distill.errors import DistillError
 from distill.machine import env, measure, parallel
 from distill.machine.console import Console
 from distill.recipe.schema import Recipe
+from distill.results.results import Results
 from distill.training import schedule
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.build import build
@@ -196,5 +197,5 @@ def _report(session: Session, plan: prune.PrunePlan) -> dict[str, Any]:
     results = assemble(session.recipe, session.data, plan, folder.stages, device, session.warnings)
     folder.write_json("results.json", results)
     report.write(folder.path)
-    session.console.result("\n" + report.summary_table(results, folder.path))
+    session.console.result("\n" + report.summary_table(Results.read(folder.path), folder.path))
     return results

@@ -12,8 +12,8 @@ import yaml
 from distill.machine import env
 from distill.recipe.load import to_yaml
 from distill.recipe.schema import Recipe
+from distill.results.results import FORMAT
 
-FORMAT = 1
 QUALITY = ("map50_95", "map50", "per_class", "agreement50_95", "agreement50", "agreement_per_class")
 
 
@@ -59,7 +59,7 @@ def assemble(
         "models": models,
         "chosen": list(models)[-1],
         "student_is": chosen,
-        "original": stages["choose"].get("original"),
+        "native": stages["choose"].get("original"),
         "accept": asdict(recipe.accept),
         "accepted": None if before is None else after >= before - recipe.accept.map_drop,
         "trained": stages.get("evaluate trained"),
@@ -76,7 +76,7 @@ def assemble(
             "groups": [asdict(width) for width in plan.groups],
         },
         "repair": _part(stages.get("repair"), "images", "layers", "blocks"),
-        "rehearsal": _part(stages.get("rehearse"), "freeze_bn", "factors", "lr", "search"),
+        "tuning": _part(stages.get("rehearse"), "freeze_bn", "factors", "lr", "search"),
         "exports": stages["export"]["exports"],
         "warnings": [*warnings, *(warning for stage in stages.values() for warning in stage["warnings"])],
         "seconds": {name: stage["seconds"] for name, stage in stages.items()},

@@ -448,7 +448,10 @@ def test_what_is_missing_leaves_no_hole(tmp_path: Path, results: dict[str, Any])
 @pytest.mark.parametrize(
     ("part", "empty"),
     [
-        *((part, None) for part in ("repair", "schedule", "tuning", "average", "agreement", "trained", "accepted", "model")),
+        *(
+            (part, None)
+            for part in ("repair", "schedule", "tuning", "average", "agreement", "trained", "accepted", "model")
+        ),
         *((part, []) for part in ("history", "epoch_seconds", "exports", "warnings")),
         *((part, {}) for part in ("seconds", "versions")),
         ("device", ""),
