@@ -44,7 +44,7 @@ def write(folder: Path) -> None:
 
 def arm_text(arm: ArmRecord) -> str:
     """An arm in words, and the keys that make it, which are all that it differs in."""
-    if isinstance(arm.overrides, list):
+    if not isinstance(arm.overrides, Mapping):
         return arm.help  # the user's own: its help is what was typed
     return " ".join([arm.help, *(f"{key}={_typed(value)}" for key, value in arm.overrides.items())])
 

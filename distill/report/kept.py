@@ -12,7 +12,9 @@ from typing import Any
 import yaml
 
 from distill.errors import DistillError
+from distill.results.comparison import ArmRun, ComparisonResults, Setting
 from distill.results.records import RecordError, from_plain
+from distill.results.results import DataFacts
 
 RUN, COMPARISON, RECIPE = "results.json", "compare.json", "recipe.yaml"
 # Long lists that no page shows, by the key they stand under.
@@ -40,21 +42,12 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Data:
-    """The data set: its file, and how many images it has."""
-
-    path: str
-    train_images: int
-    val_images: int
-
-
-@dataclass(frozen=True)
 class Run:
     """One run: of results.json what the page shows. `chosen` names the network that is the student."""
 
     recipe: dict[str, Any]
     recipe_name: str
-    data: Data
+    data: DataFacts
     device: str
     versions: dict[str, str]
     models: dict[str, Measured]
@@ -72,50 +65,13 @@ class Run:
 
 
 @dataclass(frozen=True)
-class About:
-    """What the runs of a comparison have in common."""
+class Comparison(ComparisonResults):
+    """One comparison, with the recipe that its arms have in common."""
 
-    data: Data
-    device: str
-    versions: dict[str, str]
-    teacher: Measured
-    pruned: Measured
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way of training; `overrides` are keys of the recipe, or the words that a user typed."""
-
-    name: str
-    help: str
-    overrides: Any
-
-
-@dataclass(frozen=True)
-class Row:
-    """One run of an arm. `start` is the mAP50-95 before training, `lr_tried` the rate that was asked for."""
-
-    arm: str
-    seed: int
-    lr_tried: float | None
-    start: float
-    map50_95: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One comparison: of compare.json what the page shows. `chosen` is the learning rate of each arm."""
-
+    about: Setting
     recipe: dict[str, Any]
-    recipe_name: str
-    arms: tuple[Arm, ...]
-    seeds: tuple[int, ...]
-    lrs: tuple[float, ...]
-    about: About
-    chosen: dict[str, Any]
-    runs: tuple[Row, ...]
 
-    def rows(self, arm: str) -> list[Row]:
+    def rows(self, arm: str) -> list[ArmRun]:
         """The runs of an arm with the learning rate that was chosen for it, by seed."""
         if arm not in self.chosen:
             return []

@@ -12,9 +12,10 @@ from statistics import mean
 from distill.errors import DistillError
 from distill.report import write_files
 from distill.report.command import command
-from distill.report.compare_facts import OURS, Standing, with_spread
+from distill.report.compare_facts import NOISE, OURS, Standing, with_spread
 from distill.report.format import digits, percent, signed, speed
-from distill.report.kept import Comparison, Row, Run, comparisons, read, runs, share, shrink
+from distill.report.kept import Comparison, Run, comparisons, read, runs, share, shrink
+from distill.results.comparison import ArmRun
 
 BEGIN, END = "<!-- results: written by `make results` -->", "<!-- /results -->"
 # Arms that the table by budget shows, and what it calls them.
@@ -167,11 +168,9 @@ def _arms(one: Comparison) -> str:
     rows = []
     for arm in one.arms:
         mine = one.rows(arm.name)
-        standing = Standing(arm.name, [*map(vars, mine)], None if arm.name == base else [*map(vars, one.rows(base))])
-        gap = standing.differences
-        noise = {True: "within noise", False: "beyond noise", None: ""}[standing.within_noise]
-        difference = with_spread(signed(mean(gap)), gap) if gap else ""
-        rows.append((f"`{arm.name}`", _spread(mine, "start"), _spread(mine), difference, noise, arm.help))
+        standing = Standing(arm.name, mine, None if arm.name == base else one.rows(base))
+        noise = NOISE[standing.within_noise]
+        rows.append((f"`{arm.name}`", _spread(mine, "start"), _spread(mine), standing.difference, noise, arm.help))
     return _table(("arm", "starts from", "mAP50-95", f"against {base}", "", "what it is"), rows)
 
 
@@ -198,7 +197,7 @@ def _speed(run: Run, *, brief: bool = False) -> str:
     return words if brief else f"{words}, {digits(first.median)} ms → {digits(last.median)} ms"
 
 
-def _spread(rows: Sequence[Row], key: str = "map50_95") -> str:
+def _spread(rows: Sequence[ArmRun], key: str = "map50_95") -> str:
     values = [getattr(row, key) for row in rows]
     return with_spread(_figure(mean(values)), values) if values else ""
 

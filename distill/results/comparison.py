@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distill.errors import DistillError
+from distill.results.records import RecordError, from_plain, to_plain
+from distill.results.results import DataFacts
 
 FORMAT = 1
 FILE = "compare.json"
@@ -16,11 +18,11 @@ FILE = "compare.json"
 
 @dataclass(frozen=True)
 class ArmRecord:
-    """One way of training: its name, what it does in a line, and the keys in which its recipe differs."""
+    """One way of training: its name, what it does in a line, and the keys in which its recipe differs, or a list of words."""
 
     name: str
     help: str
-    overrides: dict[str, Any] | list[str]
+    overrides: Any
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class ArmRun:
     map50_95: float
     map50: float
     labels: bool
-    history: list[float | None]
+    history: tuple[float | None, ...]
     seconds_per_step: float
     schedule: TrainingSize
     folder: str
@@ -89,7 +91,7 @@ class Setting:
     """What all runs of a comparison have in common."""
 
     model: str | None
-    data: dict[str, Any]
+    data: DataFacts
     imgsz: int
     device: str
     versions: dict[str, str]
@@ -113,13 +115,13 @@ class ComparisonResults:
     """
 
     recipe_name: str
-    arms: list[ArmRecord]
-    seeds: list[int]
-    lrs: list[float]
+    arms: tuple[ArmRecord, ...]
+    seeds: tuple[int, ...]
+    lrs: tuple[float, ...]
     about: Setting | None
     chosen: dict[str, float | None]
-    runs: list[ArmRun]
-    failed: list[FailedRun]
+    runs: tuple[ArmRun, ...]
+    failed: tuple[FailedRun, ...]
 
     @classmethod
     def read(cls, folder: Path) -> ComparisonResults:
@@ -127,30 +129,17 @@ class ComparisonResults:
         file = folder / FILE
         try:
             return cls.from_dict(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError):
             message = f"{file} was not written by this version or is damaged: start a new comparison"
             raise DistillError(message) from None
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> ComparisonResults:
-        """The inverse of `to_dict`. Raises KeyError, TypeError or ValueError for anything else."""
-        values = dict(content)
-        if values.pop("format") != FORMAT:
-            raise ValueError(f"not format {FORMAT}")
-        return cls(
-            **values
-            | {
-                "arms": [ArmRecord(**arm) for arm in values["arms"]],
-                "about": _setting(values["about"]) if values["about"] else None,
-                "runs": [ArmRun(**run | {"schedule": TrainingSize(**run["schedule"])}) for run in values["runs"]],
-                "failed": [FailedRun(**run) for run in values["failed"]],
-            }
-        )
+    def from_dict(cls, content: Any) -> ComparisonResults:
+        """The inverse of `to_dict`. Raises `RecordError` for anything else."""
+        if not isinstance(content, Mapping) or content.get("format") != FORMAT:
+            raise RecordError(f"expected format {FORMAT}")
+        return from_plain(cls, {**content, "about": content.get("about") or None})
 
     def to_dict(self) -> dict[str, Any]:
         """What compare.json holds."""
-        return {"format": FORMAT, **asdict(self), "about": asdict(self.about) if self.about else {}}
-
-
-def _setting(about: dict[str, Any]) -> Setting:
-    return Setting(**about | {name: ComparedNetwork(**about[name]) for name in ("teacher", "pruned")})
+        return {"format": FORMAT, **to_plain(self), "about": to_plain(self.about) if self.about else {}}

@@ -38,6 +38,7 @@ from distill.results.comparison import (
     Setting,
     TrainingSize,
 )
+from distill.results.results import DataFacts
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data import dataset as datasets
 from distill.yolo.families.outputs import distillation
@@ -354,17 +355,17 @@ def comparison(scores: dict[str, list[float]]) -> ComparisonResults:
     size = TrainingSize(1, 10, 4)
     return ComparisonResults(
         recipe_name="tiny",
-        arms=[ArmRecord(name, "", {}) for name in scores],
-        seeds=[0, 1, 2],
-        lrs=[],
+        arms=tuple(ArmRecord(name, "", {}) for name in scores),
+        seeds=(0, 1, 2),
+        lrs=(),
         about=None,
         chosen=dict.fromkeys(scores),
-        runs=[
-            ArmRun(arm, seed, None, 1e-3, 0.4, score, score, True, [score], 0.1, size, f"{arm}/seed-{seed}")
+        runs=tuple(
+            ArmRun(arm, seed, None, 1e-3, 0.4, score, score, True, (score,), 0.1, size, f"{arm}/seed-{seed}")
             for arm, values in scores.items()
             for seed, score in enumerate(values)
-        ],
-        failed=[],
+        ),
+        failed=(),
     )
 
 
@@ -385,9 +386,9 @@ def test_differences_are_paired_and_tested() -> None:
 
 def test_a_comparison_goes_to_its_file_and_comes_back(tmp_path: Path) -> None:
     cost = ComparedNetwork(0.6, 1.7, 2_500_000)
-    data = {"path": "data.yaml", "train_images": 8, "val_images": 4, "classes": ["disc"], "labelled": True}
+    data = DataFacts("data.yaml", 8, 4, ("disc",), labelled=True)
     setting = Setting("best.pt", data, 64, "a CPU", {"torch": "2.9"}, cost, cost)
-    results = replace(comparison({"ours": [0.5]}), about=setting, failed=[FailedRun("peer", 0, 1e-4, "loss is zero")])
+    results = replace(comparison({"ours": [0.5]}), about=setting, failed=(FailedRun("peer", 0, 1e-4, "loss is zero"),))
     (tmp_path / "compare.json").write_text(json.dumps(results.to_dict()))
     assert ComparisonResults.read(tmp_path) == results
     report.write(tmp_path)
@@ -400,7 +401,7 @@ def test_a_comparison_goes_to_its_file_and_comes_back(tmp_path: Path) -> None:
     assert (tmp_path / "compare.md").read_text().startswith("# Nothing to compare yet")
 
 
-@pytest.mark.parametrize("change", [{"format": 0}, {"runs": [{"arm": "ours"}]}, {"runs": None}, {"surprise": 1}, None])
+@pytest.mark.parametrize("change", [{"format": 0}, {"runs": [{"arm": "ours"}]}, {"runs": None}, {"arms": "ours"}, None])
 def test_a_comparison_of_another_layout_is_refused_in_one_line(tmp_path: Path, change: dict[str, Any] | None) -> None:
     content = comparison({"ours": [0.5]}).to_dict()
     (tmp_path / "compare.json").write_text("{" if change is None else json.dumps(content | change))
