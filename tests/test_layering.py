@@ -45,7 +45,7 @@ LIGHT = (
     "distill.machine.console",
     "distill.errors",
 )
-HEAVY = ("torch", "ultralytics", "timm", "matplotlib", "cv2", "onnxruntime")
+HEAVY = ("torch", "ultralytics", "timm", "matplotlib", "cv2", "onnxruntime", "rich", "jinja2")
 
 
 def modules() -> dict[str, Path]:

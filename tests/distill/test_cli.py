@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -192,6 +193,15 @@ def test_ls(says: Any) -> None:
     assert says("ls", "key")[0] == 2
 
 
+def test_the_schema_of_the_keys_is_for_editors(says: Any) -> None:
+    status, text, _ = says("ls", "keys", "--json-schema")
+    assert status == 0 and "prune" in json.loads(text)["properties"]
+    assert says("ls", "arms", "--json-schema")[::2] == (
+        2,
+        "--json-schema describes keys, not arms: distill ls keys --json-schema\n",
+    )
+
+
 def test_ls_of_some_losses_has_the_users_own(says: Any) -> None:
     Path("mine.py").write_text('def kd(ctx, width, temperature=2.0):\n    """Squares.\n\n    More."""\n')
     status, text, _ = says("ls", "losses", "mine.py:kd", "dfl_kl")
@@ -227,11 +237,18 @@ def run_outside(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
 def test_help_and_recipes_need_no_torch() -> None:
     code = (
         "import sys; from distill.cli.main import main; main(['--help']); main(['run', 'demo', 'sede=1']); main(['ls', 'keys']);"
-        "print([m for m in ('torch', 'ultralytics', 'numpy', 'timm') if m in sys.modules])"
+        "print([m for m in ('torch', 'ultralytics', 'numpy', 'timm', 'rich') if m in sys.modules])"
     )
     done = run_outside(code)
     assert done.stdout.splitlines()[-1] == "[]"
     assert done.stderr == "command line: unknown key 'sede', did you mean 'seed'?\n"
+
+
+def test_a_stdout_that_is_not_utf8_gets_what_it_can_show() -> None:
+    code = "import sys; from distill.cli.main import main; print('\u2264'); sys.exit(main(['ls', 'recipes']))"
+    code = code.replace("print", "main([]); print")
+    done = run_outside(code, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and "\n?\n" in done.stdout and "yolov5-half" in done.stdout, done.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes break in another way there")

@@ -107,7 +107,7 @@ class Interrupting(Console):
     def __init__(self) -> None:
         super().__init__(quiet=True)
 
-    def bar(self, label: str, total: int | None = None):
+    def bar(self, label: str, total: int | None = None, unit: str = ""):
         if label == "epoch 3/3":
             raise Interrupted
         return super().bar(label, total)
