@@ -1,4 +1,4 @@
-"""What the commands call. Heavy modules are imported once the words are known to be right."""
+"""What the commands call; the docstrings are their help. Heavy modules are imported only after the words are parsed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import os
 import shlex
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from distill.errors import DistillError, Interrupted, RunError
 from distill.machine import parallel
 from distill.machine.console import Console
-from distill.machine.words import text_table
 
 if TYPE_CHECKING:
     from distill.engine.folder import RunFolder
@@ -22,7 +21,12 @@ if TYPE_CHECKING:
 
 
 def run(args: argparse.Namespace) -> None:
-    """`distill run`."""
+    """Prune, repair and distill a detector as a recipe says.
+
+    distill run yolov5-half model=best.pt data=data.yaml imgsz=320
+    distill run yolov5-half model=best.pt data=data.yaml distill.epochs=0 --out runs/no-training
+    distill run --resume runs/yolov5-half-1
+    """
     from distill.engine.folder import COMPARISON, RunFolder
     from distill.recipe.load import to_yaml
 
@@ -39,7 +43,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def compare(args: argparse.Namespace) -> None:
-    """`distill compare`."""
+    """Train the same pruned network in several ways, over seeds, and say which ends higher.
+
+    distill compare yolov5-half model=best.pt data=data.yaml --arms finetune,ultralytics,ours --seeds 3
+    distill compare yolov5-half model=best.pt data=data.yaml --lrs 1e-4,3e-4 --arm 'gentle=distill.labels=0.1'
+    distill compare --resume runs/compare-yolov5-half-1
+    """
     from distill.comparison import arms
     from distill.engine.folder import COMPARISON, STAGES, RunFolder
     from distill.recipe.load import to_yaml
@@ -104,7 +113,10 @@ def _watch(work: Callable[[Console], object], folder: RunFolder, quiet: bool, co
 
 
 def plan(args: argparse.Namespace) -> None:
-    """`distill plan`."""
+    """Show what a run would cut, layer by layer, without training.
+
+    distill plan yolov5-half model=best.pt data=data.yaml prune.flops=0.3
+    """
     from distill.recipe.load import load
 
     recipe = load(args.recipe, args.override)
@@ -115,7 +127,10 @@ def plan(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """`distill check`."""
+    """Open everything a run needs, and say what is wrong.
+
+    distill check my.yaml model=best.pt
+    """
     from distill.recipe.load import load
 
     recipe = load(args.recipe, args.override)
@@ -127,7 +142,10 @@ def check(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """`distill eval`."""
+    """Measure a checkpoint's mAP.
+
+    distill eval student.pt data=data.yaml imgsz=320
+    """
     from distill.recipe.schema import EvalOptions
 
     options = _options(EvalOptions, args.option)
@@ -138,7 +156,10 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    """`distill export`."""
+    """Convert a checkpoint, and check the outputs.
+
+    distill export student.pt onnx imgsz=320
+    """
     from distill.recipe.schema import ExportOptions
 
     options = _options(ExportOptions, [word for word in args.format if "=" in word])
@@ -158,64 +179,11 @@ def _options(cls: type, words: Sequence[str]) -> Any:
     return bind(cls, wrap({}, "command line"), words)
 
 
-def ls(args: argparse.Namespace) -> None:
-    """`distill ls`."""
-    if args.name and args.what != "losses":
-        raise DistillError(f"distill ls {args.what} lists all there are and takes no name, got '{args.name[0]}'")
-    if args.json_schema and args.what != "keys":
-        raise DistillError(f"--json-schema describes keys, not {args.what}: distill ls keys --json-schema")
-    if args.json_schema:
-        import json
-
-        from distill.recipe.json_schema import json_schema
-
-        print(json.dumps(json_schema(), indent=2))
-    else:
-        print("\n".join(text_table(LISTS[args.what](args.name))))
-
-
-def _recipes(_: Sequence[str]) -> Iterable[Sequence[str]]:
-    from distill.recipe.load import shipped
-
-    for name, file in shipped().items():
-        yield (
-            name,
-            file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# "),
-        )  # its first line says what it is for
-
-
-def _keys(_: Sequence[str]) -> Iterable[Sequence[str]]:
-    from distill.recipe.load import keys
-
-    return [("key", "type", "default", "help"), *keys()]
-
-
-def _losses(names: Sequence[str]) -> Iterable[Sequence[str]]:
-    from distill import losses
-
-    yield "loss", "options", "help"
-    for loss in losses.describe(names or losses.BUILTIN):
-        options = [*loss.required, *(f"{name}={value}" for name, value in loss.options.items())]
-        yield loss.name, ", ".join(options), loss.help
-
-
-def _importances(_: Sequence[str]) -> Iterable[Sequence[str]]:
-    from distill.recipe.schema import IMPORTANCES
-
-    return IMPORTANCES.items()
-
-
-def _arms(_: Sequence[str]) -> Iterable[Sequence[str]]:
-    from distill.comparison import arms
-
-    return [*((arm.name, arm.help) for arm in arms.BUILTIN), arms.WITHOUT]
-
-
-LISTS = {"recipes": _recipes, "keys": _keys, "losses": _losses, "importances": _importances, "arms": _arms}
-
-
 def copy(args: argparse.Namespace) -> None:
-    """`distill cp`."""
+    """Copy a shipped recipe to a file, to edit it.
+
+    distill cp yolov5-half mine.yaml
+    """
     from distill.recipe.load import find
 
     source = find(args.recipe)
@@ -233,7 +201,10 @@ def copy(args: argparse.Namespace) -> None:
 
 
 def report(args: argparse.Namespace) -> None:
-    """`distill report`."""
+    """Write the report of a finished run again.
+
+    distill report runs/yolov5-half-1
+    """
     from distill import report as reports
     from distill.engine.folder import COMPARISON
     from distill.report import compare as comparisons
@@ -244,14 +215,3 @@ def report(args: argparse.Namespace) -> None:
         raise DistillError(f"{folder} holds no results.json: give the folder of a finished run")
     (comparisons if compared else reports).write(folder)
     print(folder / ("compare.html" if compared else "report.html"))
-
-
-def env(_: argparse.Namespace) -> None:
-    """`distill env`."""
-    from distill.machine.env import collect
-
-    machine = collect()
-    versions = machine.pop("versions")
-    lists = {name: ", ".join(value) for name, value in machine.items() if isinstance(value, list)}
-    rows = (machine | lists | versions).items()
-    print("\n".join(text_table((name, "none" if value in (None, "") else str(value)) for name, value in rows)))

@@ -1,38 +1,49 @@
-"""The commands: what each is called, what it says of itself, its arguments, and what it calls."""
+"""The commands: the name of each, its arguments, and the call whose docstring holds its help and examples."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from distill.cli import calls
+from distill.cli import calls, lists
+
+Argument = tuple[str, dict[str, Any]]  # name and options of `argparse.ArgumentParser.add_argument`
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command.
-
-    Attributes:
-        call: does it, with the parsed arguments.
-        help: one line.
-        example: lines that a user can type.
-        arguments: names and options of `argparse.ArgumentParser.add_argument`.
-    """
+    """One command: what does it, with the parsed arguments, and what the arguments are."""
 
     call: Callable[[argparse.Namespace], None]
-    help: str
-    example: str
-    arguments: tuple[tuple[str, dict[str, Any]], ...] = ()
+    arguments: tuple[Argument, ...] = ()
+
+    @property
+    def help(self) -> str:
+        """One line."""
+        return (inspect.getdoc(self.call) or "").partition("\n")[0]
+
+    @property
+    def example(self) -> str:
+        """Lines that a user can type."""
+        return (inspect.getdoc(self.call) or "").partition("\n\n")[2]
 
 
-def _word(name: str, metavar: str, help: str | None = None, **options: Any) -> tuple[str, dict[str, Any]]:
+def _word(name: str, metavar: str, help: str | None = None, **options: Any) -> Argument:
     return name, {"metavar": metavar, "help": help, **options}
 
 
-def _flag(name: str, help: str) -> tuple[str, dict[str, Any]]:
+def _flag(name: str, help: str) -> Argument:
     return name, {"action": "store_true", "help": help}
+
+
+def _folder(what: str, default: str) -> tuple[Argument, Argument]:
+    return (
+        _word("--out", "DIR", f"the folder of the {what}; runs/{default}<recipe>-<n> by default"),
+        _flag("--resume", f"resume a {what}; its folder may stand in the place of RECIPE"),
+    )
 
 
 _QUIET = _flag("--quiet", "show warnings and results only")
@@ -41,93 +52,36 @@ _RECIPE = (
     _word("override", "key=value", "replaces a key of the recipe (distill ls keys)", nargs="*"),
     _QUIET,
 )
+_COMPARE = (
+    *_RECIPE,
+    _word("--arms", "A,B,C", "ways of training to compare (distill ls arms)"),
+    _word("--arm", "WAY", "one of your own, 'name=key=value ...'; may be repeated", action="append", default=[]),
+    _word("--seeds", "N", "runs of each arm, from the recipe's seed on; 3 by default", type=int),
+    _word("--lrs", "LR,LR", "learning rates to choose from, for each arm, with the first seed"),
+    *_folder("comparison", "compare-"),
+)
+_LS = (
+    ("what", {"choices": tuple(lists.LISTS), "help": "what to list"}),
+    _word("name", "NAME", "with losses, only these: score_bce, my_losses.py:my_kd, package.module:name", nargs="*"),
+    _flag("--json-schema", "with keys, a schema with which editors complete recipes"),
+)
+_CP = (
+    _word("recipe", "RECIPE", "a shipped recipe, or a recipe file"),
+    _word("dest", "DEST", "file or folder to copy it to; here by default", nargs="?"),
+)
 _CHECKPOINT = _word("checkpoint", "CHECKPOINT")
+_OPTIONS = _word("option", "key=value", "data=, teacher=, imgsz=, batch=, device=", nargs="*")
+_FORMATS = _word("format", "FORMAT", "onnx, torchscript, openvino, ...; imgsz= sets the size", nargs="+")
 
 COMMANDS = {
-    "run": Command(
-        calls.run,
-        "Prune, repair and distill a detector as a recipe says.",
-        "distill run yolov5-half model=best.pt data=data.yaml imgsz=320\n"
-        "distill run yolov5-half model=best.pt data=data.yaml distill.epochs=0 --out runs/no-training\n"
-        "distill run --resume runs/yolov5-half-1",
-        (
-            *_RECIPE,
-            _word("--out", "DIR", "the folder of the run; runs/<recipe>-<n> by default"),
-            _flag("--resume", "resume a run; its folder may stand in the place of RECIPE"),
-        ),
-    ),
-    "plan": Command(
-        calls.plan,
-        "Show what a run would cut, layer by layer, without training.",
-        "distill plan yolov5-half model=best.pt data=data.yaml prune.flops=0.3",
-        _RECIPE,
-    ),
-    "compare": Command(
-        calls.compare,
-        "Train the same pruned network in several ways, over seeds, and say which ends higher.",
-        "distill compare yolov5-half model=best.pt data=data.yaml --arms finetune,ultralytics,ours --seeds 3\n"
-        "distill compare yolov5-half model=best.pt data=data.yaml --lrs 1e-4,3e-4 --arm 'gentle=distill.labels=0.1'\n"
-        "distill compare --resume runs/compare-yolov5-half-1",
-        (
-            *_RECIPE,
-            _word("--arms", "A,B,C", "ways of training to compare (distill ls arms)"),
-            _word(
-                "--arm", "WAY", "one of your own, 'name=key=value ...'; may be repeated", action="append", default=[]
-            ),
-            _word("--seeds", "N", "runs of each arm, from the recipe's seed on; 3 by default", type=int),
-            _word("--lrs", "LR,LR", "learning rates to choose from, for each arm, with the first seed"),
-            _word("--out", "DIR", "the folder of the comparison; runs/compare-<recipe>-<n> by default"),
-            _flag("--resume", "resume a comparison; its folder may stand in the place of RECIPE"),
-        ),
-    ),
-    "check": Command(
-        calls.check,
-        "Open everything a run needs, and say what is wrong.",
-        "distill check my.yaml model=best.pt",
-        _RECIPE,
-    ),
-    "ls": Command(
-        calls.ls,
-        "List the shipped recipes, the keys of a recipe, losses, importances, or arms of a comparison.",
-        "distill ls keys\ndistill ls losses my_losses.py:my_kd\ndistill ls keys --json-schema > recipe.schema.json",
-        (
-            ("what", {"choices": tuple(calls.LISTS), "help": "what to list"}),
-            _word(
-                "name", "NAME", "with losses, only these: score_bce, my_losses.py:my_kd, package.module:name", nargs="*"
-            ),
-            _flag("--json-schema", "with keys, a schema with which editors complete recipes"),
-        ),
-    ),
-    "cp": Command(
-        calls.copy,
-        "Copy a shipped recipe to a file, to edit it.",
-        "distill cp yolov5-half mine.yaml",
-        (
-            _word("recipe", "RECIPE", "a shipped recipe, or a recipe file"),
-            _word("dest", "DEST", "file or folder to copy it to; here by default", nargs="?"),
-        ),
-    ),
-    "eval": Command(
-        calls.evaluate,
-        "Measure a checkpoint's mAP.",
-        "distill eval student.pt data=data.yaml imgsz=320",
-        (_CHECKPOINT, _word("option", "key=value", "data=, teacher=, imgsz=, batch=, device=", nargs="*"), _QUIET),
-    ),
-    "export": Command(
-        calls.export,
-        "Convert a checkpoint, and check the outputs.",
-        "distill export student.pt onnx imgsz=320",
-        (
-            _CHECKPOINT,
-            _word("format", "FORMAT", "onnx, torchscript, openvino, ...; imgsz= sets the size", nargs="+"),
-            _QUIET,
-        ),
-    ),
-    "report": Command(
-        calls.report,
-        "Write the report of a finished run again.",
-        "distill report runs/yolov5-half-1",
-        (_word("folder", "RUN_DIR"),),
-    ),
-    "env": Command(calls.env, "Print this machine and the installed versions, for bug reports.", "distill env"),
+    "run": Command(calls.run, (*_RECIPE, *_folder("run", ""))),
+    "plan": Command(calls.plan, _RECIPE),
+    "compare": Command(calls.compare, _COMPARE),
+    "check": Command(calls.check, _RECIPE),
+    "ls": Command(lists.ls, _LS),
+    "cp": Command(calls.copy, _CP),
+    "eval": Command(calls.evaluate, (_CHECKPOINT, _OPTIONS, _QUIET)),
+    "export": Command(calls.export, (_CHECKPOINT, _FORMATS, _QUIET)),
+    "report": Command(calls.report, (_word("folder", "RUN_DIR"),)),
+    "env": Command(lists.env),
 }

@@ -1,4 +1,4 @@
-"""Where a run computes."""
+"""The device that a run computes on."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from distill.machine import parallel
 def pick_device(name: str | torch.device) -> torch.device:
     """A device as users write it: "" (the first GPU, or the CPU), "cpu", "0", "cuda" or "cuda:1".
 
-    Under torchrun, "" is another GPU for each process; no two share one.
-
-    `ultralytics.utils.torch_utils.select_device` would also change the number of threads of the whole process.
+    Under torchrun, "" is a different GPU in each process. `ultralytics.utils.torch_utils.select_device` is not used
+    because it changes the number of threads of the whole process.
 
     Raises:
-        DistillError: this machine does not have it, or another process of torchrun has it.
+        DistillError: this machine does not have the device, or another process of torchrun uses it.
     """
     text = str(name).strip().lower()
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -26,12 +25,10 @@ def pick_device(name: str | torch.device) -> torch.device:
     if kind == "cpu":
         return torch.device(kind)
     if kind == "mps":
-        raise DistillError(
-            "device 'mps': the proof and repair compute in float64, which it does not have: use device=cpu"
-        )
+        raise DistillError("device 'mps' has no float64, in which the cut is verified and repaired: use device=cpu")
     if kind != "cuda" or not index.isdigit():
         several = "; several GPUs train together under torchrun" if "," in text else ""
-        raise DistillError(f"device '{name}' is not known here: use cpu, a GPU's number such as 0, or nothing{several}")
+        raise DistillError(f"device '{name}' does not exist: use cpu, a GPU's number such as 0, or nothing{several}")
     if parallel.world() > 1 and (int(index) != parallel.local_rank() or int(index) >= count):
         raise DistillError(
             f"device '{name}': each process needs a GPU of its own, and this machine has {count or 'none'}: leave device "
@@ -44,5 +41,5 @@ def pick_device(name: str | torch.device) -> torch.device:
 
 
 def in_bfloat16(device: torch.device) -> bool:
-    """Whether training there is in bfloat16. It has float32's range: no scaled losses, and no model downloaded to try."""
+    """Whether training uses bfloat16 there. It has float32's range, so losses need no scaling."""
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

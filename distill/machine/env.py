@@ -1,4 +1,4 @@
-"""The machine and the versions a run was made with."""
+"""The machine and the versions that a run uses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ def collect() -> dict[str, Any]:
     """Everything that can change a result, as plain data for env.json."""
     import torch
 
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": shlex.join(sys.argv),
@@ -28,7 +27,7 @@ def collect() -> dict[str, Any]:
         "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "memory_gb": memory_gb(),
-        "gpus": gpus,
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
         "mps": torch.backends.mps.is_available(),
         "versions": versions(),
@@ -37,13 +36,8 @@ def collect() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Installed versions of the packages that matter, without importing them."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    installed = {name: list(metadata.distributions(name=name)) for name in PACKAGES}
+    return {name: copies[0].version for name, copies in installed.items() if copies}
 
 
 def device_name(device: str = "cpu") -> str:
@@ -58,7 +52,7 @@ def device_name(device: str = "cpu") -> str:
 
 
 def cpu_name() -> str:
-    """The processor's model name, or its architecture where the system does not tell."""
+    """The processor's model name, or its architecture if the system does not tell."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.lower().startswith("model name"):
@@ -69,12 +63,12 @@ def cpu_name() -> str:
 
 
 def usable_cores() -> int:
-    """Cores this process may run on; fewer than the machine has in a container or under taskset."""
+    """Cores that this process may use; a container or taskset may allow fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_gb() -> float | None:
-    """The machine's memory in GB (1e9 bytes), where the system tells."""
+    """The machine's memory in GB (1e9 bytes); None if the system does not tell."""
     try:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
     except (AttributeError, ValueError, OSError):

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, floating-point operations, milliseconds, megabytes."""
+"""The costs of a network: parameters, floating-point operations, milliseconds, megabytes."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ class Latency:
 
 
 def count_params(model: nn.Module) -> int:
-    """Number of parameters, those that do not train included; BatchNorm statistics are buffers and do not count."""
+    """Number of parameters, including frozen ones; BatchNorm statistics are buffers and do not count."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_gflops(model: nn.Module, imgsz: ImageSize, channels: int = 3) -> float:
     """Floating-point operations of one forward pass in evaluation mode, in billions.
 
-    Convention: one multiply-add is **two** operations; convolutions and matrix products (linear layers, attention)
-    count, while BatchNorm, activations, pooling and the decoding of boxes do not. Fused and unfused networks therefore
-    cost the same, and the figure equals the one that ultralytics prints for a fused model.
+    One multiply-add is **two** operations. Convolutions and matrix products (linear layers, attention) count; BatchNorm,
+    activations, pooling and the decoding of boxes do not. So fused and unfused networks cost the same, and the figure
+    equals the one that ultralytics prints for a fused model.
 
     Args:
-        model: any module that takes one image batch `(1, channels, H, W)`. Left as it was.
+        model: takes one image batch `(1, channels, H, W)`; not changed.
         imgsz: side of the square input, or `(H, W)`, in pixels.
         channels: input channels.
     """
@@ -74,18 +74,18 @@ def measure_latency(
 ) -> dict[str, Latency]:
     """Time the forward pass of several networks at batch 1, side by side.
 
-    The networks take turns, and the turn starts with another one each round, so that a machine that grows hot or busy
-    slows all of them alike: only figures of one call are to be compared. Pass networks with BatchNorm fused into the
-    convolutions, as they are deployed; copying to the device and box suppression are not part of the time. Each network
-    runs in the memory format, contiguous or channels last, that the warm-up finds faster for it.
+    The networks take turns, in another order each round, so a machine that grows hot or busy slows all of them alike.
+    Compare only figures of one call. Pass networks with BatchNorm fused into the convolutions, as they are deployed. The
+    time does not include copying to the device and box suppression. Each network runs in the memory format, contiguous
+    or channels last, that is faster for it in the warm-up.
 
     Args:
-        models: networks by name; copies are timed, so none is moved or changed.
+        models: networks by name; copies are timed, so they are not moved or changed.
         imgsz: side of the square input, or `(H, W)`, in pixels.
-        device: where to run. CUDA is synchronised around each pass.
+        device: the device to run on; CUDA is synchronised around each pass.
         runs: timed passes per network.
         warmup: passes per network before the clock counts.
-        progress: called as `progress(iterable, label, total)`, returns the iterable to walk.
+        progress: called as `progress(iterable, label, total)`; returns the items.
         channels: input channels.
 
     Returns:
