@@ -11,13 +11,16 @@ from distill.recipe.losses import OPTIONS
 from distill.recipe.schema import Recipe
 from distill.recipe.section import UNSET, write
 
-_FUNCTION = ".*:.*"  # my_file.py:my_function, package.module:name
+_FUNCTION = ".*:.*"  # my_file.py:my_function or package.module:name
 _TYPES = {int: "integer", float: "number", bool: "boolean", str: ["string", "number", "boolean"]}
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of a recipe file."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Recipe", **_section(Recipe)}
+    options = {name: _property(key) for name, key in OPTIONS.items()}
+    loss = {"anyOf": [options["weight"], {"type": "object", "properties": options}]}
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Recipe"}
+    return head | _section(Recipe) | {"$defs": {"loss": loss}}
 
 
 def _section(cls: Any) -> dict[str, Any]:
@@ -33,20 +36,22 @@ def _section(cls: Any) -> dict[str, Any]:
 
 def _property(key: Key) -> dict[str, Any]:
     schema = _value(key)
-    if key.many and key.type is not LossSpec:
-        schema = {"type": "array", "items": schema}
-    others = {"auto": [{"const": "auto"}], "null": [{"type": "null"}]}.get(key.none, [])
+    others: list[dict[str, Any]] = [{"const": "auto"}] if key.none == "auto" else []
+    if key.none == "null":
+        others = [{"type": "null"}]
     if key.required or key.none == "null":
         others.append({"const": UNSET})  # to be given on the command line
     schema = {"anyOf": [schema, *others]} if others else schema
-    if not key.required and (not key.section or key.default is None):
+    if not key.required and (key.default is None or not key.section) and (key.default != "" or key.empty):
         schema["default"] = write(key, key.default)
     return {"description": key.help, **schema}
 
 
 def _value(key: Key) -> dict[str, Any]:
     if key.type is LossSpec:
-        return _losses()
+        loss = {"$ref": "#/$defs/loss"}
+        names = {"properties": dict.fromkeys(BUILTIN, loss), "patternProperties": {_FUNCTION: loss}}
+        return {"type": "object", **names, "additionalProperties": False}
     if key.section:
         return _section(key.type)
     if key.words and not key.path:
@@ -55,11 +60,4 @@ def _value(key: Key) -> dict[str, Any]:
     schema = {"type": _TYPES[key.type], **key.bounds}
     if key.type is str and not key.empty:
         schema["minLength"] = 1
-    return schema
-
-
-def _losses() -> dict[str, Any]:
-    options = {name: _property(key) for name, key in OPTIONS.items()}
-    loss = {"anyOf": [options["weight"], {"type": "object", "properties": options}]}
-    names = {"properties": dict.fromkeys(BUILTIN, loss), "patternProperties": {_FUNCTION: loss}}
-    return {"type": "object", **names, "additionalProperties": False}
+    return {"type": "array", "items": schema} if key.many else schema
