@@ -33,11 +33,8 @@ def ls(args: argparse.Namespace) -> None:
 def _recipes(_: Sequence[str]) -> Iterable[Sequence[str]]:
     from distill.recipe.load import shipped
 
-    for name, file in shipped().items():
-        yield (
-            name,
-            file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# "),
-        )  # its first line says what it is for
+    # The comment in its first line says what a recipe is for.
+    return [(name, file.read_text("utf-8").partition("\n")[0].lstrip("# ")) for name, file in shipped().items()]
 
 
 def _keys(_: Sequence[str]) -> Iterable[Sequence[str]]:

@@ -66,7 +66,8 @@ class Display:
         for share, text, note in bars:
             rows.append(self._row(share, text))
             rows += [Text(note, "dim")] if note else []
-        return Group(*rows, *([Text(last, "dim")] if last else []))
+        # Never empty: rich before 14.3 would leave a blank line when the display is taken off.
+        return Group(*rows, Text(last, "dim")) if last or not rows else Group(*rows)
 
     def _row(self, share: float | None, text: str) -> RenderableType:
         room = min(self._console.width - len(text) - 2, BAR_COLUMNS)
