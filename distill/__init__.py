@@ -15,6 +15,8 @@ from distill.errors import DistillError, RunError
 if TYPE_CHECKING:
     from torch import nn
 
+    from distill.results.results import Results
+
 __all__ = ["DistillError", "RunError", "load", "run"]
 
 
@@ -39,7 +41,7 @@ def run(
     *,
     out: str | Path | None = None,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> Results:
     """Run a recipe, as `distill run` does.
 
     Args:
@@ -49,7 +51,7 @@ def run(
         quiet: show warnings and the result only.
 
     Returns:
-        What results.json holds.
+        The content of results.json: `results.student.map50_95`, `print(results)`, `results.rows()` for pandas.
 
     Raises:
         DistillError: bad input, in one clear line each.
@@ -68,4 +70,6 @@ def run(
     console = Console(quiet=quiet)
     with closing(RunFolder.create(path, recipes.to_yaml(resolved))) as folder, closing(console):
         console.log_to(folder.path / LOG)
-        return pipeline.run(resolved, folder, console)
+        results = pipeline.run(resolved, folder, console)
+    assert results is not None  # there is one process, and it leads
+    return results

@@ -61,7 +61,7 @@ def compare(args: argparse.Namespace) -> None:
     if args.resume and (path / COMPARISON).is_file():
         from distill.results.comparison import ComparisonResults
 
-        before = ComparisonResults.read(path).to_dict()
+        before = ComparisonResults.read(path)
     plan = arms.plan(recipe, args.arms, args.arm, args.seeds, args.lrs, before)
     with closing(RunFolder.create(path, to_yaml(recipe), resume=args.resume)) as folder:
         from distill.comparison import runner

@@ -14,6 +14,7 @@ from distill.machine.words import nearest
 from distill.recipe.load import changed
 from distill.recipe.schema import Accept, Distill, Latency, Recipe
 from distill.recipe.section import Overrides
+from distill.results.comparison import ArmRecord, ComparisonResults
 
 DEFAULT = ("finetune", "ultralytics", "ours", "ours-unlabelled")
 SEEDS = 3
@@ -79,10 +80,10 @@ class Comparison:
         except DistillError as error:
             raise DistillError("\n".join(f"arm {arm.name}: {line}" for line in str(error).splitlines())) from None
 
-    def to_dict(self) -> dict[str, Any]:
-        """What `compare.json` keeps of it, for `read_options`."""
-        arms = [{"name": arm.name, "help": arm.help, "overrides": _plain(arm.overrides)} for arm in self.arms]
-        return {"arms": arms, "seeds": list(self.seeds), "lrs": list(self.lrs)}
+    def records(self) -> dict[str, Any]:
+        """Its part of `ComparisonResults`."""
+        arms = tuple(ArmRecord(arm.name, arm.help, _plain(arm.overrides)) for arm in self.arms)
+        return {"arms": arms, "seeds": self.seeds, "lrs": self.lrs}
 
 
 def start_of(variant: Recipe, common: Recipe) -> Recipe:
@@ -98,13 +99,24 @@ def start_of(variant: Recipe, common: Recipe) -> Recipe:
     return replace(variant, name="base", distill=distill, accept=Accept(), export=(), latency=Latency(runs=1))
 
 
+def shared_part(variant: Recipe, common: Recipe) -> Recipe:
+    """The recipe of a run, as it is compared with the recipes of finished runs to share their stages.
+
+    Args:
+        variant: of the run.
+        common: what the arms have in common: its losses teach in a sparsify stage, whatever those of the arm are.
+    """
+    start = start_of(variant, common)
+    return replace(start, distill=replace(start.distill, epochs=variant.distill.epochs))
+
+
 def plan(
     recipe: Recipe,
     names: str | None = None,
     own: Sequence[str] = (),
     seeds: int | None = None,
     lrs: str | None = None,
-    before: Mapping[str, Any] | None = None,
+    before: ComparisonResults | None = None,
 ) -> Comparison:
     """Make a comparison of the words of the command line.
 
@@ -114,22 +126,21 @@ def plan(
         own: arms of the user's, each as `name=key=value key=value`.
         seeds: how many, from the recipe's on; SEEDS if None.
         lrs: `1e-4,3e-4`, learning rates to choose from; no search if None.
-        before: `Comparison.to_dict` of the comparison that goes on, which says what is not given here.
+        before: the comparison that is resumed, which says what is not given here.
 
     Raises:
         DistillError: what cannot be compared, in one line.
     """
-    before = before or {}
     if recipe.prune is None:
         raise DistillError("prune is null, so there is nothing to recover: give prune.flops=0.5")
     if not recipe.distill.epochs:
         raise DistillError("distill.epochs is 0, so no arm would be trained: give distill.epochs=10")
     arms = _choose(recipe, names, [_read(text) for text in own], before)
-    count = len(before.get("seeds", range(SEEDS))) if seeds is None else seeds
+    count = (len(before.seeds) if before else SEEDS) if seeds is None else seeds
     if count < 1:
         raise DistillError(f"--seeds {count}: give at least 1; two or more tell how much of a difference is noise")
-    rates = tuple(before.get("lrs", ())) if lrs is None else _rates(lrs)
-    named = names is not None or bool(before.get("arms"))
+    rates = (before.lrs if before else ()) if lrs is None else _rates(lrs)
+    named = names is not None or bool(before and before.arms)
     made = Comparison(recipe, arms, tuple(range(recipe.seed, recipe.seed + count)), rates, named)
     for arm in arms:
         if not made.variant(arm, recipe.seed, None).distill.epochs:
@@ -137,7 +148,7 @@ def plan(
     return made
 
 
-def _choose(recipe: Recipe, names: str | None, own: list[Arm], before: Mapping[str, Any]) -> tuple[Arm, ...]:
+def _choose(recipe: Recipe, names: str | None, own: list[Arm], before: ComparisonResults | None) -> tuple[Arm, ...]:
     without = [
         Arm(f"no-{loss.label}", f"The recipe without {loss.label}.", {f"distill.losses.{loss.name}": 0})
         for loss in recipe.distill.losses
@@ -147,7 +158,7 @@ def _choose(recipe: Recipe, names: str | None, own: list[Arm], before: Mapping[s
         if arm.name in known:
             raise DistillError(f"--arm {arm.name}: there is an arm of that name already: choose another")
         known[arm.name] = arm
-    earlier = [Arm(**arm) for arm in before.get("arms", ())]
+    earlier = [Arm(arm.name, arm.help, arm.overrides) for arm in before.arms] if before else []
     known |= {arm.name: arm for arm in earlier if arm.name not in known}
     wanted = [arm.name for arm in earlier] or list(DEFAULT)
     if names is not None:

@@ -6,9 +6,9 @@ import difflib
 import json
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from itertools import chain, takewhile
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,6 +18,7 @@ from distill.machine.faults import machine_fault
 from distill.machine.files import LOCK, UNFINISHED, lock_folder, remove, write_atomically
 from distill.recipe.yaml import flatten
 
+FORMAT = 2  # of stages.json
 RECIPE, STAGES, ENV, LOG = "recipe.yaml", "stages.json", "env.json", "log.txt"
 COMPARISON = "compare.json"  # instead of stages, in the folder of `distill compare`
 
@@ -101,23 +102,23 @@ class RunFolder:
 
     def finish(self, stage: str, payload: dict[str, Any]) -> None:
         """Record that a stage is finished, with what those after it need."""
-        stages = self._stages | {stage: payload}
-        self.write_json(STAGES, {"format": 1, "stages": stages})
-        self._stages = stages
+        self._write_stages(self._stages | {stage: to_json(payload)})
 
-    def begin_with(self, source: Path, until: Collection[str], files: Mapping[str, Iterable[str]]) -> None:
+    def seed_from(self, source: Path, files: Mapping[str, Iterable[str]]) -> None:
         """Take over stages that another run has finished, as if they had been done here.
 
         Args:
             source: the folder of that run, which stays as it is.
-            until: stages up to the first of these are taken.
-            files: what each stage left beside its record, by stage.
+            files: the stages to take, each with the files that it left beside its record.
         """
-        taken = dict(takewhile(lambda stage: stage[0] not in until, _read_stages(source / STAGES).items()))
-        for name in chain.from_iterable(files.get(stage, ()) for stage in taken):
+        stages = {name: record for name, record in _read_stages(source / STAGES).items() if name in files}
+        for name in chain.from_iterable(files[stage] for stage in stages):
             self.write_with(name, partial(shutil.copyfile, source / name))
-        self.write_json(STAGES, {"format": 1, "stages": taken})
-        self._stages = taken
+        self._write_stages(stages)
+
+    def _write_stages(self, stages: dict[str, Any]) -> None:
+        self.write_json(STAGES, {"format": FORMAT, "stages": stages})
+        self._stages = stages
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a file of the folder; `name` may be in a folder of it. Returns its path."""
@@ -125,8 +126,7 @@ class RunFolder:
 
     def write_json(self, name: str, data: Any) -> Path:
         """Write plain data. NumPy's numbers are numbers, NaN and infinity are null, paths are text."""
-        text = json.dumps(data, default=lambda value: value.item() if hasattr(value, "item") else str(value))
-        return self.write_text(name, json.dumps(json.loads(text, parse_constant=lambda _: None), indent=2) + "\n")
+        return self.write_text(name, json.dumps(to_json(data), indent=2) + "\n")
 
     def write_with(self, name: str, write: Callable[[Path], Any]) -> Path:
         """Let `write(path)` make a file; it gets its name in the folder when it is complete.
@@ -167,6 +167,12 @@ class RunFolder:
             self._lock = None
 
 
+def to_json(data: Any) -> Any:
+    """Data as JSON gives it back: tuples are lists, NumPy's numbers are numbers, NaN and infinity are None."""
+    text = json.dumps(data, default=lambda value: value.item() if hasattr(value, "item") else str(value))
+    return json.loads(text, parse_constant=lambda _: None)
+
+
 def recipe_of(path: Path) -> Path:
     """The resolved recipe of the run in a folder, or a DistillError."""
     if not (path / RECIPE).is_file():
@@ -192,7 +198,7 @@ def _read_stages(file: Path) -> dict[str, Any]:
         return {}
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-        if data["format"] == 1:
+        if data["format"] == FORMAT:
             return dict(data["stages"])
     except (ValueError, KeyError, TypeError):
         pass

@@ -1,49 +1,106 @@
-"""What is opened and checked before anything is done: checkpoint, losses, budget, labels; the first fault ends it."""
+"""One preflight for every command: inputs are opened and checked before anything is written. The first error ends it."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import nn
 
 import prune
 from distill import losses
+from distill.engine.planning import budget
 from distill.errors import DistillError
 from distill.losses.base import LossModule, WeightedLoss
 from distill.losses.spec import ALWAYS, LossSpec
+from distill.machine import parallel
 from distill.machine.console import Console
-from distill.recipe.schema import Prune, Recipe
+from distill.machine.device import pick_device
+from distill.machine.progress import ProgressCallback
+from distill.recipe.schema import SHAPES, Recipe
 from distill.training.task import PROBE, check_support
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.build import build
 from distill.yolo.checkpoint.detector import Detector
+from distill.yolo.data import dataset as datasets
 from distill.yolo.data.dataset import DataSet
+from distill.yolo.export import check_exports
 from distill.yolo.families.outputs import distillation
 from distill.yolo.families.table import family_of, stride_of
 from distill.yolo.families.ultralytics_dfl import DFL
 
 
-def open_teacher(recipe: Recipe) -> Detector:
-    """The checkpoint that a recipe names.
+@dataclass(frozen=True)
+class Preflight:
+    """The checked inputs of a recipe.
+
+    Attributes:
+        device: where to compute.
+        teacher: the checkpoint that the recipe names; None if it trains one.
+        losses: of the recipe, those that the teacher's head can serve.
+        data: the data set; None if it is still to be generated.
+        notes: lines about what is left out.
+        warnings: lines that the user must know, on the screen and in the report.
+    """
+
+    device: torch.device
+    teacher: Detector | None
+    losses: tuple[WeightedLoss, ...]
+    data: DataSet | None
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def show(self, console: Console) -> None:
+        """Print notes and warnings."""
+        for note in self.notes:
+            console.line(note)
+        for warning in self.warnings:
+            console.warn(warning)
+
+
+def preflight(
+    recipe: Recipe, *, generate: Callable[[], Path] | None = None, progress: ProgressCallback | None = None
+) -> Preflight:
+    """Open and check all inputs of a recipe. Nothing is written, but by `generate`.
+
+    Args:
+        recipe: what is to be done.
+        generate: draws the data of `data: shapes` and returns its data.yaml; None leaves it for later.
+        progress: see `distill.machine.progress`.
 
     Raises:
-        DistillError: it cannot be opened, or it is no detector that can be pruned.
+        DistillError: the first error in device, exports, batches, model, losses, image size or data.
+        PruneError: a budget that cannot be met, or a pattern of `prune.protect` that names nothing.
     """
-    if recipe.model is None:
-        raise DistillError("model is not set: give model=best.pt")
-    return checkpoint.load(recipe.model, trust=recipe.trust)
+    device = pick_device(recipe.device)
+    check_exports(recipe.export)
+    batches = {"batch": recipe.batch, "distill.batch": recipe.distill.batch}
+    if recipe.teacher.train:
+        batches["teacher.train.batch"] = recipe.teacher.train.batch
+    parallel.check_divisible(batches)
+    teacher = checkpoint.load(recipe.model, trust=recipe.trust) if recipe.model else None
+    teaching, notes = fitting_losses(recipe, teacher)
+    check_network(recipe, teacher)
+    warnings = size_warnings(recipe, teacher)
+    data = None
+    if recipe.data != SHAPES or generate is not None:
+        path = generate() if recipe.data == SHAPES and generate is not None else Path(recipe.data)
+        data = datasets.load(path, teacher.names if teacher else None, progress=progress)
+        check_labels(recipe, data, teaching)
+        warnings += data.warnings
+    return Preflight(device, teacher, teaching, data, notes, tuple(warnings))
 
 
-def warn_of_size(recipe: Recipe, teacher: Detector, console: Console) -> None:
-    """A warning where a network is to see images of another size than it was trained on."""
-    size = teacher.imgsz
-    if size and size != recipe.imgsz:
-        mend = f"give imgsz={size} unless that is meant"
-        console.warn(f"{teacher.source} was trained at {size} pixels, and imgsz is {recipe.imgsz}: {mend}")
+def size_warnings(recipe: Recipe, teacher: Detector | None) -> tuple[str, ...]:
+    """A warning if a network will see images of another size than it was trained on."""
+    size = teacher.imgsz if teacher is not None else None
+    if teacher is None or not size or size == recipe.imgsz:
+        return ()
+    mend = f"give imgsz={size} unless that is meant"
+    return (f"{teacher.source} was trained at {size} pixels, and imgsz is {recipe.imgsz}: {mend}",)
 
 
 def fitting(specs: Iterable[LossSpec], teacher: Detector | None) -> tuple[list[LossSpec], list[str]]:
@@ -51,44 +108,41 @@ def fitting(specs: Iterable[LossSpec], teacher: Detector | None) -> tuple[list[L
     return losses.fitting(specs, (family_of(teacher.model) if teacher is not None else DFL).gives)
 
 
-def fitting_losses(recipe: Recipe, teacher: Detector | None, console: Console) -> list[WeightedLoss]:
-    """The losses of a recipe that the teacher's head can have, made; a line on the screen for each that it cannot.
+def fitting_losses(recipe: Recipe, teacher: Detector | None) -> tuple[tuple[WeightedLoss, ...], tuple[str, ...]]:
+    """The losses of a recipe that the teacher's head can serve, and a line for each that it cannot.
 
     Raises:
         DistillError: a loss that is not there or takes other options, or nothing left to train on.
     """
     if not recipe.distill.epochs and not (recipe.sparsify and recipe.sparsify.distill):
-        return []
+        return (), ()
     specs, left_out = fitting(recipe.distill.losses, teacher)
-    for line in left_out:
-        console.line(line)
     if not any(spec.ramp.lasts for spec in specs) and not recipe.distill.labels:
         which = "none that lasts to the end" if specs else "none of them"
         raise DistillError(f"distill.losses: {which} fits this head, and labels is 0: nothing to train on")
-    made = losses.build(specs)
+    teaching = losses.build(specs)
     if teacher is not None:
-        check_support(made, teacher.model)
+        check_support(teaching, teacher.model)
     doubtful = [
         loss
-        for loss, spec in zip(made, specs, strict=True)
+        for loss, spec in zip(teaching, specs, strict=True)
         if spec.name not in losses.BUILTIN or spec.options or isinstance(loss.call, LossModule)
     ]
     if teacher is not None and doubtful:
-        _try(doubtful, teacher)
-    return made
+        _try_out(doubtful, teacher)
+    return tuple(teaching), tuple(left_out)
 
 
-def _try(doubtful: list[WeightedLoss], teacher: Detector) -> None:
-    """Call each loss of a user's, and each with options, once, on an image of nothing: a slip shows now, and not after
-    repair."""
+def _try_out(doubtful: list[WeightedLoss], teacher: Detector) -> None:
+    """Call each loss of a user's, and each with options, once on an image of noise: a slip shows now, not after repair."""
     copies = [replace(loss, call=copy.deepcopy(loss.call), ramp=ALWAYS) for loss in doubtful]
     task = distillation(copy.deepcopy(teacher.model), teacher.model, copies, labels=0.0)
     box = {"batch_idx": torch.zeros(1), "cls": torch.zeros(1, 1), "bboxes": torch.full((1, 4), 0.5)}
     task.try_out({"img": torch.rand(1, 3, PROBE, PROBE, generator=torch.Generator().manual_seed(0)), **box})
 
 
-def check_labels(recipe: Recipe, data: DataSet, teaching: list[WeightedLoss]) -> None:
-    """See that what a recipe trains has something to learn from, where the data has no labels.
+def check_labels(recipe: Recipe, data: DataSet, teaching: Sequence[WeightedLoss]) -> None:
+    """Check that a training has something to learn from if the data has no labels.
 
     Args:
         recipe: what is to be done.
@@ -113,11 +167,11 @@ def check_labels(recipe: Recipe, data: DataSet, teaching: list[WeightedLoss]) ->
 
 
 def check_network(recipe: Recipe, teacher: Detector | None) -> None:
-    """See that the network can be cut as far as the recipe says; where it is trained first, that there is one to train.
+    """Check that the network takes images of `imgsz` and can be cut as far as the recipe says.
 
     Args:
         recipe: what is to be done.
-        teacher: `open_teacher` of the recipe; None where it names no checkpoint.
+        teacher: the checkpoint; None if the recipe trains one, which is built here to be checked.
 
     Raises:
         DistillError: `teacher.train.model` is no detector that is supported, or `imgsz` is none that the network takes.
@@ -127,9 +181,9 @@ def check_network(recipe: Recipe, teacher: Detector | None) -> None:
     if teacher is not None:
         network = teacher.model
     else:
-        wanted = recipe.teacher.train
-        assert wanted is not None  # a recipe without a model has it
-        network = build(wanted.model, {0: "object"}, width=wanted.width)
+        options = recipe.teacher.train
+        assert options is not None  # a recipe without a model has it
+        network = build(options.model, {0: "object"}, width=options.width)
     stride = stride_of(network)
     if recipe.imgsz % stride:
         sizes = f"{recipe.imgsz // stride * stride} or {-(-recipe.imgsz // stride) * stride}"
@@ -137,9 +191,3 @@ def check_network(recipe: Recipe, teacher: Detector | None) -> None:
     if recipe.prune is not None:
         graph = prune.trace(network, torch.zeros(1, 3, recipe.imgsz, recipe.imgsz))
         prune.check_budget(graph, **budget(recipe.prune))
-
-
-def budget(wanted: Prune) -> dict[str, Any]:
-    """What the recipe says of how much to cut, as `prune` takes it."""
-    names = ("flops", "params", "ratio", "round_to", "protect", "max_ratio")
-    return {name: getattr(wanted, name) for name in names}

@@ -1,9 +1,8 @@
-"""What every stage of a run needs: the recipe, the folder, the console, the data, and the few things done with them."""
+"""State shared by the stages of a run, and the few things that several of them do with it."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -13,118 +12,140 @@ from torch import Tensor
 
 import prune
 from distill.demo import dataset as shapes
-from distill.engine import preflight as inputs
-from distill.engine import steps
 from distill.engine.folder import RunFolder
+from distill.engine.planning import calibration_images
+from distill.engine.preflight import preflight
 from distill.machine import parallel
 from distill.machine.console import Console
-from distill.machine.device import pick_device
-from distill.recipe.schema import SHAPES, Recipe
-from distill.training import schedule
+from distill.recipe.schema import Recipe
+from distill.results.networks import PRUNED, REPAIRED, SPARSE, TEACHER, Network
+from distill.results.results import Evaluation
+from distill.training import schedule as schedules
+from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.detector import Detector
-from distill.yolo.data import dataset as datasets
-from distill.yolo.data.dataset import DataSet
+from distill.yolo.evaluation import agreement
 from distill.yolo.evaluation.agreement import CONFIDENCE, Reference
-from distill.yolo.evaluation.evaluate import EvalSettings
-from distill.yolo.export import check_exports
+from distill.yolo.evaluation.evaluate import EvalSettings, evaluate
 from distill.yolo.families import outputs
 from distill.yolo.training.train import Trained, train
+from distill.yolo.training.tuning import reestimate_batchnorm
 
-# The networks of a run folder.
-TEACHER, SPARSE, PRUNED, REPAIRED, TRAINED, AVERAGED, STUDENT = (
-    f"{name}.pt" for name in ("teacher", "sparse", "pruned", "repaired", "trained", "averaged", "student")
-)
-TOGETHER = ("teacher", "sparsify", "distill")  # stages that several processes share; the leader does the others
-NO_LABELS = {"map50_95": None, "map50": None, "per_class": None}
+PLAN, METRICS = "plan.json", "metrics.csv"
 
 
 class Session:
-    """One run. Making it opens and checks everything that was given; nothing is written before that is in order.
+    """State shared by the stages of a run. The constructor validates all inputs and writes nothing until they pass.
+
+    Args:
+        recipe: what to do.
+        folder: where everything goes.
+        console: what the user watches.
+
+    Attributes:
+        teacher: the checkpoint that the recipe names; None if the run trains its teacher.
+        losses: of the recipe, those that the teacher's head can serve.
+        warnings: about the inputs; those of stages are in their records.
 
     Raises:
-        DistillError: what is wrong with the recipe's model, data, losses, exports or device.
+        DistillError: an error in the recipe's model, data, losses, exports or device.
         PruneError: a budget that cannot be met.
     """
 
     def __init__(self, recipe: Recipe, folder: RunFolder, console: Console) -> None:
         self.recipe, self.folder, self.console = recipe, folder, console
-        self.device = pick_device(recipe.device)
-        check_exports(recipe.export)
-        batches = {"batch": recipe.batch, "distill.batch": recipe.distill.batch}
-        if recipe.teacher.train:
-            batches["teacher.train.batch"] = recipe.teacher.train.batch
-        parallel.check_divisible(batches)
-        self.given = inputs.open_teacher(recipe) if recipe.model else None
-        self.losses = inputs.fitting_losses(recipe, self.given, console)
-        inputs.check_network(recipe, self.given)
-        self.data = self._open_data()
+        checked = preflight(recipe, generate=self._generate, progress=console.track)
+        assert checked.data is not None  # generated data are there too
+        self.device, self.teacher, self.losses, self.data = (
+            checked.device,
+            checked.teacher,
+            checked.losses,
+            checked.data,
+        )
+        self.warnings = checked.warnings
         folder.open()
-        if self.given is not None:
-            inputs.warn_of_size(recipe, self.given, console)
-        for warning in self.data.warnings:
-            console.warn(warning)
-        self.warnings = tuple(console.warnings)  # of what was given; a stage keeps its own
+        checked.show(console)
 
-    def _open_data(self) -> DataSet:
-        recipe, path = self.recipe, Path(self.recipe.data)
-        if recipe.data == SHAPES:
-            self.folder.open()
-            path = self.folder.path / "data" / "data.yaml"
-            if parallel.is_leader():
-                shapes.generate(path.parent, **asdict(recipe.shapes), progress=self.console.track)
-            parallel.broadcast()
-        data = datasets.load(path, self.given.names if self.given else None, progress=self.console.track)
-        inputs.check_labels(recipe, data, self.losses)
-        return data
-
-    def stage(self, name: str, work: Callable[..., Mapping[str, Any]], *given: Any) -> dict[str, Any]:
-        """Do `work(session, *given)` once and keep what it returns. A resumed run takes what it left."""
-        if self.folder.done(name) is not None:
-            self.console.line(f"{name}: done before")
-        elif parallel.is_leader():
-            self.console.header(name)
-            start, warned = time.monotonic(), len(self.console.warnings)
-            payload = dict(work(self, *given))
-            warnings = self.console.warnings[warned:]
-            self.folder.finish(name, {**payload, "seconds": time.monotonic() - start, "warnings": warnings})
-        elif name in TOGETHER:
-            work(self, *given)
-        parallel.broadcast()
-        if not parallel.is_leader():
-            self.folder.refresh()
-        return self.done(name)
-
-    def done(self, name: str) -> dict[str, Any]:
-        """What a stage left; empty where it was not part of this run."""
-        return self.folder.done(name) or {}
-
-    def load(self, name: str) -> Detector:
-        """A network of the run folder."""
-        return checkpoint.load(self.folder.path / name)
-
-    def save(self, detector: Detector, name: str, plan: prune.PrunePlan | None = None) -> None:
-        """Write a network into the run folder, as stock ultralytics reads it."""
-        path, kept = self.folder.path / name, plan.to_dict() if plan else None
+    def _generate(self) -> Path:
+        """Draw the demo set into the run folder."""
+        self.folder.open()
+        path = self.folder.path / "data" / "data.yaml"
         if parallel.is_leader():
-            checkpoint.save(detector.model, path, names=detector.names, imgsz=self.recipe.imgsz, plan=kept)
+            shapes.generate(path.parent, **asdict(self.recipe.shapes), progress=self.console.track)
+        parallel.broadcast()
+        return path
+
+    @property
+    def base(self) -> Network:
+        """The network that is cut."""
+        return SPARSE if self.recipe.sparsify is not None else TEACHER
+
+    @property
+    def start(self) -> Network:
+        """The network that training starts from."""
+        return REPAIRED if self.recipe.repair is not None else PRUNED
+
+    @cached_property
+    def plan(self) -> prune.PrunePlan:
+        """What the cut has kept."""
+        return prune.PrunePlan.from_json((self.folder.path / PLAN).read_text(encoding="utf-8"))
+
+    def load(self, network: Network) -> Detector:
+        """A network of the run folder."""
+        return checkpoint.load(self.folder.path / network.file)
+
+    def save(self, detector: Detector, network: Network, plan: prune.PrunePlan | None = None) -> None:
+        """Write a network into the run folder, as stock ultralytics reads it.
+
+        Args:
+            detector: what is written.
+            network: which network of the run it is.
+            plan: that cut it, kept in the file as plain data.
+        """
+        if parallel.is_leader():
+            checkpoint.save(
+                detector.model,
+                self.folder.path / network.file,
+                names=detector.names,
+                imgsz=self.recipe.imgsz,
+                plan=plan.to_dict() if plan else None,
+            )
 
     def images(self, network: Detector, count: int) -> Tensor:
-        """Training images as `network` sees them in validation: see `steps.calibration_images`."""
-        return steps.calibration_images(self.recipe, network, self.data, count)
+        """Training images as `network` sees them in validation: see `calibration_images`."""
+        return calibration_images(self.recipe, network, self.data, count)
 
-    def evaluate(self, name: str) -> dict[str, Any]:
-        """mAP of a network of the run folder; where there are no labels that is None, and agreement with the teacher there."""
+    def evaluate(self, network: Network) -> Evaluation:
+        """mAP of a network of the run folder; without labels its agreement with the teacher."""
+        detector = self.load(network)
         if self.data.labelled:
-            return asdict(steps.evaluate_detector(self.load(name), self.data, self.eval_settings, self.console))
-        found = steps.evaluate_agreement(self.load(name), self.reference, self.console)
-        return {**NO_LABELS, **asdict(found), "teacher_boxes": self.reference.boxes, "confidence": CONFIDENCE}
+            with self.console.bar("evaluate", len(self.data.val)) as bar:
+                metrics = evaluate(detector.model, self.data, self.eval_settings, bar=bar)
+            self.console.line(f"mAP50-95 {metrics.map50_95:.3f}, mAP50 {metrics.map50:.3f}")
+            return Evaluation(**asdict(metrics))
+        reference, measured = self.reference, agreement.NONE
+        if reference.boxes:
+            with self.console.bar("evaluate", len(self.data.val)) as bar:
+                measured = agreement.measure(detector.model, reference, bar=bar)
+            self.console.line(
+                f"agreement with the teacher 50-95 {measured.agreement50_95:.3f}, 50 {measured.agreement50:.3f}"
+            )
+        return Evaluation(None, None, None, **asdict(measured), teacher_boxes=reference.boxes, confidence=CONFIDENCE)
 
     @cached_property
     def reference(self) -> Reference:
-        """What the teacher sees on the held-back images."""
-        return steps.predict_reference(self.load(TEACHER), self.data, self.eval_settings, self.console)
+        """The teacher's predictions on the held-back images."""
+        with self.console.bar("teacher's boxes", len(self.data.val)) as bar:
+            teacher = self.load(TEACHER).model
+            reference = agreement.predict_reference(teacher, self.data, self.eval_settings, bar=bar)
+        if not reference.boxes:
+            self.console.warn(
+                f"the teacher sees nothing on the {len(self.data.val)} images of {self.data.path} that were held back, so "
+                "there is no agreement to measure. Is it the right checkpoint, the right data, and imgsz the size it was "
+                "trained at?"
+            )
+        return reference
 
     @property
     def eval_settings(self) -> EvalSettings:
@@ -132,11 +153,11 @@ class Session:
         return EvalSettings(self.recipe.imgsz, self.recipe.batch, self.device)
 
     def task(self, student: Detector, keep_inputs: Mapping[str, Sequence[int]] | None = None) -> DistillationTask:
-        """What pulls `student` towards the teacher: the recipe's losses, and the labels where there are any.
+        """Teacher, student and losses; the labels take part if there are any.
 
         Args:
             student: a network of this run.
-            keep_inputs: of the plan that cut it; None where it has all of the teacher's channels.
+            keep_inputs: of the plan that cut it; None if it has all of the teacher's channels.
         """
         return outputs.distillation(
             student.model,
@@ -146,13 +167,42 @@ class Session:
             labels=self.recipe.distill.labels if self.data.labelled else 0.0,
         )
 
-    def train(self, model: Any, course: schedule.Schedule, name: str, **options: Any) -> Trained:
-        """Train in ultralytics' loop; everything it writes goes into the run folder."""
-        self.console.line(course.describe())
+    def training_start(self, lr: float | None = None, freeze_bn: bool = False) -> tuple[Detector, Schedule]:
+        """The network that training starts from, with BatchNorm statistics of augmented images, and the schedule.
+
+        Args:
+            lr: highest learning rate; None while it is not chosen.
+            freeze_bn: BatchNorm keeps its statistics.
+        """
+        options, student = self.recipe.distill, self.load(self.start)
+        schedule = schedules.recovery(
+            len(self.data.train),
+            options.batch or self.recipe.batch,
+            options.epochs,
+            lr=lr,
+            freeze_bn=freeze_bn,
+            keep_batch=options.batch is not None,
+            processes=parallel.world(),
+        )
+        reestimate_batchnorm(
+            student.model, self.data, schedule, imgsz=self.recipe.imgsz, device=self.device, seed=self.recipe.seed
+        )
+        return student, schedule
+
+    def train(self, model: Any, schedule: Schedule, name: str, **options: Any) -> Trained:
+        """Train in ultralytics' loop; everything that it writes goes into the run folder.
+
+        Args:
+            model: the network.
+            schedule: how long and how fast.
+            name: of the stage, and of its folder.
+            **options: `task`, `penalty` and `patience` of `distill.yolo.training.train.train`.
+        """
+        self.console.line(schedule.describe())
         return train(
             model,
             self.data,
-            course,
+            schedule,
             folder=self.folder.path / "training" / name,
             console=self.console,
             imgsz=self.recipe.imgsz,

@@ -1,17 +1,18 @@
-"""What can be asked without a run: what would be cut, whether everything is in order, a checkpoint's mAP, an export."""
+"""Commands without a run: plan, check, evaluate, export."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import prune
-from distill.engine import preflight as inputs
-from distill.engine import steps
+from distill.engine.planning import describe, make_plan
+from distill.engine.preflight import preflight
 from distill.errors import DistillError
 from distill.machine.console import Console
 from distill.machine.device import pick_device
 from distill.machine.words import text_table
-from distill.recipe.schema import SHAPES, EvalOptions, ExportOptions, Recipe
+from distill.recipe.schema import SHAPES, Distill, EvalOptions, ExportOptions, Recipe
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.data import dataset as datasets
@@ -24,13 +25,17 @@ from distill.yolo.export import check_exports, export_checkpoint
 
 def plan(recipe: Recipe, console: Console) -> prune.PrunePlan:
     """Print what a run would cut, layer by layer, with the parameters and FLOPs that are left. Nothing is written."""
-    teacher = _teacher(recipe)
-    inputs.warn_of_size(recipe, teacher, console)
-    data = _open(recipe.data, teacher, console)
-    made = steps.make_plan(recipe, teacher, data, pick_device(recipe.device), console)
+    if recipe.model is None or recipe.data == SHAPES:
+        raise DistillError(
+            f"plan {recipe.name}: it needs a trained checkpoint and its images: give model=... and data=..."
+        )
+    checked = preflight(replace(recipe, sparsify=None, distill=Distill(epochs=0), export=()), progress=console.track)
+    assert checked.teacher is not None and checked.data is not None  # neither is made by a run
+    checked.show(console)
+    made = make_plan(recipe, checked.teacher, checked.data, checked.device, console)
     rows = [(group.name, str(group.before), str(group.after)) for group in made.groups]
     console.result("\n".join(text_table([("channels of", "before", "after"), *rows], numbers=True)))
-    console.result(steps.describe(made))
+    console.result(describe(made))
     return made
 
 
@@ -38,17 +43,9 @@ def check(recipe: Recipe, console: Console) -> None:
     """Open everything that a run needs.
 
     Raises:
-        DistillError: what is wrong first.
+        DistillError, PruneError: the first error.
     """
-    pick_device(recipe.device)
-    check_exports(recipe.export)
-    teacher = inputs.open_teacher(recipe) if recipe.model else None
-    if teacher is not None:
-        inputs.warn_of_size(recipe, teacher, console)
-    teaching = inputs.fitting_losses(recipe, teacher, console)
-    inputs.check_network(recipe, teacher)
-    if recipe.data != SHAPES:
-        inputs.check_labels(recipe, _open(recipe.data, teacher, console), teaching)
+    preflight(recipe, progress=console.track).show(console)
 
 
 def evaluate(path: str, options: EvalOptions, console: Console) -> None:
@@ -90,11 +87,3 @@ def _open(path: str, network: Detector | None, console: Console) -> DataSet:
     for warning in data.warnings:
         console.warn(warning)
     return data
-
-
-def _teacher(recipe: Recipe) -> Detector:
-    if recipe.model is None or recipe.data == SHAPES:
-        raise DistillError(
-            f"plan {recipe.name}: it needs a trained checkpoint and its images: give model=... and data=..."
-        )
-    return inputs.open_teacher(recipe)

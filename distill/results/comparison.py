@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from distill.errors import DistillError
 from distill.results.records import RecordError, from_plain, to_plain
-from distill.results.results import DataFacts
+from distill.results.results import DataFacts, Results
 
 FORMAT = 1
 FILE = "compare.json"
@@ -66,6 +67,36 @@ class ArmRun:
     schedule: TrainingSize
     folder: str
 
+    @classmethod
+    def of(cls, results: Results, arm: str, seed: int, lr_tried: float | None, folder: str) -> ArmRun:
+        """The figures of a finished run: what training came to, even if the student is the network before it.
+
+        Args:
+            results: of the run, with labels and with a training.
+            arm, seed, lr_tried, folder: see the attributes.
+        """
+        trained, schedule, average = results.trained, results.schedule, results.average
+        start = results.models.get("repaired") or results.models["pruned"]
+        assert trained is not None and schedule is not None  # a comparison trains, and it needs labels
+        best = trained.map50_95, trained.map50
+        if average is not None and trained.map50_95 is not None and average.averaged > trained.map50_95:
+            best = average.averaged, average.map50
+        assert best[0] is not None and best[1] is not None and start.map50_95 is not None
+        return cls(
+            arm=arm,
+            seed=seed,
+            lr_tried=lr_tried,
+            lr=schedule["lr"],
+            start=start.map50_95,
+            map50_95=best[0],
+            map50=best[1],
+            labels=results.recipe["distill"]["labels"] > 0,
+            history=tuple(row.get("map50_95") for row in results.history),
+            seconds_per_step=median(results.epoch_seconds) / (schedule["steps"] / schedule["epochs"]),
+            schedule=TrainingSize(schedule["epochs"], schedule["steps"], schedule["batch"]),
+            folder=folder,
+        )
+
 
 @dataclass(frozen=True)
 class FailedRun:
@@ -97,6 +128,16 @@ class Setting:
     versions: dict[str, str]
     teacher: ComparedNetwork
     pruned: ComparedNetwork
+
+    @classmethod
+    def of(cls, results: Results) -> Setting:
+        """The same of one run."""
+        networks = [
+            ComparedNetwork(model.map50_95, model.gflops, model.params)
+            for model in (results.teacher, results.models["pruned"])
+            if model.map50_95 is not None
+        ]
+        return cls(results.model, results.data, results.imgsz, results.device, results.versions, *networks)
 
 
 @dataclass(frozen=True)

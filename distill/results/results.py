@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from distill.errors import DistillError
@@ -320,25 +319,6 @@ class Results:
             }
             for name, model in self.models.items()
         ]
-
-    def training_figures(self) -> dict[str, Any]:
-        """What a comparison keeps of a run: where training came to, even if the student is the network before it."""
-        assert self.trained is not None and self.schedule is not None  # a comparison trains
-        best = self.trained.map50_95, self.trained.map50
-        if self.average is not None and self.average.averaged > (best[0] or 0.0):
-            best = self.average.averaged, self.average.map50
-        start = self.models.get("repaired") or self.models["pruned"]
-        per_epoch = self.schedule["steps"] / self.schedule["epochs"]
-        return {
-            "lr": self.schedule["lr"],
-            "start": start.map50_95,
-            "map50_95": best[0],
-            "map50": best[1],
-            "labels": self.recipe["distill"]["labels"] > 0,
-            "history": [row.get("map50_95") for row in self.history],
-            "seconds_per_step": median(self.epoch_seconds) / per_epoch,
-            "schedule": {key: self.schedule[key] for key in ("epochs", "steps", "batch")},
-        }
 
     def __str__(self) -> str:
         """A table with a row per figure and a column per network."""

@@ -1,0 +1,89 @@
+"""What to cut: calibration images, the plan, and the plan in a line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import prune
+from distill.machine.console import Console
+from distill.recipe.schema import Prune, Recipe
+from distill.yolo.checkpoint.detector import Detector
+from distill.yolo.data.dataset import DataSet
+from distill.yolo.data.images import calibration
+from distill.yolo.families.outputs import sensitivity_of
+from distill.yolo.families.table import family_of, stride_of
+
+
+def calibration_images(recipe: Recipe, teacher: Detector, data: DataSet, count: int) -> Tensor:
+    """Training images as the network sees them in validation, framed in grey; the same ones at every call.
+
+    Validators pad even a square image by half a stride. A network that was repaired without that border sees things in it.
+
+    Args:
+        recipe: its `imgsz` and `seed` count.
+        teacher: the network that will see them.
+        data: the training images are taken from it.
+        count: of images, at most.
+
+    Returns:
+        (count, 3, imgsz + stride, imgsz + stride) in [0, 1].
+    """
+    by_area = family_of(teacher.model).area_resize
+    frame = stride_of(teacher.model) // 2
+    return calibration(data.train, count, recipe.imgsz, seed=recipe.seed, by_area=by_area, frame=frame)
+
+
+def make_plan(
+    recipe: Recipe, teacher: Detector, data: DataSet, device: torch.device, console: Console
+) -> prune.PrunePlan:
+    """Decide what to cut, from the weights or from the sensitivity of the outputs on training images. No labels are used.
+
+    Args:
+        recipe: its section `prune`; null keeps every channel.
+        teacher: the network to cut.
+        data: images to measure importance on.
+        device: where to compute.
+        console: shows progress, and the plan in a line.
+
+    Raises:
+        PruneError: the budget cannot be met.
+    """
+    options = recipe.prune
+    model = teacher.model.to(device)
+    images = calibration_images(recipe, teacher, data, options.images if options else 1)
+    graph = prune.trace(model, torch.zeros(1, 3, recipe.imgsz, recipe.imgsz, device=device))
+    if options is None:
+        return prune.keep_all(graph)
+    plan = prune.plan_in_rounds(
+        graph,
+        options.importance,
+        images=images,
+        rounds=options.rounds,
+        sensitivity=sensitivity_of(model),
+        seed=recipe.seed,
+        progress=console.track,
+        **budget(options),
+    )
+    model.cpu()
+    console.line(describe(plan))
+    return plan
+
+
+def budget(options: Prune) -> dict[str, Any]:
+    """How much a recipe says to cut, as arguments of `prune.make_plan`."""
+    names = ("flops", "params", "ratio", "round_to", "protect", "max_ratio")
+    return {name: getattr(options, name) for name in names}
+
+
+def describe(plan: prune.PrunePlan) -> str:
+    """A plan in one line."""
+    flops, params = plan.flops_after / plan.flops_before, plan.params_after / plan.params_before
+    before, after = (sum(getattr(group, side) for group in plan.groups) for side in ("before", "after"))
+    return (
+        f"{plan.flops_after / 1e9:.2f} of {plan.flops_before / 1e9:.2f} GFLOPs ({flops:.1%}), "
+        f"{plan.params_after / 1e6:.2f} of {plan.params_before / 1e6:.2f} M parameters ({params:.1%}), "
+        f"{after} of {before} channels"
+    )

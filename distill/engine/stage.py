@@ -1,0 +1,148 @@
+"""A stage of a run says what it is: its name, record, work, the recipe keys it reads, the network it makes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Generic, TypeVar
+
+from distill.engine.session import Session
+from distill.errors import DistillError
+from distill.machine import parallel
+from distill.recipe.schema import Recipe
+from distill.results.networks import Network
+from distill.results.records import RecordError, from_plain, to_plain
+from distill.results.results import Evaluation
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """The record of a stage that leaves nothing but a file."""
+
+
+@dataclass(frozen=True)
+class Stage(Generic[R]):
+    """One stage. `distill.engine.pipeline.STAGES` has them in order.
+
+    Attributes:
+        name: its key in stages.json and its header on the screen.
+        record: frozen dataclass that its work returns; it goes to stages.json, and a resumed run reads it back.
+        work: (session) -> record.
+        reads: recipe keys that it depends on. Two runs that agree on those of all stages up to it share its outcome.
+        makes: the network that it saves; the run evaluates it next.
+        files: what it leaves in the run folder beside that network.
+        when: (recipe) -> whether it is part of the run.
+        applies: (session) -> the same, by what earlier stages have recorded; asked when its turn comes.
+        judge: (session, evaluation of what it makes) -> None. Warns or raises `DistillError`.
+        passes: (session) -> passes of an image forward or back, roughly, for the estimate of the remaining time.
+        distributed: all processes of `torchrun` do its work together; otherwise the leader alone.
+    """
+
+    name: str
+    record: type[R]
+    work: Callable[[Session], R]
+    reads: tuple[str, ...]
+    makes: Network | None = None
+    files: tuple[str, ...] = ()
+    when: Callable[[Recipe], bool] = lambda recipe: True
+    applies: Callable[[Session], bool] = lambda session: True
+    judge: Callable[[Session, Evaluation], None] = lambda session, evaluation: None
+    passes: Callable[[Session], float] = lambda session: 0.0
+    distributed: bool = False
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        """Every file that it leaves in the run folder."""
+        return (*((self.makes.file,) if self.makes else ()), *self.files)
+
+    def recorded(self, session: Session) -> R | None:
+        """What the stage left in this run; None if it was not part of it, or is still to come."""
+        plain = session.folder.done(self.name)
+        if plain is None:
+            return None
+        try:
+            return from_plain(self.record, plain)
+        except RecordError as error:
+            raise DistillError(
+                f"{session.folder.path}: stage {self.name} is damaged: {error}: start a new run"
+            ) from error
+
+
+def evaluation_of(network: Network, maker: Stage[Any] | None = None) -> Stage[Evaluation]:
+    """The stage that measures a network of the run folder, after the stage that makes it."""
+
+    def evaluate(session: Session) -> Evaluation:
+        evaluation = session.evaluate(network)
+        if maker is not None:
+            maker.judge(session, evaluation)
+        return evaluation
+
+    return Stage(
+        f"evaluate {network.name}",
+        Evaluation,
+        evaluate,
+        reads=(),
+        applies=maker.applies if maker is not None else lambda session: True,
+        passes=lambda session: len(session.data.val),
+    )
+
+
+def with_evaluations(stages: Iterable[Stage[Any]]) -> Iterator[Stage[Any]]:
+    """The stages, each that makes a network followed by the evaluation of it."""
+    for stage in stages:
+        yield stage
+        if stage.makes is not None:
+            yield evaluation_of(stage.makes, stage)
+
+
+def run_stage(stage: Stage[Any], session: Session, index: int, total: int, after: float) -> None:
+    """Do the work of a stage once and record what it returns. A resumed run takes the record instead.
+
+    Args:
+        stage: the stage.
+        session: of the run.
+        index, total: its number, and how many there are.
+        after: the passes of all later stages.
+    """
+    folder, console = session.folder, session.console
+    if folder.done(stage.name) is not None:
+        console.line(f"{stage.name}: done before")
+    elif parallel.is_leader():
+        console.stage(stage.name, index, total, work=stage.passes(session), after=after)
+        start, warned = time.monotonic(), len(console.warnings)
+        record = to_plain(stage.work(session))
+        folder.finish(
+            stage.name, {**record, "seconds": time.monotonic() - start, "warnings": console.warnings[warned:]}
+        )
+    elif stage.distributed:
+        stage.work(session)
+    parallel.broadcast()
+    if not parallel.is_leader():
+        folder.refresh()
+
+
+def shared_stages(stages: Iterable[Stage[Any]], first: Recipe, second: Recipe) -> list[Stage[Any]]:
+    """The stages whose outcome two runs have in common: up to the first that one lacks, or that reads differing keys.
+
+    Args:
+        stages: in order.
+        first, second: the recipes of the two runs.
+    """
+    shared = []
+    for stage in stages:
+        parts = stage.when(first), stage.when(second)
+        if parts == (False, False):
+            continue
+        if parts != (True, True) or any(key_of(first, key) != key_of(second, key) for key in stage.reads):
+            break
+        shared.append(stage)
+    return shared
+
+
+def key_of(recipe: Recipe, key: str) -> Any:
+    """The value of a dotted key; None in a section that is null."""
+    return reduce(lambda section, name: None if section is None else getattr(section, name), key.split("."), recipe)  # type: ignore[arg-type, return-value]

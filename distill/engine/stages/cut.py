@@ -1,0 +1,47 @@
+"""Decide what to cut, cut it, and prove that the cut is exact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import prune
+from distill.engine.planning import make_plan
+from distill.engine.session import PLAN, Session
+from distill.engine.stage import Stage
+from distill.errors import DistillError
+from distill.results import networks
+
+EXACT = 1e-6  # a difference between masked and pruned outputs, in float64, that is rounding
+
+
+@dataclass(frozen=True)
+class CutRecord:
+    """`verify`: the largest difference between the masked original's outputs and the pruned network's, in float64."""
+
+    verify: float
+
+
+def _work(session: Session) -> CutRecord:
+    original = session.load(session.base)
+    plan = make_plan(session.recipe, original, session.data, session.device, session.console)
+    student = prune.apply(original.model, plan)
+    difference = prune.verify(original.model, student, plan, session.images(original, 1))
+    if not difference < EXACT:  # written so that NaN fails
+        raise DistillError(
+            f"the cut is not exact, outputs differ by {difference:.2g} from the masked original: report it"
+        )
+    session.console.line(f"exact: {difference:.1e} from the masked original, in float64")
+    session.folder.write_text(PLAN, plan.to_json())
+    session.save(replace(original, model=student), networks.PRUNED, plan)
+    return CutRecord(difference)
+
+
+CUT = Stage(
+    "cut",
+    CutRecord,
+    _work,
+    reads=("prune", "seed"),
+    makes=networks.PRUNED,
+    files=(PLAN,),
+    passes=lambda session: 5 * options.images if (options := session.recipe.prune) else 0,
+)

@@ -1,0 +1,29 @@
+"""Export the student, and compare each export's outputs with the checkpoint's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from distill.engine.session import Session
+from distill.engine.stage import Stage
+from distill.results.networks import STUDENT
+from distill.results.results import Export
+from distill.yolo.export import export_checkpoint
+
+
+@dataclass(frozen=True)
+class ExportRecord:
+    """The exports, in the order of the recipe."""
+
+    exports: tuple[Export, ...]
+
+
+def _work(session: Session) -> ExportRecord:
+    folder, size = session.folder.path, session.recipe.imgsz
+    exported = [
+        export_checkpoint(folder / STUDENT.file, name, folder / "exports", size) for name in session.recipe.export
+    ]
+    return ExportRecord(tuple(Export(**each.as_dict(folder)) for each in exported))
+
+
+EXPORT = Stage("export", ExportRecord, _work, reads=("export",))

@@ -1,0 +1,51 @@
+"""The student is the best of what there is: the trained network, its average with the start, or the start itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from distill.engine.session import Session
+from distill.engine.stage import Stage, evaluation_of
+from distill.results.networks import AVERAGED, STUDENT, TRAINED
+from distill.yolo.families.table import family_of
+
+
+@dataclass(frozen=True)
+class SelectRecord:
+    """`chosen`: the network that the student is; `native`: its file in the format that the checkpoint came in."""
+
+    chosen: str
+    native: str | None
+
+
+def _work(session: Session) -> SelectRecord:
+    start, console = session.start, session.console
+    candidates = (TRAINED, AVERAGED, start) if session.recipe.distill.epochs else (start,)
+    evaluations = {network: evaluation_of(network).recorded(session) for network in candidates}
+    scores = {
+        network: score
+        for network, evaluation in evaluations.items()
+        if evaluation is not None and (score := evaluation.yardstick[1]) is not None
+    }
+    chosen = max(scores, key=scores.__getitem__, default=candidates[0])  # the first of equals
+    measure = next(evaluation.yardstick[0] for evaluation in evaluations.values() if evaluation is not None)
+    if chosen == start and TRAINED in scores:
+        console.warn(
+            f"training ended at {measure} {scores[TRAINED]:.3f}, below the {scores[start]:.3f} it started from: "
+            f"{STUDENT.file} is the network before training"
+        )
+    if chosen == AVERAGED:
+        console.line(
+            f"{STUDENT.file} is the mean of the weights before and after training: {measure} {scores[AVERAGED]:.3f}, "
+            f"after it {scores[TRAINED]:.3f}"
+        )
+    content = (session.folder.path / chosen.file).read_bytes()
+    session.folder.write_with(STUDENT.file, lambda path: path.write_bytes(content))
+    student = session.load(STUDENT)
+    native = family_of(student.model).native
+    if native is not None:
+        native.save(student.model, session.folder.path / native.file, names=student.names, imgsz=session.recipe.imgsz)
+    return SelectRecord(chosen.name, native.file if native is not None else None)
+
+
+SELECT = Stage("select", SelectRecord, _work, reads=("distill.epochs",), files=(STUDENT.file,))

@@ -1,0 +1,65 @@
+"""The network that is cut and that teaches: as it was given, or trained from the data first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from distill.engine.session import Session
+from distill.engine.stage import Stage
+from distill.errors import DistillError
+from distill.results import networks
+from distill.results.results import Evaluation
+from distill.training import schedule
+from distill.yolo.checkpoint.build import build
+from distill.yolo.checkpoint.detector import Detector
+
+MIN_TEACHER_MAP = 0.01  # mAP50-95 below which a teacher has nothing to teach
+
+
+@dataclass(frozen=True)
+class TeacherRecord:
+    """Epochs of the teacher's own training, and the best of them; None if it was given."""
+
+    best_epoch: int | None = None
+    epochs: int | None = None
+
+
+def _work(session: Session) -> TeacherRecord:
+    if session.teacher is not None:
+        session.save(session.teacher, networks.TEACHER)
+        return TeacherRecord()
+    recipe, names = session.recipe, session.data.names
+    options = recipe.teacher.train
+    assert options is not None and names is not None  # a recipe without a model has it, and it needs labels
+    network = build(options.model, names, width=options.width, seed=recipe.seed)
+    plan = schedule.teacher(
+        len(session.data.train), options.batch or recipe.batch, options.epochs, lr=options.lr, mosaic=options.mosaic
+    )
+    trained = session.train(network, plan, "teacher", patience=options.patience)
+    path = session.folder.path / networks.TEACHER.file
+    session.save(Detector(trained.model, names, recipe.imgsz, path, None), networks.TEACHER)
+    return TeacherRecord(trained.best_epoch, len(trained.history))
+
+
+def _judge(session: Session, evaluation: Evaluation) -> None:
+    """Refuse a teacher that sees nothing, unless labels alone train it on."""
+    teaches = session.losses or session.recipe.prune
+    if teaches and evaluation.map50_95 is not None and evaluation.map50_95 < MIN_TEACHER_MAP:
+        raise DistillError(
+            f"the teacher's mAP50-95 on {session.data.path} is {evaluation.map50_95:.3f}: it has nothing to teach. Is it "
+            "the right checkpoint, the right data, and imgsz the size it was trained at?"
+        )
+
+
+TEACHER = Stage(
+    "teacher",
+    TeacherRecord,
+    _work,
+    reads=("model", "trust", "teacher", "data", "shapes", "imgsz", "batch", "device"),
+    makes=networks.TEACHER,
+    judge=_judge,
+    distributed=True,
+    passes=lambda session: (
+        4 * len(session.data.train) * options.epochs if (options := session.recipe.teacher.train) else 0
+    ),
+)

@@ -1,0 +1,42 @@
+"""Choose how to train, by short trials from the starting weights: factors of losses, BatchNorm mode, learning rate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from distill.engine.session import Session
+from distill.engine.stage import Stage
+from distill.results.results import Search, Tuning
+from distill.yolo.training.tuning import balance_losses, search_lr, tolerates_batch_stats
+
+
+def _work(session: Session) -> Tuning:
+    options, console = session.recipe.distill, session.console
+    student, schedule = session.training_start()
+    task = session.task(student, session.plan.keep_inputs)
+    place: dict[str, Any] = {"imgsz": session.recipe.imgsz, "device": session.device, "seed": session.recipe.seed}
+    factors: dict[str, float] = {}
+    if options.balance and task.losses:
+        factors = balance_losses(task, session.data, schedule, **place)
+        console.line("losses times " + ", ".join(f"{name} {factor:.3g}" for name, factor in factors.items()))
+        task.scale(factors)
+    freeze_bn = not tolerates_batch_stats(task, session.data, schedule, **place)
+    if options.lr is not None:
+        return Tuning(freeze_bn, factors, options.lr, None)
+    trials = search_lr(task, session.data, replace(schedule, freeze_bn=freeze_bn), **place, progress=console.track)
+    tried = ", ".join(f"{rate:.0e}: {loss:.3f}" for rate, loss in trials.tried.items())
+    console.line(f"loss {trials.start:.3f}; after a trial at {tried} -> {trials.lr:.0e}")
+    finite = tuple((rate, loss if math.isfinite(loss) else None) for rate, loss in trials.tried.items())
+    return Tuning(freeze_bn, factors, trials.lr, Search(trials.start, trials.limit, finite))
+
+
+TUNE = Stage(
+    "tune",
+    Tuning,
+    _work,
+    reads=("distill", "repair", "seed"),
+    when=lambda recipe: recipe.distill.epochs > 0,
+    passes=lambda session: len(session.data.train) * session.recipe.distill.epochs,
+)
