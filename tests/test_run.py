@@ -132,9 +132,9 @@ def test_the_mean_of_before_and_after_is_a_student_too(done: Path, tmp_path: Pat
     shutil.copytree(done, folder)
     record = json.loads((folder / "stages.json").read_text())
     stages = record["stages"]
-    for name in ("average", "evaluate averaged", "choose", "measure", "export"):
+    for name in ("average", "evaluate averaged", "select", "measure", "export"):
         stages.pop(name, None)
-    stages["rehearse"]["freeze_bn"] = True
+    stages["tune"]["freeze_bn"] = True
     for name in ("trained", "repaired"):
         stages[f"evaluate {name}"]["map50_95"] = 2.0 if name == best else 0.0
     (folder / "stages.json").write_text(json.dumps(record))

@@ -22,6 +22,8 @@ from distill.cli.main import main
 from distill.comparison import arms
 from distill.comparison import runner as compare
 from distill.engine import pipeline
+from distill.engine.stages.cut import CUT
+from distill.engine.stages.select import SELECT
 from distill.errors import DistillError
 from distill.losses.spec import LossSpec
 from distill.machine.console import Console
@@ -73,12 +75,14 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Watch:
-    """What the pipeline was asked for, by folder; it is killed when a network is chosen for the second time."""
+    """What the pipeline was asked for, by folder; it is killed when a student is selected for the second time."""
 
     def __init__(self) -> None:
         self.runs: list[str] = []
         self.cut, self.chosen = 0, 0
-        self.begin, self.prune, self.choose = pipeline.run, pipeline._prune, pipeline._choose
+        self.begin = pipeline.run
+        watched = {CUT: self.cutting, SELECT: self.selecting}
+        self.stages = tuple(replace(stage, work=watched.get(stage, stage.work)) for stage in pipeline.STAGES)
 
     def run(self, recipe: Any, folder: Any, console: Any) -> Any:
         self.runs.append(folder.path.name if "base" in folder.path.name else "/".join(folder.path.parts[-2:]))
@@ -86,13 +90,13 @@ class Watch:
 
     def cutting(self, *args: Any) -> Any:
         self.cut += 1
-        return self.prune(*args)
+        return CUT.work(*args)
 
-    def choosing(self, *args: Any) -> Any:
+    def selecting(self, *args: Any) -> Any:
         self.chosen += 1
         if self.chosen == 2:
             raise KeyboardInterrupt
-        return self.choose(*args)
+        return SELECT.work(*args)
 
 
 @pytest.fixture(scope="module")
@@ -101,15 +105,14 @@ def done(here: Path) -> Iterator[tuple[Path, Watch]]:
     watch, out = Watch(), here / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "run", watch.run)
-        patch.setattr(pipeline, "_prune", watch.cutting)
-        patch.setattr(pipeline, "_choose", watch.choosing)
+        patch.setattr(pipeline, "STAGES", watch.stages)
         words = ["--arms", "ultralytics,ours", "--seeds", "2", "--lrs", "1e-3,1e-2", "--out", str(out), "--quiet"]
         assert main(["compare", str(here / "tiny.yaml"), *words]) == 130
         killed = out / "ultralytics" / "seed-0-lr-0.001" / "stages.json"
-        before = json.loads(killed.read_text())["stages"]["distill"]
+        before = json.loads(killed.read_text())["stages"]["train"]
         watch.runs.append("killed")
         assert main(["compare", "--resume", str(out), "--quiet"]) == 0
-        assert json.loads(killed.read_text())["stages"]["distill"] == before, "a finished stage is not done again"
+        assert json.loads(killed.read_text())["stages"]["train"] == before, "a finished stage is not done again"
     yield out, watch
 
 
@@ -128,7 +131,7 @@ def test_what_arms_share_is_done_once_and_nothing_twice(done: tuple[Path, Watch]
     for name, record in records.items():
         seed = name.partition("/seed-")[2][0]
         base = json.loads((out / f"base-1-seed-{seed}" / "stages.json").read_text())["stages"]
-        shared = list(base)[: list(base).index("choose")]
+        shared = list(base)[: list(base).index("select")]
         assert "evaluate repaired" in shared and {key: record[key] for key in shared} == {
             key: base[key] for key in shared
         }
@@ -299,7 +302,7 @@ class Told(Console):
         super().__init__(quiet=True)
         self.lines: list[str] = []
 
-    def line(self, text: str = "") -> None:
+    def line(self, text: str = "", style: str = "") -> None:
         self.lines.append(text)
 
 
@@ -346,8 +349,10 @@ def test_arms_are_the_recipe_with_a_few_keys_changed(here: Path) -> None:
     alone = arms.plan(taught, "finetune")
     start = arms.start_of(alone.variant(alone.arms[0], 0, None), taught)
     assert (start.distill.losses, start.distill.labels) == (taught.distill.losses, 0.5), "sparsified as the recipe says"
-    assert arms.plan(recipe, before=json.loads(json.dumps(made.to_dict()))).to_dict() == made.to_dict()
-    assert arms.plan(recipe, seeds=4, before=made.to_dict()).seeds == (0, 1, 2, 3)
+    nothing_yet = ComparisonResults("tiny", **made.records(), about=None, chosen={}, runs=(), failed=())
+    before = ComparisonResults.from_dict(json.loads(json.dumps(nothing_yet.to_dict())))
+    assert arms.plan(recipe, before=before).records() == made.records()
+    assert arms.plan(recipe, seeds=4, before=before).seeds == (0, 1, 2, 3)
 
 
 def comparison(scores: dict[str, list[float]]) -> ComparisonResults:

@@ -16,7 +16,7 @@ from torchvision.ops import box_iou
 from ultralytics import YOLO
 from ultralytics.utils.ops import xywh2xyxy
 
-from distill.engine.results import yardstick
+from distill.results.results import Evaluation
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data import dataset as data
 from distill.yolo.data.dataset import DataSet
@@ -177,7 +177,7 @@ def test_the_boxes_are_those_that_ultralytics_predicts(shared: Path) -> None:
 
 
 def test_networks_are_judged_by_map_and_without_labels_by_agreement() -> None:
-    without, name = {"map50_95": None, "agreement50_95": 0.9}, "agreement with the teacher"
-    assert yardstick({"map50_95": 0.5}) == ("mAP50-95", 0.5) == yardstick({"map50_95": 0.5, "agreement50_95": 0.9})
-    assert yardstick(without) == (name, 0.9)
-    assert yardstick({"map50_95": None, "agreement50_95": None}) == yardstick({}) == (name, None)
+    name = "agreement with the teacher"
+    for agreed in (None, 0.9):
+        assert Evaluation(0.5, 0.8, {}, agreement50_95=agreed).yardstick == ("mAP50-95", 0.5)
+        assert Evaluation(None, None, None, agreement50_95=agreed).yardstick == (name, agreed)

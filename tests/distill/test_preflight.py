@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import prune
+from distill.cli.main import main
 from distill.demo.dataset import generate
-from distill.engine import preflight as inputs
-from distill.engine import steps
+from distill.engine.planning import calibration_images, make_plan
+from distill.engine.preflight import check_network, fitting_losses, preflight, size_warnings
 from distill.errors import DistillError
 from distill.recipe import load as recipes
 from distill.recipe.schema import Recipe
@@ -20,7 +21,7 @@ from distill.yolo.checkpoint.build import build
 from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.data import dataset as datasets
 from tests.distill.test_compare import Told
-from tests.distill.yolo.test_trainer import tiny
+from tests.distill.yolo.test_trainer import tiny, write_images
 
 LOSSES = """
 import torch
@@ -81,11 +82,11 @@ def test_a_users_loss_is_called_before_anything_is_done(
     wanted = recipe(f"distill.losses={{{tmp_path}/mine.py:{name}: {{until: 0.5}}, box_iou: 1}}")
     before = copy.deepcopy(teacher.model.state_dict())
     if says is None:
-        made = inputs.fitting_losses(wanted, teacher, Told())
+        made, _ = fitting_losses(wanted, teacher)
         assert [loss.name for loss in made] == [name, "box_iou"] and not hasattr(made[0].call, "layers")
     else:
         with pytest.raises(DistillError) as caught:
-            inputs.fitting_losses(wanted, teacher, Told())
+            fitting_losses(wanted, teacher)
         assert str(caught.value) == says
     assert all(torch.equal(value, before[key]) for key, value in teacher.model.state_dict().items())
 
@@ -95,7 +96,7 @@ def test_a_users_loss_is_called_before_anything_is_done(
     [
         ("yolov5n", "teacher.train.model: no model 'yolov5n': use yolov5n.yaml, "),
         ("yolo5n.yaml", "teacher.train.model: no model 'yolo5n.yaml': use "),
-        ("yolov10n.yaml", "yolov10n.yaml has a head that works without NMS"),
+        ("yolov10n.yaml", "yolov10n.yaml has a v10Detect head that works without NMS"),
         ("yolov8n-seg.yaml", "yolov8n-seg.yaml has a Segment head"),
         ("yolov8-world.yaml", "teacher.train.model: no detector comes of 'yolov8-world.yaml' ("),
         ("{tmp}/data.yaml", "teacher.train.model: no detector comes of '{tmp}/data.yaml' ("),
@@ -105,7 +106,7 @@ def test_a_network_that_could_not_be_pruned_is_not_trained_first(tmp_path: Path,
     (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [square]\n")
     train = f"teacher.train={{model: {model.format(tmp=tmp_path)}}}"
     with pytest.raises(DistillError) as caught:
-        inputs.check_network(recipes.load("yolov5-half", ["model=null", "data=shapes", train]), None)
+        check_network(recipes.load("yolov5-half", ["model=null", "data=shapes", train]), None)
     assert str(caught.value).startswith(says.format(tmp=tmp_path)) and "\n" not in str(caught.value)
 
 
@@ -114,7 +115,7 @@ def test_a_pattern_that_protects_nothing_is_refused_before_anything_is_done(teac
     with pytest.raises(
         prune.PruneError, match=r"^protect='modle\.0\.\*' matches no layer of \w+: did you mean 'model\.0'\?$"
     ):
-        inputs.check_network(wanted, teacher)
+        check_network(wanted, teacher)
 
 
 def test_a_network_with_a_stride_of_64_can_be_cut(tmp_path: Path) -> None:
@@ -123,17 +124,44 @@ def test_a_network_with_a_stride_of_64_can_be_cut(tmp_path: Path) -> None:
     checkpoint.save(build("yolov5n6.yaml", data.names, width=0.125), raw, names=data.names, imgsz=128)
     given = [f"model={raw}", f"data={data.path}", "prune.importance=l1", "prune.round_to=1"]
     wanted, teacher = recipes.load("yolov5-half", [*given, "imgsz=128"]), checkpoint.load(raw)
-    plan = steps.make_plan(wanted, teacher, data, torch.device("cpu"), Told())
-    images = steps.calibration_images(wanted, teacher, data, 2)
+    plan = make_plan(wanted, teacher, data, torch.device("cpu"), Told())
+    images = calibration_images(wanted, teacher, data, 2)
     assert images.shape == (2, 3, 192, 192)  # half a stride on each side, as validators pad
     assert prune.verify(teacher.model, prune.apply(teacher.model, plan), plan, images) < 1e-9
     with pytest.raises(DistillError, match=r"^imgsz is 96, and this network takes multiples of 64: give 64 or 128$"):
-        inputs.check_network(recipes.load("yolov5-half", [*given, "imgsz=96"]), teacher)
+        check_network(recipes.load("yolov5-half", [*given, "imgsz=96"]), teacher)
 
 
 def test_another_size_than_that_of_training_is_a_warning(teacher: Detector) -> None:
+    assert size_warnings(recipe("imgsz=320"), teacher) == ()
+    (warning,) = size_warnings(recipe("imgsz=640"), teacher)
+    assert warning == "best.pt was trained at 320 pixels, and imgsz is 640: give imgsz=320 unless that is meant"
+
+
+def test_one_preflight_returns_what_it_opened_and_what_to_warn_of(tmp_path: Path) -> None:
+    data = datasets.load(write_images(tmp_path / "data"))
+    raw = tmp_path / "best.pt"
+    checkpoint.save(tiny(), raw, names={0: "square", 1: "disc"}, imgsz=320)
+    given = [f"model={raw}", f"data={data.path}", "imgsz=64", "prune.importance=l1", "prune.round_to=1", "export=[]"]
+    checked = preflight(recipes.load("yolov5-half", given))
+    assert checked.teacher is not None and checked.data is not None and checked.data.train == data.train
+    assert [loss.name for loss in checked.losses] == ["score_bce", "box_iou", "dfl_kl", "feature_pkd"]
+    assert checked.notes == ("loss objectness_bce left out: this head has no objectness",)
+    assert "was trained at 320 pixels" in checked.warnings[0]
     told = Told()
-    inputs.warn_of_size(recipe("imgsz=320"), teacher, told)
-    assert not told.warnings
-    inputs.warn_of_size(recipe("imgsz=640"), teacher, told)
-    assert told.warnings == ["best.pt was trained at 320 pixels, and imgsz is 640: give imgsz=320 unless that is meant"]
+    checked.show(told)
+    assert tuple(told.warnings) == checked.warnings and list(checked.notes) == told.lines
+
+
+def test_plan_and_check_refuse_a_size_in_the_same_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = datasets.load(generate(tmp_path / "data", train=4, val=2, imgsz=64))
+    raw = tmp_path / "p6.pt"
+    checkpoint.save(build("yolov5n6.yaml", data.names, width=0.125), raw, names=data.names, imgsz=128)
+    words = ["yolov5-half", f"model={raw}", f"data={data.path}", "imgsz=352", "export=[]"]
+    lines = []
+    for command in ("plan", "check", "run", "compare"):
+        out = ["--out", str(tmp_path / "out")] if command in ("run", "compare") else []
+        assert main([command, *words, *out]) == 2
+        lines.append(capsys.readouterr().err.strip())
+    assert set(lines) == {"imgsz is 352, and this network takes multiples of 64: give 320 or 384"}
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,65 @@
+"""Stages declare themselves: what they read is in the recipe, what runs share follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass, replace
+
+import pytest
+
+from distill.engine.pipeline import STAGES
+from distill.engine.stage import Stage, key_of, shared_stages, with_evaluations
+from distill.recipe import load as recipes
+from distill.recipe.schema import Recipe
+from distill.results.networks import NETWORKS
+from distill.results.records import from_plain, to_plain
+from distill.results.results import Repair, Repaired, Search, Tuning
+
+# Keys that change no stage's outcome: a name, and the limit of the verdict.
+UNREAD = {"name", "accept"}
+
+
+def recipe(*words: str) -> Recipe:
+    return recipes.load("yolov5-half", ["model=best.pt", "data=data.yaml", *words])
+
+
+def names(stages: list[Stage]) -> list[str]:
+    return [stage.name for stage in stages]
+
+
+def test_every_key_of_a_recipe_is_read_by_a_stage_and_every_key_that_is_read_exists() -> None:
+    keys = {key for stage in STAGES for key in stage.reads}
+    assert {key.split(".")[0] for key in keys} | UNREAD == {field.name for field in fields(Recipe)}
+    for key in keys:
+        key_of(recipe(), key)
+    assert key_of(recipe("prune=null"), "prune.flops") is None
+    with pytest.raises(AttributeError):
+        key_of(recipe(), "prune.flosp")
+
+
+def test_names_and_networks_are_told_apart() -> None:
+    everything = [stage.name for stage in with_evaluations(STAGES)]
+    assert len(set(everything)) == len(everything)
+    made = [stage.makes for stage in STAGES if stage.makes]
+    assert len(set(made)) == len(made) and set(made) <= set(NETWORKS)
+    assert everything.index("evaluate pruned") == everything.index("cut") + 1
+    assert all(is_dataclass(stage.record) and stage.record.__dataclass_params__.frozen for stage in STAGES)
+
+
+def test_runs_share_stages_up_to_the_first_that_reads_differing_keys() -> None:
+    base = recipe("distill.epochs=0")
+    assert names(shared_stages(STAGES, base, recipe("distill.epochs=5"))) == ["teacher", "cut", "repair"]
+    assert names(shared_stages(STAGES, base, recipe("repair=null"))) == ["teacher", "cut"]
+    assert names(shared_stages(STAGES, base, recipe("repair.images=8"))) == ["teacher", "cut"]
+    assert names(shared_stages(STAGES, base, recipe("seed=1"))) == ["teacher"]
+    assert names(shared_stages(STAGES, base, recipe("prune.flops=0.3", "export=[]"))) == ["teacher"]
+    assert names(shared_stages(STAGES, base, recipe("sparsify={epochs: 1}"))) == ["teacher"]
+    assert names(shared_stages(STAGES, base, recipe("imgsz=320"))) == []
+    assert names(shared_stages(STAGES, base, replace(base, name="other"))) == names(
+        [stage for stage in STAGES if stage.when(base)]
+    )
+
+
+def test_records_come_back_from_plain_data() -> None:
+    tuning = Tuning(True, {"box_iou": 1.5}, 1e-3, Search(2.0, 2.1, ((1e-3, 2.05), (1e-2, None))))
+    repair = Repair(96, (Repaired("model.0.conv", 0.5, None, False),), ())
+    assert from_plain(Tuning, to_plain(tuning)) == tuning and from_plain(Repair, to_plain(repair)) == repair
