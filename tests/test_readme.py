@@ -18,7 +18,7 @@ from torch import nn
 
 import prune
 from distill import losses
-from distill.cli import main as cli
+from distill.cli.commands import COMMANDS
 from distill.comparison import arms
 from distill.losses.base import Networks
 from distill.losses.context import LossContext, Outputs
@@ -123,7 +123,7 @@ def test_the_recipe_of_the_documents(tmp_path: Path) -> None:
 def test_every_recipe_and_every_command_is_named() -> None:
     for name in recipe.shipped():
         assert f"| `{name}` |" in TEXTS["docs/recipes.md"], name
-    for name in cli.COMMANDS:
+    for name in COMMANDS:
         assert f"    distill {name}" in section("Commands"), name
 
 
@@ -140,7 +140,8 @@ def test_commands_have_words_that_are_understood(line: str, tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     _, verb, *words = shlex.split(line)
     parser = argparse.ArgumentParser(exit_on_error=False)
-    cli.COMMANDS[verb].declare(parser)
+    for name, options in COMMANDS[verb].arguments:
+        parser.add_argument(name, **options)
     args = parser.parse_intermixed_args(words)
     if verb not in ("run", "plan", "check", "compare") or args.recipe not in recipe.shipped():
         return

@@ -201,15 +201,24 @@ def copy(args: argparse.Namespace) -> None:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Write the report of a finished run again.
+    """Write the report of a finished run again, or one page of many runs' results.
 
     distill report runs/yolov5-half-1
+    distill report --results docs/results runs/yolov5-half-1 --table README.md
     """
     from distill import report as reports
     from distill.engine.folder import COMPARISON
     from distill.report import compare as comparisons
+    from distill.report import summary
 
-    folder = Path(args.folder)
+    if args.results is not None:
+        summary.collect(map(Path, args.folder), Path(args.results))
+        return print(summary.write(Path(args.results), args.table and Path(args.table)))
+    if len(args.folder) != 1 or args.table:
+        raise DistillError(
+            "give the folder of one run; for a page of several: distill report --results DIR RUN_DIR ..."
+        )
+    folder = Path(args.folder[0])
     compared = (folder / COMPARISON).is_file()
     if not compared and not (folder / "results.json").is_file():
         raise DistillError(f"{folder} holds no results.json: give the folder of a finished run")

@@ -82,6 +82,15 @@ COMMANDS = {
     "cp": Command(calls.copy, _CP),
     "eval": Command(calls.evaluate, (_CHECKPOINT, _OPTIONS, _QUIET)),
     "export": Command(calls.export, (_CHECKPOINT, _FORMATS, _QUIET)),
-    "report": Command(calls.report, (_word("folder", "RUN_DIR"),)),
+    "report": Command(
+        calls.report,
+        (
+            _word("folder", "RUN_DIR", "the folder of a finished run or comparison", nargs="*"),
+            _word(
+                "--results", "DIR", "write DIR.md, a page of the small JSON files in DIR, to which RUN_DIRs are added"
+            ),
+            _word("--table", "FILE", "with --results, put their table into this document, between its two marks"),
+        ),
+    ),
     "env": Command(lists.env),
 }
