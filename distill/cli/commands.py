@@ -62,7 +62,12 @@ _COMPARE = (
 )
 _LS = (
     ("what", {"choices": tuple(lists.LISTS), "help": "what to list"}),
-    _word("name", "NAME", "with losses, only these: score_bce, my_losses.py:my_kd, package.module:name", nargs="*"),
+    _word(
+        "name",
+        "NAME",
+        "with losses or importances, only these: score_bce, my_losses.py:my_kd, package.module:name",
+        nargs="*",
+    ),
     _flag("--json-schema", "with keys, a schema with which editors complete recipes"),
 )
 _CP = (

@@ -16,7 +16,7 @@ def ls(args: argparse.Namespace) -> None:
     distill ls losses my_losses.py:my_kd
     distill ls keys --json-schema > recipe.schema.json
     """
-    if args.name and args.what != "losses":
+    if args.name and args.what not in ("losses", "importances"):
         raise DistillError(f"distill ls {args.what} lists all there are and takes no name, got '{args.name[0]}'")
     if args.json_schema and args.what != "keys":
         raise DistillError(f"--json-schema describes keys, not {args.what}: distill ls keys --json-schema")
@@ -52,10 +52,12 @@ def _losses(names: Sequence[str]) -> Iterable[Sequence[str]]:
         yield loss.name, ", ".join(options), loss.help
 
 
-def _importances(_: Sequence[str]) -> Iterable[Sequence[str]]:
+def _importances(names: Sequence[str]) -> Iterable[Sequence[str]]:
+    from distill.machine import plugins
     from distill.recipe.schema import IMPORTANCES
 
-    return IMPORTANCES.items()
+    for name in names or IMPORTANCES:
+        yield name, IMPORTANCES.get(name) or plugins.summary(plugins.load("importance", name, IMPORTANCES))
 
 
 def _arms(_: Sequence[str]) -> Iterable[Sequence[str]]:

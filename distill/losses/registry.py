@@ -126,8 +126,7 @@ def describe(names: Iterable[str] = BUILTIN) -> list[LossRow]:
     rows = []
     for name in names:
         loss = resolve(name)
-        doc = loss.function.__doc__ if isinstance(loss, FromContext) else loss.__doc__
-        summary = inspect.cleandoc(doc or "").partition("\n")[0]  # getdoc would quote torch's Module
+        summary = plugins.summary(loss.function if isinstance(loss, FromContext) else loss)
         parameters = {key: value for key, value in _options(loss).items() if value.kind is not value.VAR_KEYWORD}
         options = {key: value.default for key, value in parameters.items() if value.default is not value.empty}
         rows.append(LossRow(name, summary, options, tuple(key for key in parameters if key not in options)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -44,6 +45,11 @@ def load(kind: str, name: str, builtin: Iterable[str] = ()) -> Callable[..., Any
     if not callable(value):
         raise DistillError(f"{what}: '{attribute}' in {place} is {type(value).__name__}, not a function or class")
     return value
+
+
+def summary(function: Callable[..., Any]) -> str:
+    """The first line of a function's or class's own docstring; getdoc would quote that of a base class."""
+    return inspect.cleandoc(function.__doc__ or "").partition("\n")[0]
 
 
 def call(

@@ -202,7 +202,7 @@ def test_the_schema_of_the_keys_is_for_editors(says: Any) -> None:
     )
 
 
-def test_ls_of_some_losses_has_the_users_own(says: Any) -> None:
+def test_ls_of_some_losses_or_importances_has_the_users_own(says: Any) -> None:
     Path("mine.py").write_text('def kd(ctx, width, temperature=2.0):\n    """Squares.\n\n    More."""\n')
     status, text, _ = says("ls", "losses", "mine.py:kd", "dfl_kl")
     assert status == 0 and [line.split("  ")[0] for line in text.splitlines()] == ["loss", "mine.py:kd", "dfl_kl"]
@@ -210,6 +210,16 @@ def test_ls_of_some_losses_has_the_users_own(says: Any) -> None:
     assert says("ls", "losses", "mine.py:kdd")[::2] == (
         2,
         "loss 'mine.py:kdd': nothing named 'kdd' in mine.py, did you mean 'kd'?\n",
+    )
+    Path("mine.py").write_text('def spread(graph, context):\n    """Spread of the weights."""\n')
+    assert says("ls", "importances", "mine.py:spread")[1].split(maxsplit=1) == [
+        "mine.py:spread",
+        "Spread of the weights.\n",
+    ]
+    assert says("ls", "importances", "obz")[::2] == (
+        2,
+        "no importance 'obz', did you mean 'obs'?; there are obs, fisher, bn_scale, l1, random, and your own as "
+        "file.py:name or package.module:name\n",
     )
     assert says("ls", "keys", "seed") == (2, "", "distill ls keys lists all there are and takes no name, got 'seed'\n")
 
