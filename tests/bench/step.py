@@ -22,6 +22,7 @@ import prune
 from distill import losses
 from distill.machine.device import pick_device
 from distill.recipe.schema import DEFAULT_LOSSES
+from distill.training.schedule import Schedule
 from distill.training.task import CHECKED_BATCHES
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.families import outputs
@@ -52,7 +53,7 @@ def main(name: str = "yolov5n", imgsz: str = "320", batch: str = "8", rounds: st
         for kind, terms in kinds.items():
             twin = copy.deepcopy(student).requires_grad_(True)
             task = outputs.distillation(twin, checkpoint.fused(model), terms, keep_inputs=plan.keep_inputs)
-            learner = Learner(twin, task, None).train().to(place)
+            learner = Learner(twin, task, None, Schedule(epochs=1, batch=count, steps=1)).train().to(place)
             learners[kind, layout] = learner.to(memory_format=layout)
     boxes = torch.rand(4 * count, 4) * 0.4 + 0.3
     given = {"img": torch.rand(count, 3, size, size), "batch_idx": torch.arange(count).repeat_interleave(4).float()}

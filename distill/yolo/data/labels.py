@@ -1,7 +1,7 @@
-"""Images and their label files, read and checked once, and never written to.
+"""Images and their label files, read and checked once, and never written.
 
-ultralytics checks them too, but rewrites a JPEG whose end is missing in place, leaves a `labels.cache` beside the data,
-and drops an image whose label names an unknown class without an error.
+ultralytics checks them too. But it rewrites a JPEG without an end mark, leaves a `labels.cache` beside the data, and drops
+an image without an error if its label names an unknown class.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from distill.yolo.upstream import IMG_FORMATS, exif_size, imread, segments2boxes
 
 Records = tuple[dict[str, Any], ...]
 
-ENOUGH = 10  # images, of which some can be held back
+MIN_TO_SPLIT = 10  # images; fewer are not split
 
-_VERIFIED = {"jpeg", "mpo", "png", "webp"}
-_SHARE, _MOST = 0.2, 200  # of the images are held back, and no more than so many
+_VERIFIED = {"jpeg", "mpo", "png", "webp"}  # formats of which Pillow's verify() reads more than the header
+_VAL_SHARE, _MAX_VAL = 0.2, 200  # of the images are held back, at most so many
 _TOLERANCE = 0.01  # of a side: annotation tools round, and ultralytics accepts as much
-_SMALLEST_PX = 10
+_MIN_SIDE = 10  # pixels
+_RECORD = {"keypoints": None, "normalized": True, "bbox_format": "xywh"}  # the same in all records
 
 
 @dataclass(frozen=True)
@@ -38,32 +39,32 @@ class Labels:
     Attributes:
         records: one dict an image, as ultralytics' YOLODataset keeps them: `im_file`, `shape` (h, w), `cls` (n, 1),
             `bboxes` (n, 4) as xywh in shares of the image, `segments`, ...
-        unlabelled: how many of them have no label file.
-        problems: one line for each image that was left out: which, and why.
+        unlabelled: number of images without a label file.
+        problems: a line for each image that was left out: its file, and why.
     """
 
-    records: tuple[dict[str, Any], ...]
+    records: Records
     unlabelled: int
     problems: tuple[str, ...]
 
 
 class _UnknownClass(Exception):
-    """A label file names a class that the data set does not have; unlike a damaged file, that is never an accident."""
+    """A label file names a class that the data set does not have: a mistake in the data, not a damaged file."""
 
 
 def read(
     images: tuple[Path, ...], names: Mapping[int, str] | None, *, label: str, progress: ProgressCallback | None
 ) -> Labels:
-    """Read and check images and, where there are class names, their labels.
+    """Read and check images and their labels.
 
     Args:
         images: image files.
-        names: the data set's classes; None where there are no labels to read.
+        names: the data set's classes; None if there are no labels to read.
         label: what the progress bar says.
-        progress: see `distill.machine.console.Console.track`.
+        progress: shows a bar over the images.
 
     Raises:
-        DistillError: a class id that is not in `names`, or not one usable image.
+        DistillError: a class id that is not in `names`, or no usable image.
     """
     files = label_files(images) if names is not None else [None] * len(images)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -71,7 +72,7 @@ def read(
         results = list(progress(results, label, len(images)) if progress else results)
     records = tuple(result for result in results if isinstance(result, dict))
     unknown = [str(result) for result in results if isinstance(result, _UnknownClass)]
-    problems = tuple(str(result) for result in results if isinstance(result, str))
+    problems = tuple(result for result in results if isinstance(result, str))
     if unknown:
         rest = f" (and {len(unknown) - 1} more files)" if len(unknown) > 1 else ""
         raise DistillError(unknown[0] + rest)
@@ -81,26 +82,26 @@ def read(
 
 
 def hold_back(records: Records) -> tuple[Records, Records]:
-    """Images to learn from and others to measure on; all of them twice where there are not `ENOUGH`.
+    """(images to learn from, images to measure on); all of them in both if there are fewer than `MIN_TO_SPLIT`.
 
-    Drawn at random, since neighbours are often much alike, but always the same of the same files: a recipe's seed has no
-    say in it, so that runs compare.
+    The draw is random, because neighbours are often much alike, but the same for the same files: it does not depend on a
+    recipe's seed, so that runs can be compared.
 
     Args:
         records: sorted by file.
     """
-    if len(records) < ENOUGH:
+    if len(records) < MIN_TO_SPLIT:
         return records, records
-    drawn = np.random.default_rng(0).permutation(len(records))
-    held = set(drawn[: min(_MOST, round(_SHARE * len(records)))].tolist())
-    split: tuple[list[Any], list[Any]] = [], []
-    for index, record in enumerate(records):
-        split[index in held].append(record)
-    return tuple(split[False]), tuple(split[True])
+    order = np.random.default_rng(0).permutation(len(records))
+    val = set(order[: min(_MAX_VAL, round(_VAL_SHARE * len(records)))].tolist())
+    return (
+        tuple(record for index, record in enumerate(records) if index not in val),
+        tuple(record for index, record in enumerate(records) if index in val),
+    )
 
 
 def _read_one(image: Path, file: Path | None, names: Mapping[int, str] | None) -> dict[str, Any] | str | _UnknownClass:
-    """A record; or what is wrong."""
+    """A record, or what is wrong with the image or its labels."""
     try:
         shape = _check_image(image)
     except Exception as error:  # noqa: BLE001  Pillow raises many kinds, SyntaxError among them: a damaged file
@@ -111,32 +112,23 @@ def _read_one(image: Path, file: Path | None, names: Mapping[int, str] | None) -
         return error
     except (ValueError, OSError) as error:
         return f"{file}: {_reason(error)}"
-    return {
-        "im_file": str(image),
-        "shape": shape,
-        "cls": cls,
-        "bboxes": boxes,
-        "segments": segments,
-        "keypoints": None,
-        "normalized": True,
-        "bbox_format": "xywh",
-    }
+    return {"im_file": str(image), "shape": shape, "cls": cls, "bboxes": boxes, "segments": segments, **_RECORD}
 
 
 def _check_image(path: Path) -> tuple[int, int]:
-    """(height, width) as it will be decoded. Raises where the file is damaged."""
+    """(height, width) as it will be decoded. Raises if the file is damaged."""
     with Image.open(path) as image:
         kind = (image.format or "").lower()
         image.verify()
         width, height = exif_size(image)
     if kind not in IMG_FORMATS | {"jpeg2000"}:
         raise ValueError(f"is a {kind.upper()} file, whatever its name says")
-    if min(height, width) < _SMALLEST_PX:
+    if min(height, width) < _MIN_SIDE:
         raise ValueError(f"is only {width}x{height} pixels")
     if kind in ("jpeg", "mpo") and not _ends_well(path):
         with Image.open(path) as image:
             image.load()  # verify() does not decode a JPEG; one that does not end with its end mark may be cut short
-    if kind not in _VERIFIED and imread(str(path)) is None:  # of these, verify() reads no more than the header
+    if kind not in _VERIFIED and imread(str(path)) is None:
         raise ValueError("cannot be decoded")
     return height, width
 
@@ -148,9 +140,9 @@ def _ends_well(path: Path) -> bool:
 
 
 def _read_labels(path: Path | None, names: Mapping[int, str]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Classes (n, 1), boxes (n, 4) and polygons of one label file; nothing where there is no file.
+    """Classes (n, 1), boxes (n, 4) and polygons of one label file; n is 0 if there is no file.
 
-    A row is `class x y w h`, or `class x1 y1 x2 y2 x3 y3 ...` for a polygon, of which the box is taken.
+    A row is `class x y w h`, or `class x1 y1 x2 y2 x3 y3 ...`, a polygon, which is replaced by its box.
     """
     text = path.read_text(encoding="utf-8-sig") if path is not None and path.is_file() else ""
     lines = [line.split() for line in text.splitlines()]
@@ -163,8 +155,8 @@ def _read_labels(path: Path | None, names: Mapping[int, str]) -> tuple[np.ndarra
         if not (values[-1][0] >= 0 and values[-1][0] % 1 == 0):
             raise ValueError(f"line {number}: '{row[0]}' is no class id")
         if values[-1][0] >= len(names):
-            known = f"{len(names)} classes (0-{len(names) - 1})"
-            raise _UnknownClass(f"{path}:{number}: class {int(values[-1][0])}, but the data set has {known}")
+            classes = f"{len(names)} classes (0-{len(names) - 1})"
+            raise _UnknownClass(f"{path}:{number}: class {int(values[-1][0])}, but the data set has {classes}")
     cls = np.stack([row[:1] for row in values])
     segments: list[np.ndarray] = []
     if all(len(row) == 5 for row in values):
@@ -177,13 +169,13 @@ def _read_labels(path: Path | None, names: Mapping[int, str]) -> tuple[np.ndarra
     points = np.concatenate([row[1:] for row in values])
     if not (points.min() >= -_TOLERANCE and points.max() <= 1 + _TOLERANCE and boxes[:, 2:].min() >= 0):
         raise ValueError("coordinates must be shares of the image's width and height, between 0 and 1")
-    # Doubled rows are common in merged data sets, and each would count as one more object to be found.
+    # Merged data sets often have rows twice, and each would count as an object of its own.
     keep = sorted({row.tobytes(): i for i, row in enumerate(values)}.values())
     return cls[keep], boxes[keep], [segments[i] for i in keep] if segments else []
 
 
 def _reason(error: Exception) -> str:
-    """An exception as half a sentence; Pillow repeats the path, in its own way."""
+    """An exception as half a sentence. Pillow's own repeats the path."""
     if isinstance(error, (Image.UnidentifiedImageError, ModuleNotFoundError)):  # ultralytics then tries HEIF's package
         return "is no image that can be read"
     return first_line(error)

@@ -21,29 +21,30 @@ class Learner(TrainedModule):
     """A student and its losses; `learner(batch)` gives the loss summed over the batch, and its terms, means per image.
 
     Args:
-        student: the network to train.
-        task: trains it towards its teacher; None trains on the labels alone.
+        model: the network to train, copied; with a task, its student.
+        task: trains it towards its teacher, copied except for the teacher; None trains on the labels alone.
         penalty: (network, progress 0 to 1) -> scalar, added to the loss.
-        freeze_bn: BatchNorm uses its running statistics in training too, and does not update them.
+        schedule: how BatchNorm trains. With `freeze_bn` it uses its running statistics and does not update them.
 
     Attributes:
         progress: share of the training that is over, 0 to 1; set before each batch.
     """
 
     def __init__(
-        self,
-        student: DetectionModel,
-        task: DistillationTask | None,
-        penalty: Penalty | None,
-        freeze_bn: bool = False,
+        self, model: nn.Module, task: DistillationTask | None, penalty: Penalty | None, schedule: Schedule
     ) -> None:
         super().__init__()
-        self.freeze_bn = freeze_bn
-        self.student_model = student
+        task = copy.deepcopy(task)
+        student = copy.deepcopy(model) if task is None else task.student
+        self.student_model = cast(DetectionModel, student)
         self.task = task
-        self.penalty = penalty
-        self.progress = 0.0
+        self.penalty, self.freeze_bn, self.progress = penalty, schedule.freeze_bn, 0.0
         self.frozen = [weight for weight in self.learned.parameters() if not weight.requires_grad]
+        # Convolutions take a fifth to a third less time in this format; `python -m tests.bench.step` measures it.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for module in student.modules():
+            if schedule.bn_momentum is not None and isinstance(module, nn.BatchNorm2d):
+                module.momentum = schedule.bn_momentum
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss summed over the batch, and its detached terms by name.
@@ -80,25 +81,3 @@ class Learner(TrainedModule):
         """Freeze the weights again that a loss has frozen of its own; ultralytics makes all of them trainable."""
         for weight in self.frozen:
             weight.requires_grad_(False)
-
-
-def make_learner(
-    model: nn.Module, task: DistillationTask | None, penalty: Penalty | None, schedule: Schedule
-) -> Learner:
-    """A learner on copies of the network and the task; the teacher is shared.
-
-    Args:
-        model: the network to train; with a task, its student.
-        task: as for `Learner`.
-        penalty: as for `Learner`.
-        schedule: says how BatchNorm trains.
-    """
-    task = copy.deepcopy(task)
-    student = copy.deepcopy(model) if task is None else task.student
-    learner = Learner(cast(DetectionModel, student), task, penalty, schedule.freeze_bn)
-    # Convolutions take a fifth to a third less time in this format; `python -m tests.bench.step` measures it.
-    learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for module in learner.student_model.modules():
-        if schedule.bn_momentum is not None and isinstance(module, nn.BatchNorm2d):
-            module.momentum = schedule.bn_momentum
-    return learner

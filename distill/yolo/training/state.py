@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from distill.errors import DistillError
-from distill.machine.files import write_bytes
+from distill.machine.files import write_atomically
 
 
 @dataclass
@@ -55,9 +55,9 @@ class StateFiles:
         the one that the interrupted epoch, run again, gives.
         """
         if state.best_epoch == state.epoch:
-            _write(self._best, state.best_weights)
+            write_atomically(self._best, partial(torch.save, state.best_weights))
         fields = {key: value for key, value in vars(state).items() if key != "best_weights"}
-        _write(self._last, {"progress": fields, "states": state_dicts})
+        write_atomically(self._last, partial(torch.save, {"progress": fields, "states": state_dicts}))
 
     def read(self) -> tuple[TrainingState, dict[str, Any]] | None:
         """What `write` wrote, or None if no epoch was finished."""
@@ -68,12 +68,6 @@ class StateFiles:
             return TrainingState(**last["progress"], best_weights=_read(self._best)), last["states"]
         except (KeyError, TypeError) as error:
             raise DistillError(f"{self._last}: not written by this program; delete the folder to start anew") from error
-
-
-def _write(path: Path, content: Any) -> None:
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_bytes(path, buffer.getbuffer())
 
 
 def _read(path: Path) -> Any:

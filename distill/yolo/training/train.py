@@ -17,10 +17,12 @@ from distill.machine.device import in_bfloat16, pick_device
 from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
 from distill.yolo.data.dataset import DataSet
-from distill.yolo.training.learner import Penalty, make_learner
+from distill.yolo.training.learner import Learner, Penalty
 from distill.yolo.training.state import StateFiles, TrainingState
 from distill.yolo.training.ultralytics_trainer import Job, run_loop
 from distill.yolo.upstream import DetectionModel
+
+SAME_NAME = ("epochs", "batch", "optimizer", "momentum", "weight_decay", "close_mosaic")  # here and in ultralytics
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def train(
     files = StateFiles(folder / "weights")
     state, state_dicts = (files.read() if resume else None) or (TrainingState(), None)
     if not state.stopped:
-        learner = make_learner(model, task, penalty, schedule)
+        learner = Learner(model, task, penalty, schedule)
         settings = {
             "data": str(data.path),
             "project": str(folder.absolute().parent),
@@ -124,14 +126,9 @@ def _schedule_settings(schedule: Schedule) -> dict[str, Any]:
         "exist_ok": True,
         "plots": False,
         "verbose": False,
-        "epochs": schedule.epochs,
-        "batch": schedule.batch,
-        "nbs": schedule.batch * schedule.accumulate,  # gradients are accumulated to this many images
-        "optimizer": schedule.optimizer,
-        "lr0": schedule.lr,
-        "momentum": schedule.momentum,
-        "weight_decay": schedule.weight_decay,
-        "warmup_epochs": 0,  # the schedule warms up, step by step
-        "close_mosaic": schedule.close_mosaic,
+        **{name: getattr(schedule, name) for name in SAME_NAME},
         **schedule.augmentation,
+        "nbs": schedule.batch * schedule.accumulate,  # gradients are accumulated to this many images
+        "lr0": schedule.lr,
+        "warmup_epochs": 0,  # the schedule warms up, step by step
     }

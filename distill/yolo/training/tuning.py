@@ -21,7 +21,7 @@ from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
-from distill.yolo.training.learner import Learner, make_learner
+from distill.yolo.training.learner import Learner
 from distill.yolo.upstream import build_dataloader, get_cfg, init_seeds
 
 CANDIDATES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)  # learning rates
@@ -87,10 +87,8 @@ def tolerates_batch_stats(
     """
     init_seeds(seed)
     batches = list(islice(_batches(data, schedule, imgsz, augment=True), EVAL_BATCHES))
-    batch_loss, running_loss = (
-        _mean_loss(_trial_learner(task, replace(schedule, freeze_bn=freeze_bn), imgsz, device), batches, device)
-        for freeze_bn in (False, True)
-    )
+    learners = (_trial_learner(task, replace(schedule, freeze_bn=frozen), imgsz, device) for frozen in (False, True))
+    batch_loss, running_loss = (_mean_loss(learner, batches) for learner in learners)
     return batch_loss <= BATCH_STATS_TOLERANCE * running_loss  # False for NaN
 
 
@@ -131,14 +129,14 @@ def search_lr(
     init_seeds(seed)
     train_batches = list(islice(_batches(data, schedule, imgsz, augment=True), steps))
     eval_batches = list(islice(_batches(data, schedule, imgsz, augment=False), EVAL_BATCHES))
-    start = _mean_loss(_trial_learner(task, schedule, imgsz, device), eval_batches, device)
+    start = _mean_loss(_trial_learner(task, schedule, imgsz, device), eval_batches)
     limit = LOSS_TOLERANCE * start
     tried: dict[float, float] = {}
     rates: Iterable[float] = candidates if progress is None else progress(candidates, "learning rate", len(candidates))
     for lr in rates:
         learner = _trial_learner(task, schedule, imgsz, device)
-        finished = _train(learner, train_batches, replace(trial, lr=lr), ABORT_FACTOR * start, device)
-        tried[lr] = _mean_loss(learner, eval_batches, device) if finished else math.inf
+        finished = _train(learner, train_batches, replace(trial, lr=lr), ABORT_FACTOR * start)
+        tried[lr] = _mean_loss(learner, eval_batches) if finished else math.inf
         if tried[lr] <= limit:
             break
     return LRSearch(lr, start, limit, tried)
@@ -177,7 +175,7 @@ def balance_losses(
 
 def _trial_learner(task: DistillationTask, schedule: Schedule, imgsz: int, device: torch.device) -> Learner:
     """The learner of a trial, made from copies."""
-    learner = make_learner(task.student, task, None, schedule).to(device).train()
+    learner = Learner(task.student, task, None, schedule).to(device).train()
     assert learner.task is not None
     # A loss that warms up would have no weight in a trial.
     learner.task.losses = [replace(loss, ramp=ALWAYS) for loss in learner.task.losses]
@@ -187,9 +185,7 @@ def _trial_learner(task: DistillationTask, schedule: Schedule, imgsz: int, devic
     return learner
 
 
-def _train(
-    learner: Learner, batches: list[dict[str, Any]], schedule: Schedule, limit: float, device: torch.device
-) -> bool:
+def _train(learner: Learner, batches: list[dict[str, Any]], schedule: Schedule, limit: float) -> bool:
     """Train for a few steps. False if the loss, a mean per image over the last `ABORT_WINDOW` batches, exceeds `limit`."""
     parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=schedule.lr, betas=(schedule.momentum, 0.999), weight_decay=0.0)
@@ -198,7 +194,7 @@ def _train(
         for group in optimizer.param_groups:
             group["lr"] = schedule.lr_at(step / len(batches))
         try:
-            loss = _loss(learner, batch, device)
+            loss = _loss(learner, batch)
         except DistillError:
             if step:  # a loss refuses the outputs of a network that has diverged
                 return False
@@ -213,15 +209,16 @@ def _train(
     return True
 
 
-def _mean_loss(learner: Learner, batches: list[dict[str, Any]], device: torch.device) -> float:
+def _mean_loss(learner: Learner, batches: list[dict[str, Any]]) -> float:
     """The loss as a mean per image."""
     with torch.no_grad():
-        losses = [_loss(learner, batch, device).item() / len(batch["img"]) for batch in batches]
+        losses = [_loss(learner, batch).item() / len(batch["img"]) for batch in batches]
     return sum(losses) / len(losses)
 
 
-def _loss(learner: Learner, batch: Mapping[str, Any], device: torch.device) -> Tensor:
+def _loss(learner: Learner, batch: Mapping[str, Any]) -> Tensor:
     """The loss summed over a batch, in the precision of training."""
+    device = next(learner.parameters()).device
     with torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16(device)):
         return learner(_prepare(batch, device))[0]
 

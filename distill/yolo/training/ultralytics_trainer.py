@@ -25,17 +25,12 @@ from distill.yolo.upstream import RecordsDataset, StudentAverage, TrainingLoop, 
 
 @dataclass(frozen=True)
 class Job:
-    """What `run_loop` trains, beside ultralytics' settings.
+    """What `run_loop` trains; see `train` for what is not described.
 
     Args:
-        learner: the network and its losses.
-        data: images and labels.
-        schedule: length, learning rate, augmentation.
         files: where the state is written after each epoch.
         state: the finished part of the training, updated after each epoch.
         state_dicts: of network, optimizer and averages, from an earlier run; None to begin.
-        console: shows a bar for each epoch.
-        val_batch: images in a batch of validation.
     """
 
     learner: Learner
@@ -49,12 +44,7 @@ class Job:
 
 
 def run_loop(job: Job, settings: dict[str, Any]) -> None:
-    """Train to the end; the result is in `job.state` and in its files.
-
-    Args:
-        job: what is trained.
-        settings: ultralytics' arguments.
-    """
+    """Train to the end, with ultralytics' arguments; the result is in `job.state` and in its files."""
     threads = torch.get_num_threads()
     epochs = job.schedule.epochs - job.state.epoch
     with quiet(), job.console.bar("training", epochs, "epochs") as whole, ExitStack() as bars:
@@ -88,10 +78,8 @@ class _Trainer(TrainingLoop):
             self.model = DistributedDataParallel(self.model, device_ids, find_unused_parameters=True, **options)
 
     def make_dataset(self, batch: int) -> RecordsDataset:
-        imgsz, stride = self.args.imgsz, self.stride
-        return build_dataset(
-            self.job.data, "train", imgsz=imgsz, batch=batch, stride=stride, augment=True, hyp=self.args
-        )
+        sizes = {"imgsz": self.args.imgsz, "batch": batch, "stride": self.stride}
+        return build_dataset(self.job.data, "train", **sizes, augment=True, hyp=self.args)
 
     def before_training(self) -> None:
         self.ema = StudentAverage(self.model, self.job.schedule.ema_tau)
@@ -106,9 +94,8 @@ class _Trainer(TrainingLoop):
             self.stopper.__dict__.update(states["stopper"])
             self.ema.updates = states["updates"]
         except (RuntimeError, ValueError, KeyError) as error:
-            raise DistillError(
-                f"{self.wdir}: the state of another network or other losses; delete the folder to start anew"
-            ) from error
+            what = f"{self.wdir}: the state of another network or other losses"
+            raise DistillError(f"{what}; delete the folder to start anew") from error
         self.start_epoch = self.job.state.epoch
 
     # Epochs and batches.
@@ -159,9 +146,8 @@ class _Trainer(TrainingLoop):
     def check_losses(self) -> None:
         for name, value in self.tloss.items():
             if not torch.isfinite(value):
-                raise DistillError(
-                    f"loss '{name}' became {float(value)} in epoch {self.epoch + 1}: choose a smaller lr"
-                )
+                epoch = self.epoch + 1
+                raise DistillError(f"loss '{name}' became {float(value)} in epoch {epoch}: choose a smaller lr")
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:
         row = {"epoch": self.epoch + 1, "lr": self.optimizer.param_groups[0]["lr"]}

@@ -25,7 +25,7 @@ from distill.training.schedule import Schedule
 from distill.yolo import upstream
 from distill.yolo.data import dataset as datasets
 from distill.yolo.data.images import build_dataset
-from distill.yolo.training.learner import make_learner
+from distill.yolo.training.learner import Learner
 from tests.distill.yolo.test_trainer import tiny, write_images
 from tests.test_layering import MODULES, imports
 
@@ -135,7 +135,7 @@ class Recording(upstream.TrainingLoop):
         self.calls: list[str] = []
         self.events: list[str] = []
         self.images, self.schedule = data, schedule
-        self.learner = make_learner(tiny(), None, None, schedule)
+        self.learner = Learner(tiny(), None, None, schedule)
         settings = {"model": "student", "data": str(data.path), "project": str(folder), "name": "run", "device": "cpu"}
         settings |= {"epochs": 2, "batch": 6, "nbs": 6, "imgsz": 64, "workers": 0, "warmup_epochs": 0, "amp": False}
         settings |= {"optimizer": "AdamW", "plots": False, "verbose": False}
