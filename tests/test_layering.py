@@ -120,6 +120,12 @@ def test_a_library_stays_in_its_folder(library: str, home: str) -> None:
     assert all(belongs(name, home) for name in users), users
 
 
+def test_one_module_imports_ultralytics() -> None:
+    """Beside its package, which decides how ultralytics behaves before it is imported: a port is one file."""
+    users = {name for name in MODULES if any(used.split(".")[0] == "ultralytics" for used in imports(name))}
+    assert users == {"distill.yolo", "distill.yolo.upstream"}
+
+
 @pytest.mark.parametrize("part", TORCH_FREE)
 def test_no_torch_in(part: str) -> None:
     for module in filter(lambda name: belongs(name, part), MODULES):

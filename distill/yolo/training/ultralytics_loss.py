@@ -7,13 +7,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from ultralytics.cfg import get_cfg
-from ultralytics.nn.distill_model import DistillationModel
 
 from distill.errors import DistillError, first_line
 from distill.losses.base import LossModule, Networks
 from distill.losses.context import LossContext
 from distill.training.task import PROBE
+from distill.yolo.upstream import DistillationModel, get_cfg
 
 
 class Ultralytics(LossModule):

@@ -27,7 +27,7 @@ from distill.yolo.data import dataset as datasets
 from distill.yolo.data.images import build_dataset
 from distill.yolo.training.learner import Learner
 from tests.distill.yolo.test_trainer import tiny, write_images
-from tests.test_layering import MODULES, imports
+from tests.test_layering import MODULES
 
 HOME = Path(upstream.__file__).name
 
@@ -505,9 +505,3 @@ def test_its_own_distillation():
     ones, belief = torch.ones(2, 3, 4, 4), torch.full((2, 1, 16), 0.5)
     error = upstream.DistillationModel.loss_sl2(None, 3 * ones, ones, 0, (belief,))
     rely("loss_sl2: squared error, weighted by the teacher's scores", float(error) == pytest.approx(4.0))
-
-
-def test_only_one_module_imports_ultralytics():
-    """Beside the package's `__init__`, which decides how ultralytics behaves before it is imported."""
-    users = {name for name in MODULES if any(used.split(".")[0] == "ultralytics" for used in imports(name))}
-    assert users == {"distill.yolo", "distill.yolo.upstream"}
