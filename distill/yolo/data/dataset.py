@@ -136,10 +136,8 @@ def _rare_classes(path: Path, names: Mapping[int, str], records: Records) -> lis
     rare = [f"{names[cls]} {count}" for cls, count in ascending if count < MIN_CLASS_OBJECTS]
     if not rare or counts.total() < MIN_VAL_OBJECTS:
         return []
-    return [
-        f"'val' has fewer than {MIN_CLASS_OBJECTS} objects of {len(rare)} of its {len(counts)} classes "
-        f"({_join(rare, ', ')}): a box or two decide their AP, and each is 1/{len(counts)} of mAP"
-    ]
+    few = f"fewer than {MIN_CLASS_OBJECTS} objects of {len(rare)} of its {len(counts)} classes ({_join(rare, ', ')})"
+    return [f"'val' has {few}: a box or two decide their AP, and each is 1/{len(counts)} of mAP"]
 
 
 def _shared_images(records: Mapping[str, Records]) -> list[str]:

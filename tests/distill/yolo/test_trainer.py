@@ -110,7 +110,7 @@ class Interrupting(Console):
     def bar(self, label: str, total: int | None = None, unit: str = ""):
         if label == "epoch 3/3":
             raise Interrupted
-        return super().bar(label, total)
+        return super().bar(label, total, unit)
 
 
 def weights(result: Trained) -> torch.Tensor:

@@ -105,7 +105,7 @@ def test_the_same_seed_finds_the_same_and_nothing_changes(labelled: datasets.Dat
     first, second = (search_lr(distilling, labelled, SCHEDULE, **options) for _ in range(2))
     assert first == second
     assert all(torch.equal(value, before[key]) for key, value in distilling.state_dict().items())
-    assert getattr(distilling.student, "args", None) == args and distilling._seen == 0
+    assert getattr(distilling.student, "args", None) == args and distilling._checked == 0
 
 
 def test_a_folder_of_images_is_enough(labelled: datasets.DataSet) -> None:
