@@ -120,13 +120,13 @@ class Session:
         """mAP of a network of the run folder; without labels its agreement with the teacher."""
         detector = self.load(network)
         if self.data.labelled:
-            with self.console.bar("evaluate", len(self.data.val)) as bar:
+            with self.console.bar("evaluate", len(self.data.val), "images") as bar:
                 metrics = evaluate(detector.model, self.data, self.eval_settings, bar=bar)
             self.console.line(f"mAP50-95 {metrics.map50_95:.3f}, mAP50 {metrics.map50:.3f}")
             return Evaluation(**asdict(metrics))
         reference, measured = self.reference, agreement.NONE
         if reference.boxes:
-            with self.console.bar("evaluate", len(self.data.val)) as bar:
+            with self.console.bar("evaluate", len(self.data.val), "images") as bar:
                 measured = agreement.measure(detector.model, reference, bar=bar)
             self.console.line(
                 f"agreement with the teacher 50-95 {measured.agreement50_95:.3f}, 50 {measured.agreement50:.3f}"
@@ -136,7 +136,7 @@ class Session:
     @cached_property
     def reference(self) -> Reference:
         """The teacher's predictions on the held-back images."""
-        with self.console.bar("teacher's boxes", len(self.data.val)) as bar:
+        with self.console.bar("teacher's boxes", len(self.data.val), "images") as bar:
             teacher = self.load(TEACHER).model
             reference = agreement.predict_reference(teacher, self.data, self.eval_settings, bar=bar)
         if not reference.boxes:

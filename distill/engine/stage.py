@@ -109,15 +109,15 @@ def run_stage(stage: Stage[Any], session: Session, index: int, total: int, after
         after: the passes of all later stages.
     """
     folder, console = session.folder, session.console
-    if folder.done(stage.name) is not None:
+    if (record := folder.done(stage.name)) is not None:
         console.line(f"{stage.name}: done before")
+        console.calibrate(stage.passes(session), record["seconds"])
     elif parallel.is_leader():
         console.stage(stage.name, index, total, work=stage.passes(session), after=after)
         start, warned = time.monotonic(), len(console.warnings)
         record = to_plain(stage.work(session))
-        folder.finish(
-            stage.name, {**record, "seconds": time.monotonic() - start, "warnings": console.warnings[warned:]}
-        )
+        seconds, warnings = time.monotonic() - start, console.warnings[warned:]
+        folder.finish(stage.name, {**record, "seconds": seconds, "warnings": warnings})
     elif stage.distributed:
         stage.work(session)
     parallel.broadcast()

@@ -179,13 +179,22 @@ class Console:
         return bars, f"{stage.number}: {stage.title}, {duration(stage.seconds)} so far{self._estimate()}"
 
     def _estimate(self) -> str:
-        """`, run: about 12 min left`; nothing until the speed or the work of the stages is known."""
+        """`, run: about 12 min left`; nothing until a stage or a bar tells how fast the work is done."""
         stage = self._stage
-        if stage is None or not self._work or not stage.work + stage.after:
+        if stage is None:
             return ""
-        pace = self._seconds / self._work
-        current = max(pace * stage.work - stage.seconds, *(bar.seconds_left() for bar in list(self._bars)), 0.0)
-        hours, minutes = divmod(max(1, round((current + pace * stage.after) / 60)), 60)
+        work, seconds, left = (
+            self._work,
+            self._seconds,
+            max((bar.seconds_left() for bar in list(self._bars)), default=0.0),
+        )
+        if not work and left:  # in the first stage: as its longest bar goes
+            work, seconds = stage.work, stage.seconds + left
+        if not work or not stage.work + stage.after:
+            return ""
+        pace = seconds / work
+        left = max(left, pace * stage.work - stage.seconds)
+        hours, minutes = divmod(max(1, round((left + pace * stage.after) / 60)), 60)
         return f", run: about {f'{hours} h {minutes:02} min' if hours else f'{minutes} min'} left"
 
 

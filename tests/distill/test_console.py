@@ -133,6 +133,17 @@ def test_a_run_shows_its_stage_and_how_long_it_takes_as_soon_as_that_is_known(cl
     assert pipe.getvalue().splitlines() == [*lines, "epochs 1/10, 45 min 00 s left", end]
 
 
+def test_the_first_stage_is_estimated_by_its_bar(clock: Clock) -> None:
+    terminal = Terminal()
+    console = Console(terminal)
+    console.stage("teacher", 1, 2, work=100, after=50)
+    with console.bar("training", 10, "epochs") as bar:
+        clock.now += 120
+        bar.advance()
+        console._update()
+        assert terminal.screen()[3] == "stage 1 of 2: teacher, 2 min 00 s so far, run: about 28 min left"  # 18 and 10
+
+
 def test_work_of_an_earlier_run_makes_an_estimate(clock: Clock) -> None:
     stream = io.StringIO()
     console = Console(stream)
