@@ -111,7 +111,7 @@ def run_stage(stage: Stage[Any], session: Session, index: int, total: int, after
     folder, console = session.folder, session.console
     if (record := folder.done(stage.name)) is not None:
         console.line(f"{stage.name}: done before")
-        console.calibrate(stage.passes(session), record["seconds"])
+        console.calibrate(stage.passes(session), record.get("seconds", 0.0))
     elif parallel.is_leader():
         console.stage(stage.name, index, total, work=stage.passes(session), after=after)
         start, warned = time.monotonic(), len(console.warnings)

@@ -68,7 +68,7 @@ class Console:
 
     def calibrate(self, work: float, seconds: float) -> None:
         """Let the estimate of the remaining time know what some work took; `stage` does it for each finished stage."""
-        if work:
+        if work and seconds:
             self._work += work
             self._seconds += seconds
 
