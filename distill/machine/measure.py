@@ -20,16 +20,12 @@ ImageSize = int | tuple[int, int]
 
 @dataclass(frozen=True)
 class Latency:
-    """Wall-clock time of one forward pass at batch 1: the median, and the range that 80 % of the passes fell in."""
+    """Milliseconds of one forward pass at batch 1: the median, and the range that 80 % of the passes fell in."""
 
-    median_ms: float
-    p10_ms: float
-    p90_ms: float
+    median: float
+    p10: float
+    p90: float
     runs: int
-
-    def as_dict(self) -> dict[str, float]:
-        """The form it takes in results.json."""
-        return {"median": self.median_ms, "p10": self.p10_ms, "p90": self.p90_ms, "runs": self.runs}
 
 
 def count_params(model: nn.Module) -> int:
@@ -152,4 +148,4 @@ def _synchronize(device: torch.device) -> None:
 
 def _summarise(times_ms: list[float]) -> Latency:
     p10, median, p90 = torch.tensor(times_ms).quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
-    return Latency(median_ms=median, p10_ms=p10, p90_ms=p90, runs=len(times_ms))
+    return Latency(median, p10, p90, len(times_ms))

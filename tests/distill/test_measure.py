@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from distill.machine.measure import Latency, count_gflops, count_params, file_size_mb, measure_latency
+from distill.machine.measure import count_gflops, count_params, file_size_mb, measure_latency
 
 
 def small_network() -> nn.Sequential:
@@ -78,7 +78,7 @@ def test_latency_takes_turns_and_drops_the_warmup() -> None:
     assert set(measured) == {"a", "b"}
     for latency in measured.values():
         assert latency.runs == 4
-        assert 0 < latency.p10_ms <= latency.median_ms <= latency.p90_ms
+        assert 0 < latency.p10 <= latency.median <= latency.p90
 
 
 def test_latency_leaves_the_model_alone() -> None:
@@ -101,11 +101,6 @@ def test_latency_reports_progress_over_every_round() -> None:
 def test_latency_needs_a_run() -> None:
     with pytest.raises(ValueError, match="runs"):
         measure_latency({}, 8, runs=0)
-
-
-def test_latency_as_results_json_has_it() -> None:
-    latency = Latency(median_ms=2.0, p10_ms=1.0, p90_ms=3.0, runs=7)
-    assert latency.as_dict() == {"median": 2.0, "p10": 1.0, "p90": 3.0, "runs": 7}
 
 
 def test_file_size_of_a_file_and_of_a_folder(tmp_path: Path) -> None:
