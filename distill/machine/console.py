@@ -6,22 +6,18 @@ import contextlib
 import io
 import os
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sized
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
+from distill.machine.progress import Bar, Pace, Stage
 from distill.machine.words import duration
 
 if TYPE_CHECKING:
     from distill.machine.display import Content, Display
 
 T = TypeVar("T")
-
-PLAIN_S = 10.0  # without a terminal, and in the log, a bar says nothing for this long,
-PLAIN_SHARE = 0.1  # then a line for every tenth,
-PLAIN_LATEST_S = 60.0  # and one a minute if a tenth takes longer
 
 
 class Console:
@@ -45,7 +41,7 @@ class Console:
         replace_unencodable(self._stream, sys.stdout)
         self._stage: Stage | None = None
         self._bars: list[Bar] = []  # the last one is the innermost
-        self._work, self._seconds = 0.0, 0.0  # of finished stages
+        self._pace = Pace()
         self._log_path: Path | None = None
         self._log: TextIO | None = None
         self._waiting: list[str] = []  # lines for a log whose folder does not exist yet
@@ -62,15 +58,13 @@ class Console:
         """
         if self._stage is not None:
             self.calibrate(self._stage.work, self._stage.seconds)
-        self._stage = Stage(title, index, total, work, after)
+        self._stage = Stage(f"stage {index} of {total}", title, work, after)
         self.header(title, f"{self._stage.number}{self._estimate()}")
         self._update()
 
     def calibrate(self, work: float, seconds: float) -> None:
         """Let the estimate of the remaining time know what some work took; `stage` does it for each finished stage."""
-        if work and seconds:
-            self._work += work
-            self._seconds += seconds
+        self._pace.add(work, seconds)
 
     def header(self, title: str, note: str = "") -> None:
         """Show where something new begins."""
@@ -106,7 +100,7 @@ class Console:
     @contextlib.contextmanager
     def bar(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Bar]:
         """Show a bar while the body runs, inside those that are shown already, and leave a line when it is through."""
-        bar = Bar(self, label, total, unit)
+        bar = Bar(self._say_of_bar, label, total, unit)
         self._bars.append(bar)
         self._update()
         try:
@@ -138,7 +132,7 @@ class Console:
         self._waiting.append(text)
         self._write_log()
 
-    def say_of_bar(self, text: str) -> None:
+    def _say_of_bar(self, text: str) -> None:
         """A line that stands for a bar where there is no live display."""
         self.record(text)
         if not self._quiet and self._display is None:
@@ -179,88 +173,12 @@ class Console:
         return bars, f"{stage.number}: {stage.title}, {duration(stage.seconds)} so far{self._estimate()}"
 
     def _estimate(self) -> str:
-        """`, run: about 12 min left`; nothing until a stage or a bar tells how fast the work is done."""
-        stage = self._stage
-        if stage is None:
+        """`, run: about 12 min left`; nothing while that is not known."""
+        left = self._pace.seconds_left(self._stage, list(self._bars)) if self._stage else None
+        if left is None:
             return ""
-        work, seconds, left = (
-            self._work,
-            self._seconds,
-            max((bar.seconds_left() for bar in list(self._bars)), default=0.0),
-        )
-        if not work and left:  # in the first stage: as its longest bar goes
-            work, seconds = stage.work, stage.seconds + left
-        if not work or not stage.work + stage.after:
-            return ""
-        pace = seconds / work
-        left = max(left, pace * stage.work - stage.seconds)
-        hours, minutes = divmod(max(1, round((left + pace * stage.after) / 60)), 60)
+        hours, minutes = divmod(max(1, round(left / 60)), 60)
         return f", run: about {f'{hours} h {minutes:02} min' if hours else f'{minutes} min'} left"
-
-
-class Stage:
-    """A stage that is running: see `Console.stage`."""
-
-    def __init__(self, title: str, index: int, total: int, work: float, after: float) -> None:
-        self.title, self.work, self.after = title, work, after
-        self.number = f"stage {index} of {total}"
-        self._start = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Time since it began."""
-        return time.monotonic() - self._start
-
-
-class Bar:
-    """Progress of one loop. Made by `Console.bar`.
-
-    Attributes:
-        note: what stands behind it, such as the loss.
-    """
-
-    def __init__(self, console: Console, label: str, total: int | None, unit: str) -> None:
-        self._console, self._label, self._total, self._unit = console, label, total, unit
-        self._done, self.note = 0, ""
-        self._start = self._last_line = time.monotonic()
-        self._last_done = 0
-
-    def advance(self, n: int = 1, note: str = "") -> None:
-        """Count `n` more items done; `note` stands behind the bar until the next one."""
-        self._done += n
-        self.note = note or self.note
-        now = time.monotonic()
-        silent, more = now - self._last_line, self._done - self._last_done
-        finished = self._total is not None and self._done >= self._total
-        tenth = self._total is None or more >= PLAIN_SHARE * self._total
-        if silent >= PLAIN_S and not finished and (tenth or silent >= PLAIN_LATEST_S):
-            self._last_line, self._last_done = now, self._done
-            self._console.say_of_bar(self.text() + self._tail())
-
-    def share(self) -> float | None:
-        """The share of the items that is done; None if their number is not known."""
-        return min(self._done / self._total, 1.0) if self._total else None
-
-    def seconds_left(self) -> float:
-        """Expected time to the end, at the pace so far; 0 if that cannot be told."""
-        share = self.share()
-        return (time.monotonic() - self._start) * (1 / share - 1) if share else 0.0
-
-    def text(self) -> str:
-        """Label, count, unit and time left."""
-        left = self.seconds_left()
-        return self._counted() + (f", {duration(left)} left" if left else "")
-
-    def summary(self) -> str:
-        """The line that remains when the work is done."""
-        return f"{self._counted()} in {duration(time.monotonic() - self._start)}{self._tail()}"
-
-    def _counted(self) -> str:
-        total = f"/{self._total}" if self._total is not None else ""
-        return f"{self._label} {self._done}{total}" + (f" {self._unit}" if self._unit else "")
-
-    def _tail(self) -> str:
-        return f"  {self.note}" if self.note else ""
 
 
 def replace_unencodable(*streams: TextIO) -> None:

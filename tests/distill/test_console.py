@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from distill.machine import console as module
+from distill.machine import progress as module
 from distill.machine.console import Console
 
 

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from distill.machine.progress import Bar
 from distill.yolo.data.dataset import DataSet
-from distill.yolo.evaluation.evaluate import Bar, EvalSettings, detect, evaluate
+from distill.yolo.evaluation.evaluate import EvalSettings, detect, evaluate
 
 CONFIDENCE = 0.25  # the default threshold of `yolo predict` and of the original's detect.py
 PERFECT = 0.995  # AP without any error: both validators let precision fall to 0 over the last of 100 steps of recall

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from distill.errors import DistillError
 from distill.machine.device import pick_device
+from distill.machine.progress import Bar
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
@@ -27,13 +28,6 @@ from distill.yolo.upstream import Validator
 CONFIDENCE = 0.001  # every box above it counts
 # (images (B, 3, H, W), what the network predicts of them (B, 4 + nc, A)) -> what is measured in its place.
 Swap = Callable[[Tensor, Tensor], Tensor]
-
-
-class Bar(Protocol):
-    """What shows progress: `distill.machine.console.Bar`."""
-
-    def advance(self, n: int = 1) -> None:
-        """Say that `n` more images are done."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distill.errors import DistillError
 from distill.machine import parallel
-from distill.machine.console import Bar, Console
+from distill.machine.console import Console
+from distill.machine.progress import Bar
 from distill.training.schedule import Schedule
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
