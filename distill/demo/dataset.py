@@ -1,4 +1,4 @@
-"""The demo's data set: drawn from code, with labels, as a folder that ultralytics reads. See `distill.demo.drawing`."""
+"""The demo's data set: images drawn by `distill.demo.drawing` and their labels, in a folder that ultralytics reads."""
 
 from __future__ import annotations
 
@@ -13,65 +13,63 @@ from distill.machine.files import write_atomically
 from distill.machine.progress import ProgressCallback
 
 SPLITS = ("train", "val")
-FORMAT = 1  # raised whenever the drawing changes, so that an older set is refused instead of mixed up with a new one
+FORMAT = 1  # raised whenever the drawing changes, so that older sets are refused
 
 
 def generate(
     folder: Path | str, *, train: int, val: int, imgsz: int, seed: int = 0, progress: ProgressCallback | None = None
 ) -> Path:
-    """Write the data set, or reuse the one that is there if it was made with the same values.
+    """Write the data set, or reuse an existing one that was made with the same values.
 
     Args:
         folder: where it goes; it appears complete or not at all.
         train: number of training images.
         val: number of validation images.
         imgsz: side of the square images, in pixels.
-        seed: another seed, another data set.
-        progress: called as `progress(iterable, label, total)`, yields the same items.
+        seed: of the drawing.
+        progress: called as `progress(iterable, label, total)`, yields the same items; None for none.
 
     Returns:
-        The path of its data.yaml, in the layout ultralytics reads. It names no absolute path: the folder can be moved.
+        The path of its data.yaml, in ultralytics' layout. It has no absolute path in it: the folder can be moved.
 
     Raises:
         DistillError: a value out of range, or a folder that holds something else.
         RunError: the folder could not be written.
     """
     folder = Path(folder)
-    wanted = {"format": FORMAT, "train": train, "val": val, "imgsz": imgsz, "seed": seed}
+    settings = {"format": FORMAT, "train": train, "val": val, "imgsz": imgsz, "seed": seed}
     for name, least in (("train", 1), ("val", 1), ("imgsz", 32), ("seed", 0)):
-        if wanted[name] < least:
-            raise DistillError(f"shapes.{name} is {wanted[name]}: it must be at least {least}")
-    if _holds_anything(folder):
-        return _reuse(folder, wanted)
-
-    try:
-        write_atomically(folder, lambda draft: _write(draft, wanted, progress), overwrite=False)
-    except RunError:
-        if _holds_anything(folder):  # another process was faster; its set must be the one wanted here
-            return _reuse(folder, wanted)
-        raise
+        if settings[name] < least:
+            raise DistillError(f"shapes.{name} is {settings[name]}: it must be at least {least}")
+    if not _holds_anything(folder):
+        try:
+            write_atomically(folder, lambda draft: _write(draft, settings, progress), overwrite=False)
+        except RunError:
+            if not _holds_anything(folder):  # if it does, another process was faster
+                raise
+    _check_existing(folder, settings)
     return folder / "data.yaml"
 
 
-def _write(folder: Path, wanted: dict[str, int], progress: ProgressCallback | None) -> None:
-    size = wanted["imgsz"]
-    jobs = [(split, index) for split in SPLITS for index in range(wanted[split])]
+def _write(folder: Path, settings: dict[str, int], progress: ProgressCallback | None) -> None:
+    size = settings["imgsz"]
+    jobs = [(split, index) for split in SPLITS for index in range(settings[split])]
     for split in SPLITS:
         for kind in ("images", "labels"):
             (folder / kind / split).mkdir(parents=True)
     for split, index in progress(jobs, "drawing shapes", len(jobs)) if progress else jobs:
-        sample = draw(size, (wanted["seed"], SPLITS.index(split), index))
+        sample = draw(size, (settings["seed"], SPLITS.index(split), index))
         Image.fromarray(sample.image).save(folder / "images" / split / f"{index:05d}.png", compress_level=1)
         (folder / "labels" / split / f"{index:05d}.txt").write_text(_label_text(sample, size), encoding="utf-8")
     names = "".join(f"  {index}: {name}\n" for index, name in enumerate(CLASSES))
     (folder / "data.yaml").write_text(f"train: images/train\nval: images/val\nnames:\n{names}", encoding="utf-8")
-    (folder / "shapes.json").write_text(json.dumps(wanted) + "\n", encoding="utf-8")
+    (folder / "shapes.json").write_text(json.dumps(settings) + "\n", encoding="utf-8")
 
 
 def _label_text(sample: Sample, size: int) -> str:
-    """One line an object: class, then centre and size as fractions of the image."""
+    """One line per object: class, then centre and size as fractions of the image."""
     lines = []
-    for class_id, (x1, y1, x2, y2) in zip(sample.classes, sample.boxes / size):
+    for class_id, (x1, y1, x2, y2) in zip(sample.classes, sample.boxes / size, strict=True):
         lines.append(f"{class_id} {(x1 + x2) / 2:.6f} {(y1 + y2) / 2:.6f} {x2 - x1:.6f} {y2 - y1:.6f}\n")
     return "".join(lines)
 
@@ -80,21 +78,17 @@ def _holds_anything(folder: Path) -> bool:
     return folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
 
 
-def _reuse(folder: Path, wanted: dict[str, int]) -> Path:
-    record = folder / "shapes.json"
+def _check_existing(folder: Path, settings: dict[str, int]) -> None:
+    """Refuse a folder that does not hold the complete data set of these settings."""
     try:
-        found = dict(json.loads(record.read_text(encoding="utf-8")))
+        saved = dict(json.loads((folder / "shapes.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         raise DistillError(f"{folder} exists and is no data set of shapes: choose another folder") from None
-    differing = [
-        f"{name} {found.get(name)} (wanted {value})" for name, value in wanted.items() if found.get(name) != value
-    ]
-    if differing:
-        raise DistillError(f"{folder} holds another set of shapes: {', '.join(differing)}; delete it or choose another")
+    if different := [name for name in settings if saved.get(name) != settings[name]]:
+        text = ", ".join(f"{name} {saved.get(name)} (wanted {settings[name]})" for name in different)
+        raise DistillError(f"{folder} holds another set of shapes: {text}; delete it or choose another")
     for split in SPLITS:
         for kind, ending in (("images", "png"), ("labels", "txt")):
-            if len(list((folder / kind / split).glob(f"*.{ending}"))) != wanted[split]:
-                raise DistillError(
-                    f"{folder}/{kind}/{split} has not the {wanted[split]} files it was made with: delete it"
-                )
-    return folder / "data.yaml"
+            if len(list((folder / kind / split).glob(f"*.{ending}"))) != settings[split]:
+                text = f"{folder}/{kind}/{split} no longer has its {settings[split]} files"
+                raise DistillError(f"{text}: delete {folder}, and it is drawn again")

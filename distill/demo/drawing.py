@@ -1,12 +1,12 @@
-"""Images of shapes and their boxes, drawn from code: no network, no files, the same pixels everywhere.
+"""Images of shapes and their boxes, drawn by numpy alone: no download, and the same pixels everywhere.
 
-Six classes of flat shapes on a textured ground. What makes it a benchmark rather than a toy is what happens to them:
-any rotation, squash and size (a sixth to half of the image), occlusion by each other and by clutter, half-shapes that
-belong to no class, weak contrast, uneven light, blur and noise. A class has its usual colours, and they overlap: colour
-is a hint that lets a small network learn in minutes, not an answer.
+Six classes of flat shapes lie on a textured ground. Detecting them is not trivial: they are rotated, squashed, between a
+sixth and half of the image in size, and occluded by each other and by clutter; half-shapes belong to no class; contrast
+may be weak and light uneven; blur and noise are added. Each class prefers some colours, and the colours of the classes
+overlap: they let a small network learn in minutes, but do not decide the class.
 
-Every image is drawn from its own random stream (seed, split, index), so a smaller set is a prefix of a larger one.
-Shapes are signed distances turned into coverage, in numpy alone: no drawing library whose versions differ in a pixel.
+Every image has its own random stream (seed, split, index), so a smaller set is a prefix of a larger one. Shapes are
+signed distances turned into coverage: drawing libraries may differ in a pixel from version to version.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 CLASSES = ("disc", "ring", "square", "triangle", "star", "cross")
-HALVED = ("disc", "ring", "star", "cross")  # half of a square or of a triangle may well be a triangle
-MIN_VISIBLE = 0.6  # an object of which less would be seen is not placed: its label would be a guess
-MIN_SIDE = 4.0  # pixels; a visible box thinner than this is not placed either
+HALVED = ("disc", "ring", "star", "cross")  # half of a square or of a triangle can be a triangle itself
+MIN_VISIBLE = 0.6  # share of an object; an object that would show less is not placed: its label would be a guess
+MIN_SIDE = 4.0  # pixels; objects with a thinner visible box are not placed
 
 Array = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ class Sample:
     Attributes:
         image: (S, S, 3) uint8, RGB.
         classes: (N,) int, index into `CLASSES`.
-        boxes: (N, 4) float, x1 y1 x2 y2 in pixels, the tight extent of what is visible of each object.
+        boxes: (N, 4) float, x1 y1 x2 y2 in pixels: the tight extent of the visible part of each object.
     """
 
     image: NDArray[np.uint8]
@@ -41,7 +41,7 @@ class Sample:
 
 
 def draw(imgsz: int, stream: tuple[int, ...]) -> Sample:
-    """Draw one image. `stream` seeds it: equal streams give equal samples."""
+    """Draw one image of `imgsz` pixels a side. `stream` seeds it: equal streams give equal samples."""
     rng = np.random.Generator(np.random.PCG64(stream))
     picture = _Picture(imgsz, _ground(imgsz, rng))
     items = [True] * int(rng.integers(2, 7)) + [False] * int(rng.integers(1, 5))  # True: an object, False: clutter
@@ -52,40 +52,44 @@ def draw(imgsz: int, stream: tuple[int, ...]) -> Sample:
 
 
 class _Picture:
-    """A canvas, and for every pixel which item is on top of it."""
+    """A canvas, and for every pixel the item on top of it."""
 
     def __init__(self, size: int, ground: Array) -> None:
         self.size = size
         self.canvas = ground  # (S, S, 3) in [0, 1]
-        self.owner = np.full((size, size), -1)  # index into `classes`, -1 for the ground and for clutter
+        self.owner = np.full((size, size), -1)  # index into `classes`; -1: the ground or clutter
         self.classes: list[int] = []
-        self.areas: list[int] = []  # pixels of the whole object, hidden ones and those outside the image included
+        self.areas: list[int] = []  # pixels of the whole object, including hidden ones and those outside the image
 
     def add(self, alpha: Array, left: int, top: int, paint: Array, class_id: int | None) -> bool:
-        """Paint an item, unless too little of it or of an object below it would stay visible; say whether it was.
+        """Paint an item, unless too little of it or of an object below it would stay visible.
 
         Args:
             alpha: (H, W) coverage in [0, 1], not clipped to the canvas.
-            left: column of the canvas under alpha[:, 0]; may be negative. `top`: the row, likewise.
-            paint: (H, W, 3).
-            class_id: None for clutter.
+            left: column of the canvas under alpha[:, 0]; may be negative.
+            top: row of the canvas under alpha[0]; may be negative.
+            paint: (H, W, 3) in [0, 1].
+            class_id: index into `CLASSES`; None for clutter.
+
+        Returns:
+            Whether it was painted.
         """
         height, width = alpha.shape
         y1, y2, x1, x2 = max(top, 0), min(top + height, self.size), max(left, 0), min(left + width, self.size)
         if y1 >= y2 or x1 >= x2:
             return False
-        inside = slice(y1 - top, y2 - top), slice(x1 - left, x2 - left)
-        there = slice(y1, y2), slice(x1, x2)
-        solid = alpha[inside] > 0.5
+        source = slice(y1 - top, y2 - top), slice(x1 - left, x2 - left)
+        target = slice(y1, y2), slice(x1, x2)
+        solid = alpha[source] > 0.5
         owner = self.owner.copy()
-        owner[there][solid] = -1 if class_id is None else len(self.classes)
+        owner[target][solid] = -1 if class_id is None else len(self.classes)
         classes = self.classes if class_id is None else [*self.classes, class_id]
         areas = self.areas if class_id is None else [*self.areas, int((alpha > 0.5).sum())]
         if not _all_visible(owner, areas):
             return False
         self.owner, self.classes, self.areas = owner, classes, areas
-        cover = alpha[inside][..., None]
-        self.canvas[there] = self.canvas[there] * (1 - cover) + paint[inside] * cover
+        cover = alpha[source][..., None]
+        self.canvas[target] = self.canvas[target] * (1 - cover) + paint[source] * cover
         return True
 
     def labels(self) -> tuple[NDArray[np.int64], Array]:
@@ -94,8 +98,8 @@ class _Picture:
 
 
 def _all_visible(owner: NDArray[np.int64], areas: list[int]) -> bool:
-    seen = np.bincount(owner[owner >= 0], minlength=len(areas))
-    if any(count < MIN_VISIBLE * area or area == 0 for count, area in zip(seen, areas)):
+    visible = np.bincount(owner[owner >= 0], minlength=len(areas))
+    if any(count < MIN_VISIBLE * area or area == 0 for count, area in zip(visible, areas, strict=True)):
         return False
     boxes = [_extent(owner == index) for index in range(len(areas))]
     return all(min(x2 - x1, y2 - y1) >= MIN_SIDE for x1, y1, x2, y2 in boxes)
@@ -107,7 +111,7 @@ def _extent(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
 
 
 def _place(picture: _Picture, is_object: bool, rng: np.random.Generator) -> None:
-    """Try a few positions for one item; a crowded picture simply gets fewer."""
+    """Try a few positions for one item; a crowded picture gets fewer items."""
     size = picture.size
     for _ in range(12):
         x, y = rng.uniform(0.04, 0.96, 2) * size
@@ -162,7 +166,7 @@ def _distance(name: str, x: Array, y: Array, r: float) -> Array:
 
 
 def _clutter(u: Array, v: Array, radius: float, rng: np.random.Generator) -> Array:
-    """A bar, or half of a shape: what an object looks like in part, without being one."""
+    """Signed distance to a bar, or to half of a shape: it resembles a part of an object."""
     angle = rng.uniform(0, 2 * math.pi)
     a, b = u * math.cos(angle) + v * math.sin(angle), v * math.cos(angle) - u * math.sin(angle)
     if rng.random() < 0.5:
@@ -171,10 +175,10 @@ def _clutter(u: Array, v: Array, radius: float, rng: np.random.Generator) -> Arr
     return np.maximum(half, a + rng.uniform(0.0, 0.3) * radius)
 
 
-def _paint(below: Array, hue: float, u: Array, v: Array, rng: np.random.Generator) -> Array:
-    """A colour set off from what is below by a contrast that may be weak; sometimes shaded or striped."""
+def _paint(ground: Array, hue: float, u: Array, v: Array, rng: np.random.Generator) -> Array:
+    """A colour that differs from the ground, perhaps weakly; shaded and sometimes striped."""
     wheel = 0.5 + 0.5 * np.cos(2 * math.pi * (hue + np.array([0.0, 1 / 3, 2 / 3])))
-    colour = below + (wheel - below) * rng.uniform(0.3, 0.9)
+    colour = ground + (wheel - ground) * rng.uniform(0.3, 0.9)
     angle = rng.uniform(0, 2 * math.pi)
     along = u * math.cos(angle) + v * math.sin(angle)
     shade = rng.uniform(0, 0.12) * along
@@ -184,7 +188,7 @@ def _paint(below: Array, hue: float, u: Array, v: Array, rng: np.random.Generato
 
 
 def _ground(size: int, rng: np.random.Generator) -> Array:
-    """Uneven colour with blotches at two scales, sometimes striped. (S, S, 3) in [0, 1]"""
+    """Uneven colour with blotches at two scales, sometimes striped: (S, S, 3) in [0, 1]."""
     ground = np.broadcast_to(rng.uniform(0.25, 0.75) + rng.uniform(-0.08, 0.08, 3), (size, size, 3)).copy()
     for cells, strength in ((3, 0.14), (10, 0.06)):
         ground += rng.uniform(0, strength) * _blotches(size, cells, rng)[..., None] * rng.uniform(0.5, 1.0, 3)
@@ -197,7 +201,7 @@ def _ground(size: int, rng: np.random.Generator) -> Array:
 
 
 def _blotches(size: int, cells: int, rng: np.random.Generator) -> Array:
-    """Smooth noise in [-1, 1]: a coarse random grid, interpolated with a smooth step. (S, S)"""
+    """Smooth noise, (S, S) in [-1, 1]: a coarse random grid, interpolated with a smooth step."""
     grid = rng.uniform(-1, 1, (cells + 1, cells + 1))
     position = (np.arange(size) + 0.5) / size * cells
     cell = position.astype(np.int64)
@@ -208,7 +212,7 @@ def _blotches(size: int, cells: int, rng: np.random.Generator) -> Array:
 
 
 def _expose(canvas: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """What a cheap camera makes of it: uneven light, blur, noise."""
+    """Photograph it with a cheap camera: uneven light, blur, noise."""
     size = len(canvas)
     light = 1 + rng.uniform(0, 0.35) * _blotches(size, 1, rng)
     image = _blurred(canvas * light[..., None], rng.uniform(0.0, 1.0))
@@ -217,10 +221,11 @@ def _expose(canvas: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def _blurred(image: Array, sigma: float) -> Array:
+    """Gaussian blur, `sigma` in pixels."""
     taps = np.exp(-0.5 * (np.arange(-3, 4) / max(sigma, 0.05)) ** 2)
     taps /= taps.sum()
-    size = len(image)
-    padded = np.pad(image, ((3, 3), (0, 0), (0, 0)), mode="edge")
-    image = sum((tap * padded[k : k + size] for k, tap in enumerate(taps)), start=np.zeros_like(image))
-    padded = np.pad(image, ((0, 0), (3, 3), (0, 0)), mode="edge")
-    return sum((tap * padded[:, k : k + size] for k, tap in enumerate(taps)), start=np.zeros_like(image))
+    for _ in range(2):  # along the rows, then along the columns
+        padded = np.pad(image, ((3, 3), (0, 0), (0, 0)), mode="edge")
+        rows = (tap * padded[k : k + len(image)] for k, tap in enumerate(taps))
+        image = sum(rows, start=np.zeros_like(image)).swapaxes(0, 1)
+    return image
