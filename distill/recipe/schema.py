@@ -26,6 +26,7 @@ DEFAULT_LOSSES = (
     LossSpec("feature_pkd", 1.0),
 )
 
+_NAMES = tuple(IMPORTANCES)
 _COUNT = {"minimum": 1}
 _NOT_NEGATIVE = {"minimum": 0}
 _POSITIVE = {"exclusiveMinimum": 0}
@@ -51,9 +52,7 @@ class Shapes:
 class TeacherTrain:
     """Trains the teacher first, from data alone: for users without a checkpoint."""
 
-    model: str = key(
-        "An ultralytics model (yolov5n.yaml, yolov8s.yaml, ...) or a checkpoint.", "yolov5n.yaml", path=True
-    )
+    model: str = key("An ultralytics model (yolov8s.yaml, ...) or a checkpoint.", "yolov5n.yaml", path=True)
     width: float | None = key(
         "Width factor; auto takes the model's own (0.25 for size n).", None, _POSITIVE, none="auto"
     )
@@ -90,16 +89,9 @@ class Prune:
     flops: float | None = key("Share of the teacher's FLOPs to keep.", None, _INNER_SHARE)
     params: float | None = key("Share of the teacher's parameters to keep.", None, _INNER_SHARE)
     ratio: float | None = key("Share of the prunable channels to cut.", None, _INNER_SHARE)
-    importance: str = key(
-        "What a channel's cost is measured by (distill ls importances), or your own file.py:function.",
-        "obs",
-        words=tuple(IMPORTANCES),
-        function=True,
-    )
+    importance: str = key("Measure of a channel's cost (distill ls importances).", "obs", words=_NAMES, function=True)
     round_to: int = key("Widths, in channels, are multiples of this.", 8, _COUNT)
-    protect: tuple[str, ...] = key(
-        "Names of layers that are not cut; * matches anything.", (), example="[model.0.*, model.9.*]"
-    )
+    protect: tuple[str, ...] = key("Layers that stay whole; * matches anything.", (), example="[model.0.*, model.9.*]")
     max_ratio: float = key("Largest share of one layer's channels that may be cut.", 0.95, _INNER_SHARE)
     images: int = key("Training images that the costs are measured on.", 96, _COUNT)
     rounds: int = key("Rounds to cut in: after each the network is repaired and measured again.", 1, _COUNT)
@@ -125,10 +117,7 @@ class Distill:
         DEFAULT_LOSSES,
     )
     labels: float = key("Weight of the labels' own loss; 0 learns from the teacher alone.", 1.0, _NOT_NEGATIVE)
-    balance: bool = key(
-        "Scale the losses: one of weight 1 pulls as hard as the labels at the start. false: weights are plain factors.",
-        True,
-    )
+    balance: bool = key("Scale losses: weight 1 pulls as hard as the labels at first; false: plain factors.", True)
     lr: float | None = key("Highest learning rate; auto finds one by short trials.", None, _POSITIVE, none="auto")
     batch: int | None = key("Images in a batch; auto chooses it from the optimizer steps.", None, _COUNT, none="auto")
 
@@ -168,7 +157,7 @@ class Recipe:
     distill: Distill = key(default=Distill)
     accept: Accept = key(default=Accept)
     export: tuple[str, ...] = key(
-        "Formats that the student is exported to, by ultralytics' names.", ("onnx",), example="[onnx]"
+        "Formats of the exported student, by ultralytics' names.", ("onnx",), example="[onnx]"
     )
     latency: Latency = key(default=Latency)
 

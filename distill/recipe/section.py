@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,6 @@ from distill.recipe.reading import Node, read_scalar
 from distill.recipe.yaml import Item, dump, read, wrap
 
 UNSET = "???"
-FEW = 10  # keys that a message can name
-LISTED = "distill ls keys prints those there are"
 Overrides = Mapping[str, Any] | Sequence[str]
 
 
@@ -47,12 +44,11 @@ def bind(
         DistillError: with one line for each complaint.
     """
     problems = list(problems)
+    keys = dict(_walk(cls))
     for name, value, where in _pairs(overrides, problems) if isinstance(item.value, dict) else ():
-        try:
-            item = _assign(cls, item, name, partial(_parse, name=name, value=value, where=where))
-        except DistillError as error:
-            problems.append(str(error))
-    result = _read(Key(cls), Node(item, "", problems, folders, tuple(row[0] for row in rows(cls))))
+        new = _parse(keys.get(name), name, value, where, problems)
+        item = item if new is None else _assign(cls, item, name, new)
+    result = _read(Key(cls), Node(item, "", problems, folders, tuple(keys)))
     if check is not None and not problems:
         problems += check(result, item)
     if problems:
@@ -71,16 +67,21 @@ def write(key: Key, value: Any) -> Any:
     return list(value) if key.many else value
 
 
-def rows(cls: type, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+def rows(cls: type) -> Iterator[tuple[str, str, str, str]]:
     """Every key that can be given: dotted path, type, default as in a recipe file, help."""
+    for path, key in _walk(cls):
+        default = "(required)" if key.required else "(as below)"
+        if not key.required and (key.default is None or not key.section):
+            default = dump(write(key, key.default)).strip()
+        yield path, str(key).removeprefix("a "), default, key.help
+
+
+def _walk(cls: type, prefix: str = "") -> Iterator[tuple[str, Key]]:
     for name, key in keys_of(cls).items():
-        if not key.section or key.none:
-            default = "(required)" if key.required else "(as below)"
-            if not key.required and (key.default is None or not key.section):
-                default = dump(write(key, key.default)).strip()
-            yield prefix + name, str(key).removeprefix("a "), default, key.help
+        if not key.section or key.none:  # other sections are always there: only their keys are given
+            yield prefix + name, key
         if key.section:
-            yield from rows(key.type, f"{prefix}{name}.")
+            yield from _walk(key.type, f"{prefix}{name}.")
 
 
 def _read(key: Key, node: Node) -> Any:
@@ -124,8 +125,10 @@ def _refuse_unknown(name: str, keys: Mapping[str, Key], node: Node) -> None:
     hint = nearest(name, keys, node.path[: -len(name)])
     if not hint:  # perhaps a good name in the wrong place
         elsewhere = [path for path in node.names if path.endswith(f".{name.rpartition('.')[2]}")]
-        listed = f"there are {', '.join(node.names)}" if len(node.names) < FEW else LISTED
-        hint = f", did you mean {' or '.join(elsewhere)}?" if elsewhere else f": {listed}"
+        names = (
+            f"there are {', '.join(node.names)}" if len(node.names) < 10 else "distill ls keys prints those there are"
+        )
+        hint = f", did you mean {' or '.join(elsewhere)}?" if elsewhere else f": {names}"
     node.complain(f"unknown key '{node.path}'{hint}", at_key=True)
 
 
@@ -133,39 +136,36 @@ def _is_set(item: Item) -> bool:
     return item.value is not None and item.text != UNSET
 
 
-def _assign(cls: Any, item: Item | None, path: str, parse: Callable[[Key | None], Item]) -> Item:
-    """The mapping `item` with `parse(its key)` at a dotted path; `item` is left as it is."""
+def _assign(cls: Any, item: Item | None, path: str, new: Item) -> Item:
+    """The mapping `item` with `new` at a dotted path; `item` is left as it is."""
     name, _, rest = path.partition(".")
-    key = keys_of(cls).get(name)
+    key = keys_of(cls).get(name, Key(None))
     values = dict(item.value) if item is not None and isinstance(item.value, dict) else {}
-    if key is not None and key.section and rest:
-        new = _assign(key.type, values.get(name), rest, parse)
-    else:
-        new = parse(None if rest else key)
-        if key is not None and key.type is LossSpec and rest:
-            new = losses.assign(values.get(name) or wrap(write(key, key.default), new.where), rest, new)
-        elif rest:
-            new = Item({rest: new}, new.where, "", new.key)
+    if rest and key.section:
+        new = _assign(key.type, values.get(name), rest, new)
+    elif rest and key.type is LossSpec:
+        new = losses.assign(values.get(name) or wrap(write(key, key.default), new.where), rest, new)
+    elif rest:
+        new = Item({rest: new}, new.where, "", new.key)
     rivals = getattr(cls, "EXACTLY_ONE", ())
     for rival in rivals if name in rivals and _is_set(new) else ():
-        # prune.ratio=0.3 means "that instead": the file's budget goes. Two of the command line contradict each other.
+        # prune.ratio=0.3 replaces the file's budget. Two budgets on the command line contradict each other.
         if rival != name and rival in values and values[rival].where != new.where:
             del values[rival]
     return Item(values | {name: new}, item.where if item else new.where, "", item.key if item else new.key)
 
 
-def _parse(key: Key | None, name: str, value: Any, where: str) -> Item:
-    """The value of an override, read as YAML if it is text."""
+def _parse(key: Key | None, name: str, value: Any, where: str, problems: list[str]) -> Item | None:
+    """The value of an override, read as YAML if it is text; None after a complaint."""
     if not isinstance(value, str):
         return wrap(value, where)
     word = key is not None and key.type is str and not key.many
     if word and value[:1] not in ("'", '"') and value not in ("null", "~"):
         return Item(value, where, value, where)  # the shell has read the quotes: a path may hold #, : and [
-    problems: list[str] = []
-    item = read(value, where, problems, lines=False)
-    if item is None or problems:
-        raise DistillError("\n".join(text.replace(where, f"{where}: {name}", 1) for text in problems))
-    return item
+    complaints: list[str] = []
+    item = read(value, where, complaints, lines=False)
+    problems += [text.replace(where, f"{where}: {name}", 1) for text in complaints]
+    return None if complaints else item
 
 
 def _pairs(overrides: Overrides, problems: list[str]) -> Iterator[tuple[str, Any, str]]:
