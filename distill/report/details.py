@@ -95,16 +95,11 @@ def repairs(layers: Iterable[Error]) -> Table:
 
 def exports(results: Results) -> Table | None:
     """What was exported, and how far its output is from the checkpoint's."""
-    rows = tuple(
-        (
-            export.format,
-            export.file,
-            digits(export.size_mb),
-            "not checked" if export.max_abs_diff is None else f"{export.max_abs_diff:.1e}",
-        )
-        for export in results.exports
-    )
-    return Table(("format", "file", "size (MB)", "difference"), rows) if rows else None
+    rows = []
+    for export in results.exports:
+        difference = "not checked" if export.max_abs_diff is None else f"{export.max_abs_diff:.1e}"
+        rows.append((export.format, export.file, digits(export.size_mb), difference))
+    return Table(("format", "file", "size (MB)", "difference"), tuple(rows)) if rows else None
 
 
 def timings(results: Results) -> Table | None:
@@ -118,13 +113,6 @@ def terms(values: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """Names and values as a person writes them; None is left out."""
     pairs = (values or {}).items()
     return [(name.replace("_", " "), value_text(value)) for name, value in pairs if value is not None]
-
-
-def environment(results: Results) -> list[tuple[str, str]]:
-    """The machine, the versions, the seed and the data."""
-    data = results.data
-    values = {"device": results.device, **results.versions, "seed": results.seed}
-    return terms(values | {"data": data.path, "classes": data.classes})
 
 
 def recipe_yaml(results: Results) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from distill.report.format import difference, digits, percent, signed, speed
-from distill.results.results import Latency, ModelResult, Results
+from distill.results.results import ModelResult, Results
 
 SEED_SPREAD = 0.006  # of mAP50-95 on a small validation set: two seeds of one training differ by about this much
 
@@ -18,10 +18,6 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     strong: str | None = None  # the column to look at
-
-    def first(self, count: int) -> Table:
-        """The same with the first rows only."""
-        return replace(self, rows=self.rows[:count])
 
 
 @dataclass(frozen=True)
@@ -56,15 +52,12 @@ def comparison(results: Results) -> Table:
             continue
         cells = ["" if value is None else quantity.show(value) for value in values]
         if quantity.name.startswith("latency"):
-            cells = [f"{cell}{_range(network.latency_ms)}" for cell, network in zip(cells, networks, strict=True)]
+            ranges = [(digits(network.latency_ms.p10), digits(network.latency_ms.p90)) for network in networks]
+            cells = [f"{cell} [{low}–{high}]" for cell, (low, high) in zip(cells, ranges, strict=True)]
         first, last = quantity.value(before), quantity.value(after)
         change = "" if first is None or last is None or before == after else quantity.change(first, last)
         rows.append((quantity.name, *cells, change))
     return Table(("", *results.models, "change"), tuple(rows), strong=results.chosen)
-
-
-def _range(latency: Latency) -> str:
-    return f" [{digits(latency.p10)}–{digits(latency.p90)}]"
 
 
 def latency_note(results: Results, *, spread: bool = True) -> str:
