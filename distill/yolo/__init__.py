@@ -1,14 +1,14 @@
-"""The only package that imports ultralytics, and the only place that decides how ultralytics behaves.
+"""Everything about YOLO detectors. This file decides how ultralytics behaves; `upstream.py` is all that is used of it.
 
-Importing it sets, before ultralytics is imported, what it would otherwise do behind the user's back:
+Importing the package sets, before ultralytics is imported:
 
-- `YOLO_OFFLINE=true`, `YOLO_AUTOINSTALL=false`: no look-ups, no downloads, no usage statistics, no pip installs.
-- `YOLO_VERBOSE=false`: its logger says errors only and its progress bars stay off; a run has one voice, `Console`.
-- `YOLO_CONFIG_DIR`: a throwaway folder. ultralytics writes a settings file the first time it is imported, and those
-  settings switch on loggers (MLflow, ClearML, Comet, ...) that write beside the run folder; here they are off.
-- The number of threads: ultralytics sets `OMP_NUM_THREADS=1` for torch unless torch was imported first.
+- `YOLO_OFFLINE=true`, `YOLO_AUTOINSTALL=false`: no look-ups, downloads, usage statistics or pip installs.
+- `YOLO_VERBOSE=false`: its logger shows errors only, and no progress bars. `Console` shows the progress of a run.
+- `YOLO_CONFIG_DIR`: a temporary folder. ultralytics writes a settings file when it is first imported, and its settings
+  switch on loggers (MLflow, ClearML, Comet, ...) that write beside the run folder; here they are off.
+- The number of threads: ultralytics sets `OMP_NUM_THREADS=1` unless torch was imported first.
 
-A variable that the user has set wins, and nothing is touched where the user's own program imported ultralytics first.
+Variables that the user has set are kept, and nothing is changed if the user's program has imported ultralytics before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import shutil
 import sys
 import tempfile
 
-import torch  # noqa: F401  before ultralytics, so that it keeps its own choice of threads
+import torch  # noqa: F401  before ultralytics, so that torch chooses its own number of threads
 
 _LOGGERS = ("clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb")
 

@@ -21,7 +21,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
 
 def run(folder: Path, out: str, *extra: str, launcher: list[str]) -> subprocess.CompletedProcess[str]:
     recipe = ["prune.flops=0.7", "prune.round_to=1", "repair.images=8", "repair.steps=0", "prune.images=8"]
-    course = [
+    training = [
         "sparsify={epochs: 1, distill: true}",
         "distill.epochs=4",
         "distill.lr=1e-3",
@@ -31,10 +31,10 @@ def run(folder: Path, out: str, *extra: str, launcher: list[str]) -> subprocess.
         "distill.losses={score_bce: 2, box_iou: 1, dfl_kl: 2, feature_pkd: 1}",
         "export=[]",
     ]
-    given = [f"model={folder / 'best.pt'}", f"data={folder / 'data' / 'images' / 'train'}", "imgsz=64", "device=cpu"]
+    inputs = [f"model={folder / 'best.pt'}", f"data={folder / 'data' / 'images' / 'train'}", "imgsz=64", "device=cpu"]
     command = [sys.executable, *launcher, "-m", "distill", "run", "yolov5-half", "--out", str(folder / out)]
     return subprocess.run(
-        [*command, *given, *recipe, *course, "latency.runs=1", *extra],
+        [*command, *inputs, *recipe, *training, "latency.runs=1", *extra],
         capture_output=True,
         text=True,
         check=False,

@@ -91,27 +91,27 @@ def test_each_way_to_write_a_data_yaml(root: Path, content: dict[str, Any], monk
     path = describe(root, **{key: fill(value) for key, value in content.items()})
     (root.parent / "elsewhere").mkdir()
     monkeypatch.chdir(root.parent / "elsewhere")
-    found = data.load(Path("../set/data.yaml"), dict(enumerate(NAMES)))
-    assert [file.samefile(root / "images" / "train" / f"{i}.jpg") for i, file in enumerate(found.train)] == [True] * 6
-    assert [file.name for file in found.val] == ["0.jpg", "1.jpg", "2.jpg"]
-    assert found.names == dict(enumerate(NAMES))
-    assert found.labelled and not found.warnings
-    assert found.config["nc"] == 3 and found.config["train"] == [str(file) for file in found.train]
+    loaded = data.load(Path("../set/data.yaml"), dict(enumerate(NAMES)))
+    assert [file.samefile(root / "images" / "train" / f"{i}.jpg") for i, file in enumerate(loaded.train)] == [True] * 6
+    assert [file.name for file in loaded.val] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert loaded.names == dict(enumerate(NAMES))
+    assert loaded.labelled and not loaded.warnings
+    assert loaded.config["nc"] == 3 and loaded.config["train"] == [str(file) for file in loaded.train]
     assert path.is_file()
 
 
 def test_nc_alone_numbers_the_classes(root: Path) -> None:
-    found = data.load(describe(root, names=None, nc=3))
-    assert found.names == {0: "class_0", 1: "class_1", 2: "class_2"}
+    loaded = data.load(describe(root, names=None, nc=3))
+    assert loaded.names == {0: "class_0", 1: "class_1", 2: "class_2"}
 
 
 def test_a_folder_of_images_has_no_labels(root: Path) -> None:
-    found = data.load(root / "images", dict(enumerate(NAMES)))
-    assert not found.labelled
-    assert found.names is None
-    assert len(found.train) == len(found.val) == 9 and found.train == found.val  # too few to hold some back
-    assert len(found.warnings) == 1 and "9 images are too few" in found.warnings[0]
-    assert len(images.build_dataset(found, "train", imgsz=64, batch=2, augment=True)[0]["bboxes"]) == 0
+    loaded = data.load(root / "images", dict(enumerate(NAMES)))
+    assert not loaded.labelled
+    assert loaded.names is None
+    assert len(loaded.train) == len(loaded.val) == 9 and loaded.train == loaded.val  # too few to hold some back
+    assert len(loaded.warnings) == 1 and "9 images are too few" in loaded.warnings[0]
+    assert len(images.build_dataset(loaded, "train", imgsz=64, batch=2, augment=True)[0]["bboxes"]) == 0
 
 
 def test_a_fifth_of_a_folder_is_held_back_and_always_the_same(tmp_path: Path) -> None:
@@ -127,12 +127,12 @@ def test_a_fifth_of_a_folder_is_held_back_and_always_the_same(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("images", "learned", "held"), [(1, 1, 1), (9, 9, 9), (10, 8, 2), (1000, 800, 200), (5000, 4800, 200)]
+    ("images", "trained", "measured"), [(1, 1, 1), (9, 9, 9), (10, 8, 2), (1000, 800, 200), (5000, 4800, 200)]
 )
-def test_how_many_are_held_back(images: int, learned: int, held: int) -> None:
+def test_how_many_are_held_back(images: int, trained: int, measured: int) -> None:
     records = tuple({"im_file": str(index)} for index in range(images))
     train, val = labels.hold_back(records)
-    assert (len(train), len(val)) == (learned, held)
+    assert (len(train), len(val)) == (trained, measured)
     seen = {record["im_file"] for record in (*train, *val)}
     assert len(seen) == images
 
@@ -227,9 +227,9 @@ def test_damaged_files_are_left_out_and_named(root: Path) -> None:
     (labels / "2.txt").write_text("0 0.5 0.5 1.2 0.5")
     (labels / "3.txt").write_text("0 0.5 0.5 0.2")
     (labels / "4.txt").write_text("one 0.5 0.5 0.2 0.2")
-    found = data.load(describe(root))
-    assert [file.name for file in found.train] == ["5.jpg"]
-    (warning,) = found.warnings
+    loaded = data.load(describe(root))
+    assert [file.name for file in loaded.train] == ["5.jpg"]
+    (warning,) = loaded.warnings
     assert warning.startswith("5 of the 6 images of 'train' left out: ")
     for name in ("0.jpg: is no image", "1.jpg: ", "2.txt: coordinates", "3.txt: each line", "4.txt: "):
         assert name in warning
@@ -251,9 +251,9 @@ def test_an_image_that_cannot_be_decoded_is_left_out(root: Path, kind: str) -> N
 def test_many_images_without_labels_are_a_warning(root: Path) -> None:
     for i in range(4):
         (root / "labels" / "train" / f"{i}.txt").unlink()
-    found = data.load(describe(root))
-    assert found.warnings == ("4 of the 6 images of 'train' have no label file: counted as empty",)
-    assert len(found.train) == 6
+    loaded = data.load(describe(root))
+    assert loaded.warnings == ("4 of the 6 images of 'train' have no label file: counted as empty",)
+    assert len(loaded.train) == 6
 
 
 @pytest.mark.parametrize(("rare", "says"), [(4, True), (5, False)])
@@ -287,12 +287,12 @@ def test_nothing_is_written_beside_the_images(root: Path) -> None:
     os.utime(train / "1.npy", (2**31, 2**31))
     path = describe(root)
     before = snapshot(root)
-    found = data.load(path)
-    assert len(found.train) == 6
+    loaded = data.load(path)
+    assert len(loaded.train) == 6
     for split, augment in (("train", True), ("val", False)):
-        dataset = images.build_dataset(found, split, imgsz=64, batch=2, augment=augment)
+        dataset = images.build_dataset(loaded, split, imgsz=64, batch=2, augment=augment)
         assert len([dataset[i] for i in range(len(dataset))]) == len(dataset)
-    images.calibration(found.train, 6, 64)
+    images.calibration(loaded.train, 6, 64)
     assert snapshot(root) == before
 
 
@@ -318,11 +318,11 @@ def test_labels_equal_what_ultralytics_reads(root: Path) -> None:
     (labels / "0.txt").write_text("1 0.1 0.1 0.4 0.1 0.4 0.5\n\n2 0.5 0.5 0.9 0.5 0.7 0.9 0.6 0.8\n")  # polygons
     (labels / "1.txt").write_text("\n".join([ROWS[0], ROWS[1], ROWS[0], "0 0.5 0.5 0 0.1"]))  # a row twice, a flat box
     (labels / "2.txt").unlink()
-    found = data.load(describe(root))
-    ours = images.build_dataset(found, "val", imgsz=64, batch=2)
+    loaded = data.load(describe(root))
+    ours = images.build_dataset(loaded, "val", imgsz=64, batch=2)
     stock = YOLODataset(
         str(root / "images" / "val"),
-        data=found.config,
+        data=loaded.config,
         imgsz=64,
         batch_size=2,
         augment=False,
@@ -338,25 +338,25 @@ def test_labels_equal_what_ultralytics_reads(root: Path) -> None:
 
 
 def test_a_training_batch_collates_and_can_be_repeated(root: Path) -> None:
-    found = data.load(describe(root))
-    dataset = images.build_dataset(found, "train", imgsz=64, batch=3, augment=True)
+    loaded = data.load(describe(root))
+    dataset = images.build_dataset(loaded, "train", imgsz=64, batch=3, augment=True)
     batch = dataset.collate_fn([dataset[i] for i in range(3)])
     assert batch["img"].shape == (3, 3, 64, 64)
     assert len(batch["bboxes"]) == len(batch["cls"]) == len(batch["batch_idx"]) > 0
     dataset.close_mosaic(DEFAULT_CFG)
     assert dataset[0]["img"].shape == (3, 64, 64)
-    again = images.build_dataset(found, "train", imgsz=64, batch=3)  # a dataset edits its records, not the data set's
+    again = images.build_dataset(loaded, "train", imgsz=64, batch=3)  # a dataset edits its records, not the data set's
     assert all(len(label["cls"]) == 3 for label in again.labels)
-    assert all("shape" in record for record in found.records["train"])
+    assert all("shape" in record for record in loaded.records["train"])
 
 
 @pytest.mark.parametrize("by_area", [False, True])
 def test_calibration_images_are_what_the_validator_shows(root: Path, by_area: bool) -> None:
-    found = data.load(describe(root))
+    loaded = data.load(describe(root))
     for imgsz in (32, 64, 96):
-        dataset = images.build_dataset(found, "train", imgsz=imgsz, batch=1, rect=False, by_area=by_area)
+        dataset = images.build_dataset(loaded, "train", imgsz=imgsz, batch=1, rect=False, by_area=by_area)
         expected = {item["im_file"]: item["img"].float() / 255 for item in dataset}
-        batch = images.calibration(found.train, 100, imgsz, seed=3, by_area=by_area)
+        batch = images.calibration(loaded.train, 100, imgsz, seed=3, by_area=by_area)
         assert batch.shape == (6, 3, imgsz, imgsz)
         assert batch.dtype == torch.float32
         assert all(any(torch.equal(image, other) for image in batch) for other in expected.values())
@@ -364,8 +364,8 @@ def test_calibration_images_are_what_the_validator_shows(root: Path, by_area: bo
 
 def test_the_original_averages_areas_where_it_shrinks(root: Path) -> None:
     """Each pixel of a quarter of the image is the mean of sixteen; nothing is different where it grows."""
-    found = data.load(describe(root))
-    (square,) = [file for file in found.val if cv2.imread(str(file)).shape[:2] == (48, 64)]
+    loaded = data.load(describe(root))
+    (square,) = [file for file in loaded.val if cv2.imread(str(file)).shape[:2] == (48, 64)]
     (small,) = images.calibration([square], 1, 16, by_area=True)
     (whole,) = images.calibration([square], 1, 64)
     expected = whole[:, 8:56].unflatten(1, (12, 4)).unflatten(-1, (16, 4)).mean((2, 4))

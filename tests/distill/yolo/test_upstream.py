@@ -479,10 +479,12 @@ def test_export_lies_beside_the_checkpoint_that_a_network_names(tmp_path):
     model: Any = tiny()
     model.pt_path, model.names, model.task = str(tmp_path / "some.pt"), {0: "a", 1: "b"}, "detect"
     model.args = dict(upstream.DEFAULT_CFG_DICT)
-    made = upstream.export(model, {"format": "torchscript", "imgsz": 64, "batch": 1, "mode": "export", "device": "cpu"})
+    exported = upstream.export(
+        model, {"format": "torchscript", "imgsz": 64, "batch": 1, "mode": "export", "device": "cpu"}
+    )
     rely(
         "Exporter(overrides=)(model=) writes beside model.pt_path",
-        made == tmp_path / "some.torchscript" and made.is_file(),
+        exported == tmp_path / "some.torchscript" and exported.is_file(),
     )
 
 
