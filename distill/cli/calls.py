@@ -213,7 +213,8 @@ def report(args: argparse.Namespace) -> None:
 
     if args.results is not None:
         summary.collect(map(Path, args.folder), Path(args.results))
-        return print(summary.write(Path(args.results), args.table and Path(args.table)))
+        print(summary.write(Path(args.results), args.table and Path(args.table)))
+        return
     if len(args.folder) != 1 or args.table:
         raise DistillError(
             "give the folder of one run; for a page of several: distill report --results DIR RUN_DIR ..."

@@ -12,17 +12,17 @@ from statistics import mean
 from distill.errors import DistillError
 from distill.report import write_files
 from distill.report.command import command
-from distill.report.compare_facts import NOISE, OURS, Standing, with_spread
-from distill.report.format import digits, percent, signed, speed
-from distill.report.kept import Comparison, Run, comparisons, read, runs, share, shrink
+from distill.report.compare_facts import NOISE, OURS, base_name, standings, with_spread
+from distill.report.facts import comparison
+from distill.report.format import digits, speed
+from distill.report.kept import Comparison, read, shrink
 from distill.results.comparison import ArmRun
+from distill.results.results import Results
 
 BEGIN, END = "<!-- results: written by `make results` -->", "<!-- /results -->"
 # Arms that the table by budget shows, and what it calls them.
 COLUMNS = {OURS: "labels and teacher", "ours-unlabelled": "teacher alone", "finetune": "labels alone"}
 SETTING = ("model", "data", "imgsz")  # what the rows of a table have in common
-
-Rows = Sequence[Sequence[str]]
 
 
 def collect(run_dirs: Iterable[Path], folder: Path) -> None:
@@ -59,7 +59,7 @@ def write(folder: Path, table_in: Path | None = None) -> Path:
     return page
 
 
-def render(kept: dict[str, Run | Comparison], folder: str) -> str:
+def render(kept: dict[str, Results | Comparison], folder: str) -> str:
     """The page, as Markdown.
 
     Args:
@@ -70,31 +70,31 @@ def render(kept: dict[str, Run | Comparison], folder: str) -> str:
     source = f"Written by `make results` from the files in [{folder}/]({folder}/): do not edit."
     reading = "Figures are mAP50-95 on the val images; ± is the standard deviation over seeds."
     parts = ["# Results", f"{source} {reading}"]
-    for group in _groups(comparisons(kept.values())):
+    for group in _groups(kept.values()):
         parts += [f"## {_title(group[0])}", _setting(group[0]), _by_budget(group), "The commands, row by row:"]
         parts.append(_code(_compare_command(one) for one in group))
         for one in group:
-            parts += [f"### {share(one):.0%} of the FLOPs", _arms(one), _source(files[id(one)], folder)]
-    for run in runs(kept.values()):
-        parts += [f"## One run: {share(run):.0%} of the FLOPs, {_title(run)}", _setting(run), _networks(run)]
+            parts += [f"### {_share(one):.0%} of the FLOPs", _arms(one), _source(files[id(one)], folder)]
+    for run in _runs(kept.values()):
+        parts += [f"## One run: {_share(run):.0%} of the FLOPs, {_title(run)}", _setting(run), _networks(run)]
         parts += [_code([command("run", run.recipe_name, run.recipe)]), _source(files[id(run)], folder)]
     return "\n\n".join(parts) + "\n"
 
 
-def table(kept: Iterable[Run | Comparison]) -> str:
+def table(kept: Iterable[Results | Comparison]) -> str:
     """The table by budget of the setting with most comparisons, and what single runs of it say of speed, as Markdown.
 
     Without a comparison it is the table of the least cut run.
     """
     kept = list(kept)
-    groups = _groups(comparisons(kept))
+    groups = _groups(kept)
     if not groups:
-        run = runs(kept)[0]
+        run = _runs(kept)[0]
         return "\n\n".join((f"{_title(run)}. {_setting(run)}", _networks(run)))
     group = max(groups, key=len)
-    same = [one for one in runs(kept) if _key(one) == _key(group[0])]
+    same = [one for one in _runs(kept) if _key(one) == _key(group[0])]
     parts = [f"{_title(group[0])}. {_setting(group[0])}", _by_budget(group)]
-    parts += [f"One run at {share(one):.0%}: {_speed(one)} ({one.device}, batch 1)." for one in same if _speed(one)]
+    parts += [f"One run at {_share(one):.0%}: {_speed(one)} ({one.device}, batch 1)." for one in same]
     return "\n\n".join(parts)
 
 
@@ -113,31 +113,43 @@ def with_table(document: str, content: str, name: str) -> str:
     return f"{before}{BEGIN}\n\n{content}\n\n{END}{after}"
 
 
-def _groups(kept: Iterable[Comparison]) -> list[list[Comparison]]:
-    """Comparisons that differ in how much they cut, and in nothing else that a table must say."""
+def _groups(kept: Iterable[Results | Comparison]) -> list[list[Comparison]]:
+    """Comparisons that differ in how much they cut, and in nothing else that a table must say; the least cut first."""
     groups: dict[tuple[object, ...], list[Comparison]] = {}
-    for one in kept:
+    for one in sorted((one for one in kept if isinstance(one, Comparison)), key=_share, reverse=True):
         groups.setdefault((*_key(one), one.recipe["distill"]["epochs"]), []).append(one)
     return [groups[key] for key in sorted(groups, key=str)]
 
 
-def _key(one: Run | Comparison) -> tuple[object, ...]:
+def _runs(kept: Iterable[Results | Comparison]) -> list[Results]:
+    """The single runs, the least cut first."""
+    return sorted((one for one in kept if isinstance(one, Results)), key=_share, reverse=True)
+
+
+def _share(one: Results | Comparison) -> float:
+    """How much of the FLOPs is left, 0 to 1."""
+    if isinstance(one, Results):
+        return one.student.gflops / one.teacher.gflops
+    return one.about.pruned.gflops / one.about.teacher.gflops
+
+
+def _key(one: Results | Comparison) -> tuple[object, ...]:
     return tuple(one.recipe[key] for key in SETTING)
 
 
-def _title(one: Run | Comparison) -> str:
+def _title(one: Results | Comparison) -> str:
     model = one.recipe["model"] or (one.recipe["teacher"]["train"] or {}).get("model")
     return f"{model} on {_data(one)}, {one.recipe['imgsz']} px, {one.recipe['distill']['epochs']} epochs"
 
 
-def _data(one: Run | Comparison) -> str:
+def _data(one: Results | Comparison) -> str:
     """The folder of a data.yaml, which all are called so."""
     path = Path(one.recipe["data"])
     return path.parent.name if path.suffix and path.parent.name else path.name
 
 
-def _setting(one: Run | Comparison) -> str:
-    facts = one if isinstance(one, Run) else one.about
+def _setting(one: Results | Comparison) -> str:
+    facts = one if isinstance(one, Results) else one.about
     before = facts.teacher
     versions = [f"{name} {facts.versions[name]}" for name in ("torch", "ultralytics") if name in facts.versions]
     quality = "" if before.map50_95 is None else f"mAP50-95 {before.map50_95:.3f}, "
@@ -149,71 +161,50 @@ def _setting(one: Run | Comparison) -> str:
 
 
 def _by_budget(group: Sequence[Comparison]) -> str:
-    arms = [name for name in COLUMNS if any(one.rows(name) for one in group)]
-    trained = [f"trained: {COLUMNS[name]}" for name in arms]
+    arms = [{arm.name: arm for arm in standings(one)} for one in group]
+    names = [name for name in COLUMNS if any(name in each for each in arms)]
+    trained = [f"trained: {COLUMNS[name]}" for name in names]
     columns = ("FLOPs left", "parameters left", "cut alone", "repaired, no epoch, no label", *trained, "seeds")
     rows = []
-    for one in group:
-        about, start = one.about, one.rows(arms[0]) if arms else []
-        figures = [_spread(one.rows(name)) for name in arms]
-        cells = [_figure(about.pruned.map50_95), _spread(start, "start"), *figures]
-        left = f"{about.pruned.params / about.teacher.params:.0%}"
-        rows.append((f"{share(one):.0%}", left, *cells, str(len(one.seeds))))
+    for one, each in zip(group, arms, strict=True):
+        before, after = one.about.teacher, one.about.pruned
+        start = next((_start(each[name].runs) for name in names if name in each), "")
+        figures = [each[name].score if name in each else "" for name in names]
+        left = (f"{_share(one):.0%}", f"{after.params / before.params:.0%}", f"{after.map50_95:.3f}")
+        rows.append((*left, start, *figures, str(len(one.seeds))))
     return _table(columns, rows)
 
 
 def _arms(one: Comparison) -> str:
     """A row for each arm, and what it differs from `ours` by, seed by seed."""
-    base = OURS if one.rows(OURS) else one.arms[0].name
-    rows = []
-    for arm in one.arms:
-        mine = one.rows(arm.name)
-        standing = Standing(arm.name, mine, None if arm.name == base else one.rows(base))
-        noise = NOISE[standing.within_noise]
-        rows.append((f"`{arm.name}`", _spread(mine, "start"), _spread(mine), standing.difference, noise, arm.help))
-    return _table(("arm", "starts from", "mAP50-95", f"against {base}", "", "what it is"), rows)
+    arms, help_of = standings(one), {arm.name: arm.help for arm in one.arms}
+    rows = [
+        (f"`{arm.name}`", _start(arm.runs), arm.score, arm.difference, NOISE[arm.within_noise], help_of[arm.name])
+        for arm in arms
+    ]
+    return _table(("arm", "starts from", "mAP50-95", f"against {base_name(arms)}", "", "what it is"), rows)
 
 
-def _networks(run: Run) -> str:
-    """A row for each network of a run."""
-    rows = []
-    for name, model in run.models.items():
-        latency = digits(model.latency_ms.median) if model.latency_ms else ""
-        size = "" if model.size_mb is None else digits(model.size_mb)
-        costs = (digits(model.params / 1e6), digits(model.gflops), latency, size)
-        rows.append((name, _figure(model.map50_95), _figure(model.map50), *costs))
-    first, last = run.teacher, run.student
-    costs = (percent(first.params, last.params), percent(first.gflops, last.gflops), _speed(run, brief=True), "")
-    rows.append(("change", _change(first.map50_95, last.map50_95), _change(first.map50, last.map50), *costs))
-    return _table(("network", "mAP50-95", "mAP50", "params (M)", "GFLOPs", "latency (ms)", "size (MB)"), rows)
+def _networks(run: Results) -> str:
+    """A column for each network of a run, as in its report."""
+    table = comparison(run)
+    return _table(table.columns, table.rows)
 
 
-def _speed(run: Run, *, brief: bool = False) -> str:
-    """How much faster the student is; empty if nobody measured."""
-    first, last = run.teacher.latency_ms, run.student.latency_ms
-    if first is None or last is None:
-        return ""
-    words = speed(first.median, last.median)
-    return words if brief else f"{words}, {digits(first.median)} ms → {digits(last.median)} ms"
+def _start(runs: Sequence[ArmRun]) -> str:
+    values = [run.start for run in runs]
+    return with_spread(f"{mean(values):.3f}", values)
 
 
-def _spread(rows: Sequence[ArmRun], key: str = "map50_95") -> str:
-    values = [getattr(row, key) for row in rows]
-    return with_spread(_figure(mean(values)), values) if values else ""
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _change(before: float | None, after: float | None) -> str:
-    return "" if before is None or after is None else signed(after - before)
+def _speed(run: Results) -> str:
+    first, last = run.teacher.latency_ms.median, run.student.latency_ms.median
+    return f"{speed(first, last)}, {digits(first)} ms → {digits(last)} ms"
 
 
 def _compare_command(one: Comparison) -> str:
     words = [command("compare", one.recipe_name, one.recipe), "--arms", ",".join(arm.name for arm in one.arms)]
     for arm in one.arms:
-        if isinstance(arm.overrides, list | tuple):  # the user's own
+        if not isinstance(arm.overrides, dict):  # the user's own
             words += ["--arm", shlex.quote(f"{arm.name}={shlex.join(arm.overrides)}")]
     if len(one.lrs) > 1:
         words += ["--lrs", ",".join(f"{rate:g}" for rate in one.lrs)]
@@ -228,7 +219,7 @@ def _code(lines: Iterable[str]) -> str:
     return "\n".join(f"    {line}" for line in lines)
 
 
-def _table(columns: Sequence[str], rows: Rows) -> str:
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     rule = ["---", *["---:"] * (len(columns) - 1)]
-    cells = [[re.sub(r"([|<])", r"\\\1", cell) for cell in row] for row in (columns, *rows)]
+    cells = [[re.sub(r"([|<\[])", r"\\\1", cell) for cell in row] for row in (columns, *rows)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (cells[0], rule, *cells[1:]))

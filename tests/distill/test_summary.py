@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import shlex
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+import yaml
 
 from distill.cli.main import main
 from distill.comparison import arms
 from distill.errors import DistillError
 from distill.recipe import load as recipes
 from distill.report import summary
+from distill.results.comparison import ArmRun, ComparedNetwork, ComparisonResults, Setting, TrainingSize
+from distill.results.results import DataFacts, Latency
+from tests.distill.test_results import RESULTS
 
-COST = {"params": 2_000_000, "gflops": 2.0, "size_mb": 5.0}
-DATA = {"path": "/srv/sets/cells/data.yaml", "train_images": 205, "val_images": 87, "classes": ["a"], "labelled": True}
-COMMON = {"model": "/srv/best.pt", "data": DATA, "imgsz": 320, "device": "a CPU", "versions": {"torch": "2.9.1"}}
 SETTING = ("model=/srv/best.pt", "data=/srv/sets/cells/data.yaml", "imgsz=320", "distill.epochs=10", "device=cpu")
 
 
@@ -25,60 +27,47 @@ def compare_dir(folder: Path, flops: float, own: str = "") -> Path:
     recipe = recipes.load("yolov5-half", [*SETTING, f"prune.flops={flops}"])
     comparison = arms.plan(recipe, "finetune,ours", [own] if own else [], 2, None)
     runs = [
-        {
-            "arm": arm.name,
-            "seed": seed,
-            "lr_tried": None,
-            "lr": 1e-3,
-            "start": 0.5 + 0.01 * seed,
-            "map50_95": 0.6 + 0.01 * index + 0.002 * seed,
-            "map50": 0.9,
-            "labels": True,
-            "history": [0.5] * 10,
-            "seconds_per_step": 0.5,
-            "schedule": {"epochs": 10, "steps": 260, "batch": 8},
-            "folder": f"{arm.name}/seed-{seed}-lr-auto",
-        }
+        ArmRun(
+            arm.name,
+            seed,
+            None,
+            1e-3,
+            0.5 + 0.01 * seed,
+            0.6 + 0.01 * index + 0.002 * seed,
+            0.9,
+            True,
+            (0.5,) * 10,
+            0.5,
+            TrainingSize(10, 260, 8),
+            f"{arm.name}/seed-{seed}-lr-auto",
+        )
         for index, arm in enumerate(comparison.arms)
         for seed in comparison.seeds
     ]
-    teacher = {"map50_95": 0.63, **{key: COST[key] for key in ("gflops", "params")}}
-    content = {
-        "format": 1,
-        "recipe_name": recipe.name,
-        **comparison.to_dict(),
-        "about": {**COMMON, "teacher": teacher, "pruned": {"map50_95": 0.25, "gflops": 2 * flops, "params": 500_000}},
-        "chosen": dict.fromkeys((arm.name for arm in comparison.arms), None),
-        "runs": runs,
-        "failed": [],
-    }
+    networks = ComparedNetwork(0.63, 2.0, 2_000_000), ComparedNetwork(0.25, 2 * flops, 500_000)
+    data = DataFacts("/srv/sets/cells/data.yaml", 205, 87, ("a",), True)
+    content = ComparisonResults(
+        recipe_name=recipe.name,
+        **comparison.records(),
+        about=Setting("/srv/best.pt", data, 320, "a CPU", {"torch": "2.9.1"}, *networks),
+        chosen=dict.fromkeys((arm.name for arm in comparison.arms), None),
+        runs=tuple(runs),
+        failed=(),
+    )
     folder.mkdir(parents=True)
-    (folder / "compare.json").write_text(json.dumps(content))
+    (folder / "compare.json").write_text(json.dumps(content.to_dict()))
     (folder / "recipe.yaml").write_text(recipes.to_yaml(recipe))
     return folder
 
 
-def run_dir(folder: Path, **changes: Any) -> Path:
+def run_dir(folder: Path, recipe_name: str = "yolov5-half") -> Path:
     """The folder of a finished run."""
-    import yaml
-
-    recipe = recipes.load("yolov5-half", SETTING)
-    models = {
-        "teacher": {"map50_95": 0.63, "map50": 0.9, **COST, "latency_ms": {"median": 30.0, "p10": 29, "p90": 31}},
-        "student": {"map50_95": 0.62, "map50": 0.89, **COST, "gflops": 1.0, "latency_ms": {"median": 20.0}},
-    }
-    content = {
-        "recipe": yaml.safe_load(recipes.to_yaml(recipe)),
-        "recipe_name": recipe.name,
-        **COMMON,
-        "models": models,
-        "chosen": "student",
-        "history": [{"epoch": 1}],
-        "plan": {"groups": [{"name": "model.0", "before": 16, "after": 8}]},
-        **changes,
-    }
+    recipe = yaml.safe_load(recipes.to_yaml(recipes.load("yolov5-half", SETTING)))
+    teacher, student = RESULTS.models["teacher"], RESULTS.models["student"]
+    models = {"teacher": teacher, "student": replace(student, gflops=1.0, latency_ms=Latency(2.0, 1.5, 2.5, 50))}
+    results = replace(RESULTS, recipe=recipe, recipe_name=recipe_name, model="/srv/best.pt", models=models)
     folder.mkdir(parents=True)
-    (folder / "results.json").write_text(json.dumps(content))
+    (folder / "results.json").write_text(json.dumps(results.to_dict()))
     return folder
 
 
@@ -107,7 +96,7 @@ def test_the_page(kept: Path) -> None:
     assert rows[1].startswith("| 50% |")
     assert "| `finetune` | 0.505 ± 0.007 | 0.601 ± 0.001 | −0.010 ± 0.000 | beyond noise |" in text
     assert "Machine: a CPU, torch 2.9.1." in text
-    assert "| change | −0.010 | −0.010 | 0% | −50% | 1.5× faster |" in text
+    assert "| GFLOPs | 2.00 | 1.00 | −50% |" in text and "| 3.00 \\[2.50–3.50] |" in text
     assert "[cells-0.7.json](results/cells-0.7.json)" in text
 
 
@@ -124,8 +113,6 @@ def test_every_row_has_the_command_that_made_it(kept: Path) -> None:
 def test_an_arm_of_ones_own_comes_back_from_its_command(tmp_path: Path) -> None:
     own = "boxes=distill.labels=0.5 'distill.losses={box_iou: 8}'"
     summary.collect([compare_dir(tmp_path / "own", 0.5, own)], tmp_path / "results")
-    import shlex
-
     (line,) = [
         line for line in summary.write(tmp_path / "results").read_text().splitlines() if line.startswith("    distill")
     ]
@@ -146,7 +133,7 @@ def test_the_table_goes_between_its_two_marks(kept: Path, tmp_path: Path, capsys
     assert text.startswith(f"# Title\n\n{summary.BEGIN}\n\nbest.pt on cells, 320 px, 10 epochs.") and text.endswith(
         "more\n"
     )
-    assert "old" not in text and "One run at 50%: 1.5× faster, 30.0 ms → 20.0 ms (a CPU, batch 1)." in text
+    assert "old" not in text and "One run at 50%: 1.5× faster, 3.00 ms → 2.00 ms (CPU, batch 1)." in text
     assert main(["report", "--results", str(kept), "--table", str(document)]) == 0
     assert document.read_text() == text
     document.write_text("# Title\n")
@@ -163,7 +150,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
 
     folder = tmp_path / "results"
     assert "holds no .json file" in says("--results", str(folder))
-    assert "holds neither results.json nor compare.json" in says("--results", str(folder), str(tmp_path))
+    assert "holds neither compare.json nor results.json" in says("--results", str(folder), str(tmp_path))
     assert "give the folder of one run" in says()
     assert "give the folder of one run" in says("a", "b")
     folder.mkdir()
@@ -172,7 +159,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
     (folder / "broken.json").write_text("[]")
     assert "broken.json: is not the result" in says("--results", str(folder))
     (folder / "broken.json").write_text('{"models": {}}')
-    assert "broken.json: Run: no 'recipe'; add it from its folder" in says("--results", str(folder))
+    assert "RUN_DIR" in says("--results", str(folder))
     run = compare_dir(tmp_path / "compare", 0.5)
     (run / "recipe.yaml").unlink()
     with pytest.raises(DistillError, match=r"recipe\.yaml: not there"):
