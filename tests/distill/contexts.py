@@ -22,14 +22,16 @@ def leaves(seed: int, objectness: bool = False) -> dict[str, Tensor]:
     return {name: torch.randn(shape, generator=make) for name, shape in shapes.items()}
 
 
-def outputs(given: Mapping[str, Tensor]) -> Outputs:
+def outputs(tensors: Mapping[str, Tensor]) -> Outputs:
     def decode() -> Tensor:
-        distance = (given["sides"].softmax(-1) * torch.arange(8)).sum(-1)
+        distance = (tensors["sides"].softmax(-1) * torch.arange(8)).sum(-1)
         return torch.cat((CENTRES - distance[..., :2], CENTRES + distance[..., 2:]), -1)
 
-    neck = (given["near"], given["far"])
+    neck = (tensors["near"], tensors["far"])
     strides = torch.tensor([8.0] * 16 + [16.0] * 4)
-    return Outputs(neck, given["scores"], given["sides"], decode, strides, objectness_logits=given.get("objectness"))
+    return Outputs(
+        neck, tensors["scores"], tensors["sides"], decode, strides, objectness_logits=tensors.get("objectness")
+    )
 
 
 def context(

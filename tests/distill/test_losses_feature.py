@@ -164,12 +164,12 @@ def test_feature_mgd_learns_and_then_prefers_the_better_of_two_students():
         optimizer.step()
         values.append(value.item())
     assert values[-1] < 0.8 * values[0]
-    found = []
+    values = []
     for miss in (0.0, 0.3, 1.0):
         student = teacher | {name: teacher[name] + miss * noise[name] for name in ("near", "far")}
         torch.manual_seed(0)
-        found.append(loss(context(outputs(student), outputs(teacher))).item())
-    assert found[0] < found[1] < found[2]
+        values.append(loss(context(outputs(student), outputs(teacher))).item())
+    assert values[0] < values[1] < values[2]
 
 
 def test_feature_mgd_begins_the_same_in_every_run_and_draws_another_mask_in_each_batch():

@@ -59,8 +59,8 @@ def task_of(nets: tuple[Net, Net], *losses: WeightedLoss, **options) -> Distilla
 
 
 def test_terms_are_weighted_and_sum_to_the_loss(nets, batch):
-    def labelled(student, outputs, given):
-        return {"label": outputs.class_logits.square().mean() + given["cls"].sum()}
+    def labelled(student, outputs, batch):
+        return {"label": outputs.class_logits.square().mean() + batch["cls"].sum()}
 
     task = task_of(
         nets, WeightedLoss("a", 2.0, squares), WeightedLoss("b", 0.5, score_bce), labelled=labelled, labels=3.0
@@ -97,7 +97,7 @@ def test_the_teacher_is_frozen_and_seen_by_no_optimizer_or_checkpoint(nets, batc
     assert all(p.grad is None and not p.requires_grad for p in task.teacher.parameters())
     assert all(torch.equal(value, before[name]) for name, value in task.teacher.state_dict().items())
     assert all(p.grad is not None for p in task.student.parameters())
-    assert all(p.requires_grad for p in nets[1].parameters()), "the network that was given is left alone"
+    assert all(p.requires_grad for p in nets[1].parameters()), "the caller's network is left alone"
 
 
 def test_the_teacher_moves_with_the_task_and_is_shared_by_its_copies(nets):
@@ -194,7 +194,7 @@ def test_a_loss_counts_as_much_as_its_ramp_says_and_is_not_called_when_that_is_o
 
 
 def test_the_teacher_rests_when_all_losses_are_over(nets, batch):
-    labelled = {"labelled": lambda student, outputs, given: {"label": outputs.class_logits.square().mean()}}
+    labelled = {"labelled": lambda student, outputs, batch: {"label": outputs.class_logits.square().mean()}}
     task = task_of(nets, WeightedLoss("a", 1.0, squares, Ramp(until=0.5)), **labelled)
     seen = []
     task.teacher.stem.register_forward_hook(lambda *_: seen.append(1))
