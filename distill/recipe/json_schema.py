@@ -39,7 +39,7 @@ def _property(key: Key) -> dict[str, Any]:
     others: list[dict[str, Any]] = [{"const": "auto"}] if key.none == "auto" else []
     if key.none == "null":
         others = [{"type": "null"}]
-    if key.required or key.none == "null":
+    if key.required or key.may_be_unset:
         others.append({"const": UNSET})  # to be given on the command line
     schema = {"anyOf": [schema, *others]} if others else schema
     if not key.required and (key.default is None or not key.section) and (key.default != "" or key.empty):

@@ -59,6 +59,11 @@ class Key:
         """Whether the value is a mapping of keys, read as a dataclass."""
         return dataclasses.is_dataclass(self.type) and not self.many
 
+    @property
+    def may_be_unset(self) -> bool:
+        """Whether `???` is read as null: another key may be given in its place."""
+        return self.none == "null" and not self.section
+
     def __str__(self) -> str:
         """What a message says was expected."""
         if self.type is LossSpec:

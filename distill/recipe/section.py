@@ -110,7 +110,7 @@ def _read_section(cls: Any, node: Node) -> Any:
             values[name] = _read(key, child)
         elif name not in items and key.section and not key.none:  # keys in it may be required
             values[name] = _read(key, replace(child, item=replace(node.item, value={})))
-        elif key.required or name in items and key.none != "null":
+        elif key.required or name in items and not key.may_be_unset:
             child.complain(f"{child.path} is not set: give {key.example or f'{child.path}=...'} ({key.help})")
             values[name] = None
     rivals = getattr(cls, "EXACTLY_ONE", ())

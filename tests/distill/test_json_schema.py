@@ -138,6 +138,7 @@ def test_recipes_that_are_right_are_valid(text: str, tmp_path: Path, monkeypatch
         "prune: {flops: 0.5}\nworkers: many\n",
         "prune: {flops: 0.5}\nname: ''\n",
         "prune: {flops: 0.5}\nshapes: null\n",
+        "prune: {flops: 0.5}\nsparsify: ???\n",
         "prune: {flops: 0.5}\naccept: {map_drop: 2}\n",
         "prune: {flops: 0.5}\ndistill: {losses: [kl]}\n",
         "prune: {flops: 0.5}\ndistill: {losses: {score_bec: 1}}\n",

@@ -178,6 +178,8 @@ def test_required_values_can_come_from_the_command_line() -> None:
     (found_model,) = complaints("model: ???\ndata: d\nprune: {flops: 0.5}\n")
     assert found_model.startswith("r.yaml:1:1: model is not set: give model=...")
     assert load("r.yaml", ["teacher.train={}"]).model is None
+    (found,) = complaints(BASE + "sparsify: ???\n")
+    assert found.startswith("r.yaml:4:11: sparsify is not set: give sparsify=...")
 
 
 def test_overrides_replace_what_the_file_says() -> None:
