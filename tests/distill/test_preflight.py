@@ -96,8 +96,8 @@ def test_a_users_loss_is_called_before_anything_is_done(
     [
         ("yolov5n", "teacher.train.model: no model 'yolov5n': use yolov5n.yaml, "),
         ("yolo5n.yaml", "teacher.train.model: no model 'yolo5n.yaml': use "),
-        ("yolov10n.yaml", "yolov10n.yaml has a v10Detect head that works without NMS"),
-        ("yolov8n-seg.yaml", "yolov8n-seg.yaml has a Segment head"),
+        ("yolov10n.yaml", "yolov10n.yaml ends in the head v10Detect, which works without NMS"),
+        ("yolov8n-seg.yaml", "yolov8n-seg.yaml ends in the head Segment"),
         ("yolov8-world.yaml", "teacher.train.model: no detector comes of 'yolov8-world.yaml' ("),
         ("{tmp}/data.yaml", "teacher.train.model: no detector comes of '{tmp}/data.yaml' ("),
     ],

@@ -28,8 +28,8 @@ def family_of(model: nn.Module, source: object = "the network") -> Family:
         if family.owns(head):
             return family
     end_to_end = getattr(head, "one2one_cv2", None) is not None or getattr(head, "end2end", False)
-    why = " that works without NMS, as those of YOLOv10 and YOLO26 do" if end_to_end else ""
-    raise DistillError(f"{source} has a {type(head).__name__} head{why}: {supported()}")
+    why = ", which works without NMS (YOLOv10, YOLO26)" if end_to_end else ""
+    raise DistillError(f"{source} ends in the head {type(head).__name__}{why}: {supported()}")
 
 
 def supported() -> str:
