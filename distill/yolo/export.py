@@ -135,15 +135,17 @@ def _random_image(model: nn.Module, imgsz: int) -> Tensor:
     return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
-def check_formats(formats: Iterable[str], known: Sequence[str]) -> None:
-    """Refuse an unknown format, or one whose packages are missing, before the hours of work that come first.
+def check_formats(formats: Iterable[str], supported: Sequence[str]) -> None:
+    """Refuse an unknown format, or one whose packages are missing, before hours of work.
 
     Raises:
-        DistillError: the format is not in `known` (the message lists them), or names the pip command that it needs.
+        DistillError: the format is not in `supported` (the message lists them), or names the pip command that it needs.
     """
     for name in formats:
-        if name not in known:
-            raise DistillError(f"export: unknown format '{name}'{nearest(name, known)}; known: {', '.join(known)}")
+        if name not in supported:
+            raise DistillError(
+                f"export: unknown format '{name}'{nearest(name, supported)}; known: {', '.join(supported)}"
+            )
         missing = [package for module, package in _PACKAGES.get(name, ()) if find_spec(module) is None]
         if missing:
             raise DistillError(

@@ -1,4 +1,4 @@
-"""A checkpoint's file: is it one, and which names does its pickle use? Looked through, not run."""
+"""Looks through a checkpoint's file without running it: whether it is one, and which names its pickle uses."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Archive:
         """Unpickle the file.
 
         Args:
-            modules: which class each name stands for; the names may be another project's.
+            modules: the class that each name stands for; the names may be another project's.
             ignored: names whose objects become `Ignored`.
 
         Raises:
@@ -94,7 +94,7 @@ class Archive:
 
 
 def _check_kind(path: Path) -> None:
-    """Say what a file is that is no zip."""
+    """Refuse a file that is no zip, and say what it is."""
     if path.is_dir():
         raise DistillError(f"{path} is a folder: give the .pt file in it")
     try:
@@ -110,7 +110,7 @@ def _check_kind(path: Path) -> None:
         raise DistillError(f"{path} is a git-lfs pointer, not the file itself: run 'git lfs pull'")
     if start.startswith(b"\x80"):
         raise DistillError(
-            f"{path} is in PyTorch's format from before version 1.6: load it with torch.load where you trust it, "
+            f"{path} is in PyTorch's format from before version 1.6: load it with torch.load if you trust it, "
             "and torch.save it again"
         )
     if not start.startswith(b"PK"):
@@ -120,13 +120,15 @@ def _check_kind(path: Path) -> None:
 def _names(data: bytes) -> tuple[str, ...]:
     """Disassemble a pickle: the names it uses. Raises ValueError for what torch.save does not write."""
     if data[:1] == b"\x80" and data[1:2] > b"\x02":
-        raise ValueError(f"pickle protocol {data[1]} where torch.save uses 2")
+        raise ValueError(f"pickle protocol {data[1]}, and torch.save uses 2")
     names: dict[str, None] = {}
     tuples = 0
     for instruction, argument, _ in pickletools.genops(data):
         if instruction.name not in _INSTRUCTIONS:
             raise ValueError(f"pickle instruction {instruction.name}")
-        if instruction.name == "LONG_BINPUT" and int(argument or 0) > len(data):  # an array of that size would be made
+        if instruction.name == "LONG_BINPUT" and int(argument or 0) > len(
+            data
+        ):  # it would allocate an array of that size
             raise ValueError("pickle memo out of range")
         tuples += instruction.name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
         if tuples > _MOST_TUPLES:

@@ -204,7 +204,7 @@ def _plain(args: Any) -> dict[str, Any]:
 
 
 def _check_own(buffer: io.BytesIO, network: nn.Module) -> None:
-    """Only classes that will be there where the file is loaded: torch's, ultralytics' and a trusted file's own."""
+    """Refuse classes that a user of the file may lack: all but torch's, ultralytics' and a trusted file's own."""
     buffer.seek(0)
     roots = {"torch", "ultralytics", "collections", "builtins", "__builtin__"}
     roots |= {type(module).__module__.split(".")[0] for module in network.modules()}
@@ -212,4 +212,4 @@ def _check_own(buffer: io.BytesIO, network: nn.Module) -> None:
     names = torch.serialization.get_unsafe_globals_in_checkpoint(buffer)
     foreign = [name for name in names if name.split(".")[0] not in roots]
     if foreign:
-        raise TypeError(f"the network holds {foreign[0]}, which is not there where the file will be loaded")
+        raise TypeError(f"the network holds {foreign[0]}, which a user of the file may not have")

@@ -53,7 +53,7 @@ PLAIN = frozenset((_TENSOR, _PARAMETER, *_CONTAINERS, *_STORAGES, *_DTYPES))
 
 
 class Ignored:
-    """Stands for an object that is not needed and therefore not made: a loss, a path, a number of numpy's."""
+    """Stands for an object that a network does not need: a loss, a path, a number of numpy's."""
 
 
 class GraphParts(nn.Module):
@@ -74,22 +74,24 @@ class Reader(pickle.Unpickler):
         self._read_storage = read_storage
         self._storages: dict[tuple[str, torch.dtype], Tensor] = {}
         self._left = _MOST_EXPANDED  # values that tensors may still take
-        self._made: list[Any] = []
+        self._stand_ins: list[Any] = []
         self._becomes: dict[type, type] = {}
-        self._known: dict[str, Any] = {**_CONTAINERS, **_STORAGES, **_DTYPES}
-        self._known |= {_TENSOR: self._tensor, _PARAMETER: self._parameter}
-        self._known |= {name: self._stand_in(Ignored) for name in ignored}
-        self._known |= {name: self._stand_in(module) for name, module in modules.items()}
+        self._allowed: dict[str, Any] = {**_CONTAINERS, **_STORAGES, **_DTYPES}
+        self._allowed |= {_TENSOR: self._tensor, _PARAMETER: self._parameter}
+        self._allowed |= {name: self._stand_in(Ignored) for name in ignored}
+        self._allowed |= {name: self._stand_in(module) for name, module in modules.items()}
         self._graph = self._stand_in(GraphParts)
-        self._known[GRAPH] = self._without_code
+        self._allowed[GRAPH] = self._without_code
 
     def find_class(self, module: str, name: str) -> Any:
+        """What a name in the pickle stands for; nothing is imported."""
         full = full_name(module, name)
-        if full not in self._known:
+        if full not in self._allowed:
             raise pickle.UnpicklingError(f"'{full}' is not allowed")
-        return self._known[full]
+        return self._allowed[full]
 
     def persistent_load(self, pid: Any) -> Tensor:
+        """A storage, read from the file."""
         kind, dtype, key, _, count = pid  # the fourth is the device it was on
         if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(key, str):
             raise pickle.UnpicklingError("a storage of an unknown kind")
@@ -101,7 +103,7 @@ class Reader(pickle.Unpickler):
     def finish(self) -> None:
         """Give every stand-in its class and state."""
         modules = []
-        for item in self._made:
+        for item in self._stand_ins:
             state = vars(item).pop("state", None)
             item.__class__ = self._becomes[type(item)]
             if isinstance(item, nn.Module):
@@ -115,12 +117,12 @@ class Reader(pickle.Unpickler):
 
     def _stand_in(self, becomes: type) -> type:
         """A class of its own for each name and each file, so that a hostile pickle has nothing lasting to change."""
-        made = self._made
+        stand_ins = self._stand_ins
 
         class StandIn:
             def __new__(cls, *args: Any) -> Any:
                 item = super().__new__(cls)
-                made.append(item)
+                stand_ins.append(item)
                 return item
 
             def __init__(self, *args: Any) -> None: ...
@@ -133,9 +135,9 @@ class Reader(pickle.Unpickler):
 
     def _without_code(self, parts: Any, *_: Any) -> Any:
         """torch.fx.graph_module.reduce_graph_module, which would execute the code that follows the parts."""
-        made = self._graph()
-        made.__setstate__(parts)
-        return made
+        item = self._graph()
+        item.__setstate__(parts)
+        return item
 
     def _tensor(self, storage: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
         """torch._utils._rebuild_tensor_v2; what follows the stride (gradient, hooks) is left behind."""
@@ -165,6 +167,6 @@ _CHILDREN: dict[str, type] = {"modules": nn.Module, "parameters": nn.Parameter, 
 
 
 def _check_children(module: nn.Module) -> None:
-    for kind, wanted in _CHILDREN.items():
-        if not all(child is None or isinstance(child, wanted) for child in vars(module)[f"_{kind}"].values()):
+    for kind, expected in _CHILDREN.items():
+        if not all(child is None or isinstance(child, expected) for child in vars(module)[f"_{kind}"].values()):
             raise pickle.UnpicklingError(f"something else among the {kind} of a module")

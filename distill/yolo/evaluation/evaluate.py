@@ -103,7 +103,7 @@ def detect(
 
 @contextmanager
 def _validator(model: nn.Module, data: DataSet, settings: EvalSettings) -> Iterator[tuple[Validator, nn.Module]]:
-    """ultralytics' validator, ready for the val images, and a fused copy of the network on its device."""
+    """The validator, ready for the val images, and a fused copy of the network on its device."""
     device, family = pick_device(settings.device), family_of(model)
     network: Any = checkpoint.fused(model).to(device)
     stride = max(stride_of(network), 32)

@@ -17,12 +17,8 @@ from distill.yolo.families.table import family_of
 def run(model: nn.Module, images: Tensor) -> Outputs:
     """Run a YOLO up to what its head's convolutions compute.
 
-    A head in train mode returns its raw outputs, and its inputs beside them, so nothing need be hooked. That flag of
-    the head alone is switched: every BatchNorm stays in the mode it is in.
-
-    Args:
-        model: a network that ends in one of the heads of `distill.yolo.families.table`.
-        images: (B, 3, H, W) in [0, 1].
+    A head in train mode returns its raw outputs and its inputs. Only the head's flag is switched: every BatchNorm stays
+    in its mode. `images` is (B, 3, H, W) in [0, 1].
     """
     head = cast(Any, model).model[-1]
     mode, head.training = head.training, True
@@ -45,16 +41,14 @@ def label_terms(model: nn.Module, outputs: Outputs, batch: Mapping[str, Any]) ->
 
 
 def sensitivity_of(model: nn.Module) -> Callable[[Any], Tensor]:
-    """What `prune` back-propagates to learn how much a change matters: a scalar of a detector's raw outputs, without labels."""
+    """The sensitivity of a detector's family: raw outputs -> the scalar that `prune` back-propagates. It needs no labels."""
     return partial(family_of(model).sensitivity, cast(Any, model).model[-1])
 
 
 def neck_keep(model: nn.Module, keep_inputs: Mapping[str, Sequence[int]]) -> list[Sequence[int]]:
-    """Per pyramid level the teacher's channels that a cut student still has where its head begins.
+    """Per pyramid level the teacher's channels that the head of a cut student, `model`, still reads.
 
-    Args:
-        model: student or teacher.
-        keep_inputs: `PrunePlan.keep_inputs`, the kept input channels by module path.
+    `keep_inputs` is that of the plan: the kept input channels by module path.
     """
     layers = cast(Any, model).model
     entry = f"model.{len(layers) - 1}.{family_of(model).entry}"
@@ -75,7 +69,7 @@ def distillation(
         student: the network to train, an ultralytics DetectionModel, as the teacher is.
         teacher: the original, best fused (`checkpoint.fused`).
         losses: as `distill.losses.build` makes them.
-        keep_inputs: of the plan that cut the student; None where it has all of its teacher's channels.
+        keep_inputs: of the plan that cut the student; None if it has all of its teacher's channels.
         labels: weight of the detection loss on the labels.
     """
     keep = None if keep_inputs is None else neck_keep(student, keep_inputs)

@@ -64,7 +64,7 @@ def _grid(levels: Sequence[Tensor], strides: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def label_terms(model: nn.Module, outputs: Outputs, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-    """ultralytics' own loss on labels; its gains are in the model's `args`, as its trainer sets them."""
+    """The loss of ultralytics on labels; its gains are in the model's `args`, as its trainer sets them."""
     terms, parts = cast(Any, model).loss(batch, outputs.raw)  # summed over the batch; and detached, by name
     return dict(zip(parts, terms / len(batch["img"]), strict=True))
 

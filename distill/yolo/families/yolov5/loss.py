@@ -52,7 +52,7 @@ def anchor_loss(
         targets: (N, 6) image index, class, box centre x y and size w h as fractions of the image. N may be 0.
         anchors: (levels, boxes, 2) width and height in cells.
         hyp: the gains `box`, `obj` and `cls`; `obj_pw` and `cls_pw`, the weights of positives in each BCE; `anchor_t`,
-            by what factor a side of an object may differ from the anchor's; `fl_gamma`, that of the focal loss (Lin et
+            the factor by which a side of an object may differ from the anchor's; `fl_gamma`, that of the focal loss (Lin et
             al., ICCV 2017) if above 0; `label_smoothing`, 0 if missing.
     """
     balance = BALANCE_OF_THREE if len(maps) == 3 else BALANCE
