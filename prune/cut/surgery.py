@@ -10,21 +10,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from prune.adapter import Adapter, adapter_for
 from prune.cut.plan import PrunePlan
 from prune.errors import PruneError
 
 LAYERS = (nn.Conv2d, nn.Linear)
 
 
-def apply(model: nn.Module, plan: PrunePlan) -> nn.Module:
+def apply(model: nn.Module, plan: PrunePlan, *, adapter: Adapter | None = None) -> nn.Module:
     """A copy of `model` with only the channels that the plan keeps; `model` is untouched.
 
     The copy has the same classes and attributes, with smaller tensors: nothing of this package is left in it.
 
+    Args:
+        model: The model that was traced.
+        plan: From `prune.make_plan`.
+        adapter: As for `prune.trace`; says in which attributes blocks store the width of their parts.
+
     Raises:
-        PruneError: The plan was made for another model.
+        PruneError: The plan was made for another model, or with another adapter.
     """
     check(model, plan)
+    adapter = adapter or adapter_for(model)
     student = copy.deepcopy(model)
     modules = dict(student.named_modules(remove_duplicate=False))
     with torch.no_grad():
@@ -35,12 +42,15 @@ def apply(model: nn.Module, plan: PrunePlan) -> nn.Module:
             else:
                 _shrink_norm(module, list(keep))
     for owner, width in plan.parts.items():  # a chunk does without it, a split and an export do not
-        modules[owner].c = width  # type: ignore[assignment]
+        attribute = adapter.width_attribute(modules[owner])
+        if attribute is None:
+            raise PruneError(f"the adapter does not say where '{owner}' stores a width: pass the one of prune.trace")
+        setattr(modules[owner], attribute, width)
     return student
 
 
 def check_student(student: nn.Module, plan: PrunePlan) -> None:
-    """Raise where the student has not the channels that the plan keeps."""
+    """Raise if the student does not have the channels that the plan keeps."""
     modules: dict[str, Any] = dict(student.named_modules(remove_duplicate=False))
     for name, keep in plan.keep.items():
         width = _width(modules.get(name))
@@ -51,7 +61,7 @@ def check_student(student: nn.Module, plan: PrunePlan) -> None:
 
 
 def check(model: nn.Module, plan: PrunePlan) -> None:
-    """Raise where the plan cannot have been made for this model."""
+    """Raise if the plan cannot have been made for this model."""
     modules: dict[str, Any] = dict(model.named_modules(remove_duplicate=False))
     for name in [*plan.keep, *plan.keep_inputs, *plan.parts]:
         if name not in modules:
@@ -60,9 +70,9 @@ def check(model: nn.Module, plan: PrunePlan) -> None:
         raise PruneError(f"the plan says which inputs of '{lonely[0]}' to keep, and not which outputs")
     for name, keep in plan.keep.items():
         module, inputs = modules[name], plan.keep_inputs.get(name)
-        wanted, kinds = ("BatchNorm", _BatchNorm) if inputs is None else ("convolution or linear layer", LAYERS)
-        if not isinstance(module, kinds):
-            raise _another(f"'{name}' is a {type(module).__name__}, the plan cuts a {wanted}")
+        kind, types = ("BatchNorm", _BatchNorm) if inputs is None else ("convolution or linear layer", LAYERS)
+        if not isinstance(module, types):
+            raise _another(f"'{name}' is a {type(module).__name__}, the plan cuts a {kind}")
         _fits(name, "channels", _width(module), keep)
         if inputs is not None:
             _fits(name, "input channels", _attribute(module, "in_features", "in_channels"), inputs)
@@ -77,7 +87,7 @@ def _width(module: nn.Module | None) -> int:
 
 
 def _attribute(module: nn.Module | None, *names: str) -> int:
-    """The one that the module has; 0 where it has none."""
+    """The first of these attributes that the module has; 0 if it has none."""
     return next((getattr(module, name) for name in names if hasattr(module, name)), 0)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from operator import getitem
 from typing import Any
 
 import torch
@@ -11,14 +10,21 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.nn.functional import pad
 
+from prune.adapter import PLAIN, Adapter, adapter_for
 from prune.cut.plan import PrunePlan
 from prune.errors import PruneError
-from prune.program.interpret import Program, channel_dim, compute, operator_name
-from prune.program.operators import ARITHMETIC, MOVING, PADDING, POINTWISE, SPATIAL
+from prune.graph import rules
+from prune.program.interpret import Program, compute
+from prune.program.operators import channel_dim
 from prune.program.raw import set_raw, tensors
 
+# Operators that move values, or take them together, and make nothing else of zeros than zeros.
+MOVING = (rules.spatial, rules.cat, rules.split, rules.getitem, rules.slicing, rules.view, rules.reduction)
 
-def verify(model: nn.Module, student: nn.Module, plan: PrunePlan, example_input: Tensor) -> float:
+
+def verify(
+    model: nn.Module, student: nn.Module, plan: PrunePlan, example_input: Tensor, *, adapter: Adapter | None = None
+) -> float:
     """Largest difference between the raw outputs of the masked model and of the pruned one, in float64.
 
     The masked model is `model` run operator by operator, with every cut channel set to zero after its BatchNorm, after
@@ -30,22 +36,24 @@ def verify(model: nn.Module, student: nn.Module, plan: PrunePlan, example_input:
         student: `prune.apply(model, plan)`.
         plan: The plan.
         example_input: Input to compare on, (N, C, H, W). Random values test more than zeros.
+        adapter: As for `prune.trace`.
 
     Returns:
-        The largest absolute difference over all raw output values. Below 1e-8 is rounding. Infinite where a value is NaN,
+        The largest absolute difference over all raw output values. Below 1e-8 is rounding. Infinite if a value is NaN,
         or infinite in one of the two only: nothing is proved then.
 
     Raises:
         PruneError: One of the two does not run, its outputs have other shapes, or there is no output value to compare.
     """
+    adapter = adapter or adapter_for(model)
     x = example_input.to(next(model.parameters()).device, torch.float64)
     with torch.no_grad():
         try:
-            reference = masked_outputs(set_raw(copy.deepcopy(model).double()), plan, x)
+            reference = masked_outputs(set_raw(copy.deepcopy(model).double(), adapter), plan, x, adapter)
         except RuntimeError as error:
             raise PruneError(f"{type(model).__name__} does not run in float64: {error}") from error
         try:
-            outputs = tensors(set_raw(copy.deepcopy(student).double())(x))
+            outputs = tensors(adapter.outputs(set_raw(copy.deepcopy(student).double(), adapter)(x)))
         except RuntimeError as error:
             raise PruneError(f"the cut network does not run: {error}") from error
     if [t.shape for t in reference] != [t.shape for t in outputs]:
@@ -61,42 +69,44 @@ def _difference(a: Tensor, b: Tensor) -> float:
     return far.nan_to_num(nan=torch.inf, posinf=torch.inf).max().item() if far.numel() else 0.0
 
 
-def masked_outputs(model: nn.Module, plan: PrunePlan, x: Tensor) -> list[Tensor]:
+def masked_outputs(model: nn.Module, plan: PrunePlan, x: Tensor, adapter: Adapter = PLAIN) -> list[Tensor]:
     """Raw outputs of `model`, in the mode that it is in, with the channels that the plan cuts set to zero."""
-    program = Program(model, x)
-    kept: dict[Node, Any] = {}  # for values with cut channels, and in their shape: 0 where one is cut, 1 elsewhere
+    program = Program(model, x, adapter)
+    masks: dict[Node, Any] = {}  # of values with cut channels, and in their shape: 0 if cut, more if not
 
-    def mask(node: Node, value: Any, values: dict[Node, Any]) -> Any:
+    def visit(node: Node, value: Any, values: dict[Node, Any]) -> Any:
         name = program.layer(node)
         if name is not None and name in plan.keep:
             dim = channel_dim(node) % value.dim()
             channels = value.new_zeros(value.shape[dim])
             channels[list(plan.keep[name])] = 1.0
-            kept[node] = channels.view([-1] + [1] * (value.dim() - 1 - dim)).expand(value.shape)
-        elif (found := _passed_on(node, value, kept)) is not None:
-            kept[node] = found
-        for unused in kept.keys() - values.keys() - {node}:
-            del kept[unused]
-        return value.masked_fill(kept[node] == 0, 0.0) if isinstance(kept.get(node), Tensor) else value
+            masks[node] = channels.view([-1] + [1] * (value.dim() - 1 - dim)).expand(value.shape)
+        elif (mask := propagate_mask(node, value, masks, adapter)) is not None:
+            masks[node] = mask
+        for unused in masks.keys() - values.keys() - {node}:
+            del masks[unused]
+        return value.masked_fill(masks[node] == 0, 0.0) if isinstance(masks.get(node), Tensor) else value
 
-    return program.run(x, mask)
+    return program.run(x, visit)
 
 
-def _passed_on(node: Node, value: Any, kept: dict[Node, Any]) -> Any:
-    """What stays of a value, by what stays of those that it is made from: operators may make more than 0 of 0."""
-    name, sources = operator_name(node), [kept[used] for used in node.all_input_nodes if used in kept]
-    if not sources:
+def propagate_mask(node: Node, value: Any, masks: dict[Node, Any], adapter: Adapter) -> Any:
+    """The mask of an operator's value, by those of its inputs: operators may make more than 0 of 0."""
+    rule, sources = rules.rule_of(node, adapter), [masks[used] for used in node.all_input_nodes if used in masks]
+    if not sources or rule is None:
         return None
-    if node.target is getitem or name in SPATIAL | MOVING:  # 0 where it is made from zeros alone
-        whole = {
-            n: torch.ones_like(n.meta["val"], device=sources[0].device) for n in node.all_input_nodes if n not in kept
+    if rule in MOVING:  # 0 if it is made from zeros alone
+        ones = {
+            n: torch.ones_like(n.meta["val"], device=sources[0].device) for n in node.all_input_nodes if n not in masks
         }
-        return compute(node, {**whole, **kept})
-    if name in PADDING:
+        return compute(node, {**ones, **masks})
+    if rule is rules.padding:
         return _padded(node, sources[0], value)
-    if name in POINTWISE | ARITHMETIC:
+    if rule in (rules.pointwise, rules.arithmetic):
         return torch.stack([source.expand(value.shape) for source in sources]).amin(0)
-    return None
+    if rule in rules.RULES.values() or len(sources) > 1 or sources[0].shape != value.shape:
+        return None
+    return sources[0]  # a rule of the user's own: channels stay where they are, as far as is known
 
 
 def _padded(node: Node, kept: Tensor, value: Tensor) -> Tensor:

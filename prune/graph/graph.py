@@ -7,11 +7,13 @@ interchangeable, so a group is what has a width. `prune.trace` builds the graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 
 from torch import nn
+
+from prune.adapter import PLAIN, Adapter
 
 Channels = tuple[int, ...]
 
@@ -89,6 +91,7 @@ class ChannelGraph:
         groups: Groups that may be cut.
         splits: Parts that must keep equal widths.
         frozen: Layer name -> reason, for layers with output channels that may not be cut.
+        adapter: What `prune` was told about the model.
         whole_flops: FLOPs per image of the layers that surgery cannot cut.
     """
 
@@ -99,14 +102,16 @@ class ChannelGraph:
     groups: tuple[Group, ...]
     splits: tuple[Split, ...]
     frozen: Mapping[str, str]
+    adapter: Adapter = PLAIN
     whole_flops: int = 0
-    _by_name: dict[str, Layer] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_by_name", {layer.name: layer for layer in self.layers})
 
     def layer(self, name: str) -> Layer:
+        """The layer at this path."""
         return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Layer]:
+        return {layer.name: layer for layer in self.layers}
 
     @cached_property
     def group_of(self) -> dict[int, int]:
@@ -116,8 +121,8 @@ class ChannelGraph:
     @cached_property
     def staying(self) -> frozenset[int]:
         """Every channel that is in no group."""
-        met = [*(layer.inputs + layer.outputs for layer in self.layers), *(norm.channels for norm in self.norms)]
-        return frozenset().union(*met) - self.group_of.keys()
+        used = [*(layer.inputs + layer.outputs for layer in self.layers), *(norm.channels for norm in self.norms)]
+        return frozenset().union(*used) - self.group_of.keys()
 
     @cached_property
     def place_of(self) -> dict[int, int]:
@@ -134,45 +139,36 @@ class ChannelGraph:
         """Per group, the layers whose output it is."""
         return self._touching(lambda layer: layer.outputs)
 
-    def _touching(self, side) -> list[list[Layer]]:
-        found: list[list[Layer]] = [[] for _ in self.groups]
+    def _touching(self, side: Callable[[Layer], Channels]) -> list[list[Layer]]:
+        layers: list[list[Layer]] = [[] for _ in self.groups]
         for layer in self.layers:
             for index in {self.group_of[c] for c in side(layer) if c in self.group_of}:
-                found[index].append(layer)
-        return found
+                layers[index].append(layer)
+        return layers
 
     @cached_property
     def bundles(self) -> list[tuple[int, ...]]:
         """Groups tied by splits: all of a bundle lose equally many channels. Most bundles hold one group."""
-        parent = list(range(len(self.groups)))
-
-        def root(i: int) -> int:
-            while parent[i] != i:
-                i = parent[i]
-            return i
-
+        bundles = {i: {i} for i in range(len(self.groups))}  # group -> its bundle, shared by all in it
         for split in self.splits:
-            members = {self.group_of[part[0]] for part in split.parts if part[0] in self.group_of}
-            for a in members:
-                parent[root(a)] = root(min(members))
-        joined: dict[int, list[int]] = {}
-        for i in range(len(self.groups)):
-            joined.setdefault(root(i), []).append(i)
-        return [tuple(members) for members in joined.values()]
+            tied = [bundles[self.group_of[part[0]]] for part in split.parts if part[0] in self.group_of]
+            joined = set().union(*tied)
+            bundles |= dict.fromkeys(joined, joined)
+        return [tuple(sorted(bundle)) for i, bundle in bundles.items() if i == min(bundle)]
 
-    def flops(self, kept: Iterable[int] | None = None) -> int:
+    def flops(self, kept: Collection[int] | None = None) -> int:
         """FLOPs per image of all traced layers (two per multiply-add), with the `kept` channels or with all."""
         return self.whole_flops + sum(layer.flops(*_counts(layer, kept)) for layer in self.layers)
 
-    def params(self, kept: Iterable[int] | None = None) -> int:
+    def params(self, kept: Collection[int] | None = None) -> int:
         """Parameters of the traced layers and BatchNorms, with the `kept` channels or with all."""
         weights = sum(layer.params(*_counts(layer, kept)) for layer in self.layers)
         return weights + sum(2 * _count(norm.channels, kept) for norm in self.norms if norm.affine)
 
 
-def _counts(layer: Layer, kept) -> tuple[int, int]:
+def _counts(layer: Layer, kept: Collection[int] | None) -> tuple[int, int]:
     return _count(layer.inputs, kept), _count(layer.outputs, kept)
 
 
-def _count(channels: Channels, kept) -> int:
+def _count(channels: Channels, kept: Collection[int] | None) -> int:
     return len(channels) if kept is None else sum(c in kept for c in channels)

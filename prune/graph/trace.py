@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from typing import Any
+from collections.abc import Hashable, Iterable
+from dataclasses import replace
 
 from torch import Tensor, nn
 
+from prune.adapter import Adapter, adapter_for
 from prune.errors import PruneError
 from prune.graph.graph import ChannelGraph, Channels, Group, Layer, Norm, Split
-from prune.graph.rules import Rules
+from prune.graph.rules import follow
+from prune.graph.tracker import ChannelTracker, Vector
+from prune.program.interpret import state_paths
 from prune.program.owners import Owners
 from prune.program.raw import export, set_raw
 
 
-def trace(model: nn.Module, example_input: Tensor) -> ChannelGraph:
+def trace(model: nn.Module, example_input: Tensor, *, adapter: Adapter | None = None) -> ChannelGraph:
     """Find which channels of `model` live and die together.
 
-    The model is traced on a copy, in eval mode, with a detection head emitting its raw outputs; `model` is untouched.
+    The model is traced on a copy, in eval mode, returning its raw outputs; `model` is untouched.
 
     Args:
         model: Any module that torch.export can trace.
         example_input: (N, C, H, W) tensor, or whatever one tensor the model takes. FLOPs are counted at this size.
+        adapter: What `prune` has to be told about the model; default `prune.adapter_for(model)`. The graph keeps it.
 
     Returns:
         The graph, with every channel that may not be cut and the reason.
@@ -30,94 +35,94 @@ def trace(model: nn.Module, example_input: Tensor) -> ChannelGraph:
     Raises:
         PruneError: The model cannot be traced, or nothing in it can be cut.
     """
+    adapter = adapter or adapter_for(model)
     try:
-        copied = set_raw(copy.deepcopy(model))
-        program = export(copied, example_input)
+        copied = set_raw(copy.deepcopy(model), adapter)
+        program = export(copied, example_input, adapter)
     except Exception as error:  # torch.export raises many types; the first line is the part that tells
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PruneError(f"{type(model).__name__} cannot be traced: {reason}") from error
     signature = program.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    rules = Rules(Owners(copied, {placeholder: name.removeprefix("net.") for placeholder, name in names.items()}))
+    tracker = ChannelTracker(Owners(copied, state_paths(signature)), adapter)
     for node in program.graph.nodes:
         if node.op == "call_function":
-            rules.apply(node)
+            follow(tracker, node)
         elif node.op == "output":
-            rules.output(node)
+            tracker.give_up(node, "an output of the model")
         elif node.name in signature.user_inputs:
-            rules.input(node)
+            shape = node.meta["val"].shape
+            dim = 1 if len(shape) == 4 else len(shape) - 1
+            tracker.vectors[node] = Vector(dim, tracker.atoms.fresh(shape[dim], ("input",)))
+            tracker.freeze(node, "the model's input")
         else:
-            rules.vectors[node] = None  # a weight or a constant
-    graph = _graph(rules, model, tuple(example_input.shape))
+            tracker.vectors[node] = None  # a weight or a constant
+    graph = _graph(tracker, model, tuple(example_input.shape))
     if not graph.groups:
         reasons = "; ".join(sorted(set(graph.frozen.values()))) or "it has no convolution or linear layer"
         raise PruneError(f"{type(model).__name__} has no channel that can be cut: {reasons}")
     return graph
 
 
-def _graph(rules: Rules, model: nn.Module, shape: tuple[int, ...]) -> ChannelGraph:
-    while any(_even_out(rules, parts) for _, parts, _ in rules.chunks):  # one split may tie what another took as free
-        pass
-    roots, keys, frozen_roots = _keys(rules)
-    members: dict[tuple, list[int]] = {}
+def _graph(tracker: ChannelTracker, model: nn.Module, shape: tuple[int, ...]) -> ChannelGraph:
+    while any(tie_split_parts(tracker, split.parts) for split in tracker.splits):
+        pass  # one split may tie what another took as free
+    roots, keys, frozen = _keys(tracker)
+    members: dict[Hashable, list[int]] = {}
     for root, key in keys.items():
-        if root not in frozen_roots:
+        if root not in frozen:
             members.setdefault(key, []).append(root)
 
-    def ids(atoms: list[int]) -> Channels:
+    def ids(atoms: Iterable[int]) -> Channels:
         return tuple(roots[a] for a in atoms)
 
     layers = tuple(
-        Layer(**{**spec, "inputs": ids(spec["inputs"]), "outputs": ids(spec["outputs"])})
-        for spec in rules.layers.values()
+        replace(layer, inputs=ids(layer.inputs), outputs=ids(layer.outputs)) for layer in tracker.layers.values()
     )
-    reasons = {layer.name: [frozen_roots[c] for c in layer.outputs if c in frozen_roots] for layer in layers}
+    reasons = {layer.name: [frozen[c] for c in layer.outputs if c in frozen] for layer in layers}
     return ChannelGraph(
         model=model,
         input_shape=shape,
         layers=layers,
-        norms=tuple(Norm(name, ids(atoms), affine) for name, (atoms, affine) in rules.norms.items()),
+        norms=tuple(Norm(name, ids(atoms), affine) for name, (atoms, affine) in tracker.norms.items()),
         groups=tuple(
             Group(i, _group_name(channels, layers), tuple(channels)) for i, channels in enumerate(members.values())
         ),
-        splits=tuple(Split(owner, tuple(ids(part) for part in parts)) for owner, parts, _ in rules.chunks),
-        frozen={name: why[0] for name, why in reasons.items() if why} | rules.whole,
-        whole_flops=rules.whole_flops,
+        splits=tuple(Split(split.owner, tuple(ids(part) for part in split.parts)) for split in tracker.splits),
+        frozen={name: why[0] for name, why in reasons.items() if why} | tracker.whole,
+        adapter=tracker.adapter,
+        whole_flops=tracker.whole_flops,
     )
 
 
-def _keys(rules: Rules) -> tuple[list[int], dict[int, tuple], dict[int, str]]:
+def _keys(tracker: ChannelTracker) -> tuple[list[int], dict[int, Hashable], dict[int, str]]:
     """Root of every atom; per root, what tells its group: (labels, how often each layer reads it); frozen roots."""
-    roots = rules.atoms.roots()
+    roots = tracker.atoms.roots()
     labels: dict[int, set[tuple]] = {}
-    for root, of_atom in zip(roots, rules.atoms.labels, strict=True):
-        labels.setdefault(root, set()).update(of_atom)
-    reads: dict[int, Counter] = {root: Counter() for root in labels}
-    for name, spec in rules.layers.items():
-        for atom in spec["inputs"]:
+    for root, own in zip(roots, tracker.atoms.labels, strict=True):
+        labels.setdefault(root, set()).update(own)
+    reads: dict[int, Counter[str]] = {root: Counter() for root in labels}
+    for name, layer in tracker.layers.items():
+        for atom in layer.inputs:
             reads[roots[atom]][name] += 1
-    keys: dict[int, tuple[Any, Any]] = {r: (frozenset(labels[r]), frozenset(reads[r].items())) for r in labels}
-    return roots, keys, {roots[a]: reason for a, reason in rules.atoms.reasons.items()}
+    keys: dict[int, Hashable] = {r: (frozenset(labels[r]), frozenset(reads[r].items())) for r in labels}
+    return roots, keys, {roots[a]: reason for a, reason in tracker.atoms.reasons.items()}
 
 
-def _even_out(rules: Rules, parts: list[list[int]]) -> bool:
-    """Parts that are one group each may lose different channels, equally many; others must be cut in step.
+def tie_split_parts(tracker: ChannelTracker, parts: list[list[int]]) -> bool:
+    """Unite the parts of a split that must lose the same channels. Parts of one group each need only lose equally many.
 
     Returns:
         Whether that ties channels that were free of each other.
     """
-    roots, keys, frozen = _keys(rules)
+    roots, keys, frozen = _keys(tracker)
     kinds = [{keys[roots[a]] for a in part} for part in parts]
-    often = {len(part) // len({roots[a] for a in part}) for part in parts}  # how often a part holds a channel
-    if not (
-        len(often) > 1
-        or any(len(kind) > 1 for kind in kinds)
-        or any(roots[a] in frozen for part in parts for a in part)
-    ):
+    repeats = {len(part) // len({roots[a] for a in part}) for part in parts}  # how often a part holds a channel
+    free = not any(roots[a] in frozen for part in parts for a in part)
+    if len(repeats) == 1 and all(len(kind) == 1 for kind in kinds) and free:
         return False
     for part in parts[1:]:
-        rules.atoms.unite(parts[0], part)
-    return rules.atoms.roots() != roots
+        tracker.atoms.unite(parts[0], part)
+    return tracker.atoms.roots() != roots
 
 
 def _group_name(channels: list[int], layers: tuple[Layer, ...]) -> str:

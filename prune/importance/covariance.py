@@ -11,7 +11,7 @@ DAMPING = 1e-2  # of the mean diagonal of a covariance
 
 
 @dataclass
-class Block:
+class CovarianceBlock:
     """A set of a layer's input columns with its own covariance. Wide layers have several, grouped ones one per group.
 
     Attributes:
@@ -33,67 +33,66 @@ class Block:
     origin: Tensor | None = None
 
     def add(self, rows: Tensor, weights: Tensor) -> None:
-        """Take in samples: rows (P, C_in * kernel) and their weights (P,), on any device; what is kept is on the CPU."""
+        """Add samples: rows (P, C_in * kernel) and their weights (P,), on any device. Sums are kept on the CPU."""
         x = rows[:, slice(*self.columns)]
         if self.origin is None:
             self.origin = x.mean(0).cpu()
         x = x - self.origin.to(x.device)
         weighted = x * weights[:, None]
-        if x.device.type != "cpu":  # the product there, and one matrix comes back; the rows would be far more to move
+        if x.device.type != "cpu":  # one matrix is far less to move than the rows
             self.covariance += (weighted.T @ x).cpu()
         else:
             self.covariance.addmm_(weighted.T, x)
         self.mean += weighted.sum(0).cpu()
         self.total += weights.sum().item()
 
-    def inverted(self) -> Inverse:
+    def inverted(self) -> DowndatedInverse:
         """A working copy, with the covariance centred (a constant costs nothing: the bias takes it) and damped."""
         mean = self.mean / max(self.total, 1e-30)
         matrix = self.covariance / max(self.total, 1e-30) - torch.outer(mean, mean)
         matrix.diagonal().add_(DAMPING * matrix.diagonal().mean().clamp(min=1e-12))
-        return Inverse(self.outputs, self.weight.clone(), torch.linalg.inv(matrix))
+        return DowndatedInverse(self.outputs, self.weight.clone(), torch.linalg.inv(matrix))
 
 
-class Inverse:
-    """H^-1 and W of a block while channels leave it.
+class DowndatedInverse:
+    """Inverse covariance and weights of a block, downdated as channels leave it.
 
-    A removal is a low-rank change of both. Changes are kept apart and folded in together, `PENDING` columns at a time:
-    one matrix product then does what would otherwise be a pass over the whole of H^-1 for every channel.
+    A removal is a low-rank change of both. Changes are collected and folded in `PENDING` columns at a time: one matrix
+    product then replaces a pass over the whole inverse for every channel.
     """
 
     PENDING = 72
 
     def __init__(self, outputs: slice, weight: Tensor, inverse: Tensor) -> None:
         self.outputs, self.weight, self.inverse = outputs, weight, inverse
-        self.across = inverse.new_zeros(0, len(inverse))  # (r, n): rows of H^-1 when they left
-        self.steps = self.across  # (r, n): the same, solved
+        self.rows = inverse.new_zeros(0, len(inverse))  # (r, n): rows of H^-1 when they left
+        self.steps = self.rows  # (r, n): the same, solved
         self.gone = torch.zeros(0, dtype=torch.long)
         self.lost = weight.new_zeros(len(weight), 0)  # (O, r): weights when they left
 
     def cost(self, columns: Tensor, sensitivity: Tensor) -> Tensor:
-        """Error left by losing each set of columns: (C, k) -> (C,)."""
+        """Error that losing each set of columns leaves: columns (C, k), sensitivity of all outputs (C_out,) -> (C,)."""
         inner = self.inverse[columns[:, :, None], columns[:, None, :]]  # (C, k, k)
         weights = self.weight[:, columns.flatten()]
         if len(self.gone):
             steps = self.steps[:, columns]  # (r, C, k)
-            inner = inner - torch.einsum("rci,rcj->cij", self.across[:, columns], steps)
+            inner = inner - torch.einsum("rci,rcj->cij", self.rows[:, columns], steps)
             weights = weights - self.lost @ steps.flatten(1)
-        weights = (
-            (weights * sensitivity[self.outputs, None].sqrt()).unflatten(1, columns.shape).permute(1, 2, 0)
-        )  # (C, k, O)
+        weights = weights * sensitivity[self.outputs, None].sqrt()
+        weights = weights.unflatten(1, columns.shape).permute(1, 2, 0)  # (C, k, O)
         squared = weights @ weights.transpose(1, 2)  # (C, k, k)
         return torch.linalg.solve_ex(inner, squared)[0].diagonal(dim1=1, dim2=2).sum(1)
 
     def drop(self, columns: Tensor) -> None:
         """The columns (k,) are gone: the rest of the weights makes up for them (block Schur update)."""
-        across = self.inverse[columns] - self.across[:, columns].T @ self.steps  # (k, n)
+        rows = self.inverse[columns] - self.rows[:, columns].T @ self.steps  # (k, n)
         lost = self.weight[:, columns] - self.lost @ self.steps[:, columns]  # (O, k)
-        self.steps = torch.cat([self.steps, torch.linalg.solve(across[:, columns], across)])
-        self.across, self.lost = torch.cat([self.across, across]), torch.cat([self.lost, lost], 1)
+        self.steps = torch.cat([self.steps, torch.linalg.solve(rows[:, columns], rows)])
+        self.rows, self.lost = torch.cat([self.rows, rows]), torch.cat([self.lost, lost], 1)
         self.gone = torch.cat([self.gone, columns])
         if len(self.gone) >= self.PENDING:
-            self.inverse.addmm_(self.across.T, self.steps, alpha=-1)
+            self.inverse.addmm_(self.rows.T, self.steps, alpha=-1)
             self.weight.addmm_(self.lost, self.steps, alpha=-1)
             self.weight[:, self.gone] = 0  # exactly, whatever rounding left
-            self.across, self.steps = self.across[:0], self.steps[:0]
+            self.rows, self.steps = self.rows[:0], self.steps[:0]
             self.gone, self.lost = self.gone[:0], self.lost[:, :0]

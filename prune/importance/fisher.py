@@ -1,8 +1,8 @@
-"""Fisher pruning: what the outputs feel of a gate on a channel, to first order."""
+"""Fisher pruning: the outputs' sensitivity to a gate on a channel, to first order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,90 +13,76 @@ from torch.nn.grad import conv2d_weight
 
 from prune.errors import PruneError
 from prune.graph.graph import ChannelGraph
-from prune.importance.base import Progress, Sensitivity, StaticImportance, places_in
-from prune.importance.statistics import UNREACHED, as_batches, backward, device_of, gaussian, seeded
+from prune.importance.base import Context, StaticImportance, places_in
+from prune.importance.statistics import UNREACHED, backward_with_taps, device_of, seeded
+from prune.program.geometry import LayerGeometry, geometry_of
 from prune.program.interpret import Program
-from prune.program.patches import Reading, reading
 from prune.program.raw import raw_copy
 
 
-def fisher(
-    graph: ChannelGraph,
-    batches: Tensor | Iterable[Tensor],
-    sensitivity: Sensitivity | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> StaticImportance:
+def fisher(graph: ChannelGraph, context: Context) -> StaticImportance:
     """Fisher pruning: the expected squared derivative of the outputs' distance by a gate on the channel.
 
     A gate on channel j inside a layer that reads it scales that layer's weights W_j, so its derivative is
     <W_j, dW_j>, one image at a time (Theis et al. 2018, arXiv:1801.05787; Liu et al. 2021, arXiv:2108.00708).
     """
+    images = [image for batch in context.batches for image in batch.split(1)]
     device = device_of(graph.model)
-    images = [image for batch in as_batches(batches) for image in batch.split(1)]
-    program = Program(raw_copy(graph.model), images[0].to(device, torch.float32))
+    program = Program(raw_copy(graph.model, graph.adapter), images[0].to(device, torch.float32), graph.adapter)
     costs, gates = [torch.zeros(len(g.channels)) for g in graph.groups], _Gates(graph)
-    with seeded(device, seed):
-        for image in images if progress is None else progress(images, "importance", len(images)):
+    with seeded(device, context.seed):
+        for image in context.progress(images, "importance", len(images)):
             gates.derivatives = [torch.zeros_like(cost) for cost in costs]
-            backward(program, image.to(device, torch.float32), sensitivity or gaussian, gates.watch)
+            backward_with_taps(program, image.to(device, torch.float32), context.sensitivity, gates.tap)
             for cost, derivative in zip(costs, gates.derivatives, strict=True):
                 cost += derivative.square() / len(images)
     if not gates.reached:
         raise PruneError(UNREACHED)
-    for name in gates.places.keys() - gates.reached:  # nobody knows what it is worth: what it reads stays
-        for group, (where, _) in gates.places[name].items():
-            costs[group][where] = torch.inf
-    return StaticImportance(dict(enumerate(costs)))
+    for name in gates.places.keys() - gates.reached:  # its worth is unknown: what it reads stays
+        for group, (places, _) in gates.places[name].items():
+            costs[group][places] = torch.inf
+    return StaticImportance(costs)
 
 
 class _Gates:
     """A gate on every channel, in all layers that read it.
 
     Attributes:
-        places: Layer -> where the channels that it reads stand, see `places_in`.
+        places: Layer -> places of the channels that it reads, see `places_in`.
         derivatives: Per group, of the outputs' distance by each channel's gate, (channels,).
         reached: Layers that a gradient other than zero came to.
     """
 
     def __init__(self, graph: ChannelGraph) -> None:
-        self.places = {
-            layer.name: places_in(graph, layer.inputs) for layer in graph.layers if layer.kind != "depthwise"
-        }
+        mixing = [layer for layer in graph.layers if layer.kind != "depthwise"]
+        self.places = {layer.name: places_in(graph, layer.inputs) for layer in mixing}
         self.derivatives: list[Tensor] = []
         self.reached: set[str] = set()
 
-    def watch(self, program: Program, node: Node, values: dict[Node, Any]) -> Callable[[Tensor], None] | None:
-        """See `prune.importance.statistics.backward`."""
+    def tap(self, program: Program, node: Node, values: dict[Node, Any]) -> Callable[[Tensor], None] | None:
+        """See `prune.importance.statistics.backward_with_taps`."""
         name = program.layer(node)
         if name is None or name not in self.places:
             return None
         x, weight = (values[used].detach() for used in node.all_input_nodes[:2])
-        return partial(self._add, name, reading(node), x, weight)
+        return partial(self._add, name, geometry_of(node), x, weight)
 
-    def _add(self, name: str, layer: Reading, x: Tensor, weight: Tensor, gradient: Tensor) -> None:
+    def _add(self, name: str, layer: LayerGeometry, x: Tensor, weight: Tensor, gradient: Tensor) -> None:
         if gradient.any():
             self.reached.add(name)
         per_input = _per_input(layer, x, weight, gradient)
-        for group, (where, columns) in self.places[name].items():
-            self.derivatives[group].index_add_(0, where, per_input[columns])
+        for group, (places, columns) in self.places[name].items():
+            self.derivatives[group].index_add_(0, places, per_input[columns])
 
 
-def _per_input(layer: Reading, x: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
+def _per_input(layer: LayerGeometry, x: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
     """<W_j, dW_j> of every input channel j of a layer, (C_in,)."""
     if layer.dim == -1:
         grad = gradient.reshape(-1, gradient.shape[-1]).T @ x.reshape(-1, x.shape[-1])
     else:
         left, right, top, bottom = layer.padding
-        around = (top, left) if (left, top) == (right, bottom) else (0, 0)
-        grad = conv2d_weight(
-            x if any(around) else layer.padded(x),
-            weight.shape,
-            gradient,
-            layer.stride,
-            around,
-            layer.dilation,
-            layer.groups,
-        )
+        padding = (top, left) if (left, top) == (right, bottom) else (0, 0)
+        x = x if any(padding) else layer.padded(x)
+        grad = conv2d_weight(x, weight.shape, gradient, layer.stride, padding, layer.dilation, layer.groups)
     product = (weight * grad).unflatten(0, (layer.groups, -1)).sum(1)  # (groups, C_in / groups, ...)
     return (product.flatten(2).sum(2) if product.dim() > 2 else product).flatten().float().cpu()

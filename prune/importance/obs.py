@@ -6,22 +6,22 @@ for blocks of transformers ZipLM, arXiv:2302.04089, and OSSCAR, arXiv:2403.12983
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import Node
 
 from prune.errors import PruneError
 from prune.graph.graph import ChannelGraph, Layer
-from prune.importance.base import Progress, Sensitivity, places_in, weighted_layers
-from prune.importance.covariance import Block
-from prune.importance.sensitivity import POSITIONS, Felt, feel
-from prune.importance.statistics import UNREACHED, as_batches, device_of, gaussian, passes
+from prune.importance.base import Context, Importance, places_in
+from prune.importance.covariance import CovarianceBlock
+from prune.importance.sensitivity import POSITIONS, Weights, measure_sensitivity
+from prune.importance.statistics import UNREACHED, device_of, passes
+from prune.program.geometry import geometry_of, input_rows, sample_positions
 from prune.program.interpret import Program
-from prune.program.patches import input_rows, reading, sample_positions
 from prune.program.raw import raw_copy
 
 MAX_COLUMNS = 2304  # side of the largest covariance block: 256 channels of a 3x3 convolution, 21 MB
@@ -29,22 +29,27 @@ MAX_COLUMNS = 2304  # side of the largest covariance block: 256 channels of a 3x
 
 @dataclass
 class LayerStatistics:
-    """A layer's blocks and, per output channel, how much the outputs feel it."""
+    """A layer's covariance blocks, and the sensitivity of its output channels.
+
+    Attributes:
+        layer: The layer.
+        blocks: Of type CovarianceBlock; DowndatedInverse while a plan is made.
+        sensitivity: (C_out,) see `OutputSensitivity.channels`; None if no gradient reaches the layer.
+        places: Group -> (block, places in the group, columns in the block).
+    """
 
     layer: Layer
-    blocks: list[Any]  # Block while collecting, Inverse while a plan is made
-    sensitivity: Tensor | None = None  # (C_out,) see `Felt.channels`; None where no gradient reaches the layer
-    places: dict[int, list[tuple[int, Tensor, Tensor]]] = field(
-        default_factory=dict
-    )  # group -> (block, places, columns)
+    blocks: list[Any]
+    sensitivity: Tensor | None = None
+    places: dict[int, list[tuple[int, Tensor, Tensor]]] = field(default_factory=dict)
 
     def working(self) -> LayerStatistics:
         """A copy to make a plan with. The inverses are made here."""
-        felt = None if self.sensitivity is None else self.sensitivity.clone()
-        return LayerStatistics(self.layer, [block.inverted() for block in self.blocks], felt, self.places)
+        sensitivity = None if self.sensitivity is None else self.sensitivity.clone()
+        return LayerStatistics(self.layer, [block.inverted() for block in self.blocks], sensitivity, self.places)
 
 
-class OBS:
+class OBS(Importance):
     """Structured Optimal Brain Surgeon on label-free sensitivities.
 
     For a layer that reads channel j, with H the weighted covariance of its inputs, W its weights and F_o the sensitivity
@@ -52,8 +57,8 @@ class OBS:
     that reads j. `remove` applies the block Schur update to H^-1 and W of the readers, and stops counting the row of j in
     its producers.
 
-    Memory: float32 n*n per layer with n = C_in * kh * kw, block-diagonal over the input channels past
-    n = 2304; the statistics are kept and a plan in progress holds as much again.
+    Memory: float32 n*n per layer with n = C_in * kh * kw, block-diagonal over the input channels past n = 2304. The
+    statistics are kept, and a plan in progress takes as much again.
     """
 
     def __init__(self, graph: ChannelGraph, statistics: dict[str, LayerStatistics], working: bool = False) -> None:
@@ -66,6 +71,7 @@ class OBS:
         return OBS(self.graph, {name: s.working() for name, s in self.statistics.items()}, working=True)
 
     def cost(self, group: int) -> Tensor:
+        """See `Importance`."""
         if not self.working:
             return self.fresh().cost(group)
         total = torch.zeros(len(self.graph.groups[group].channels))
@@ -77,7 +83,7 @@ class OBS:
         return total
 
     def _cost(self, statistics: LayerStatistics, group: int) -> Tensor:
-        if statistics.sensitivity is None:  # nobody knows what it is worth: what it reads stays
+        if statistics.sensitivity is None:  # its worth is unknown: what it reads stays
             return torch.full((len(self.alive[group]),), torch.inf)
         cost = torch.zeros(len(self.alive[group]))
         for block, places, columns in statistics.places[group]:
@@ -86,6 +92,7 @@ class OBS:
         return cost
 
     def remove(self, group: int, channel: int) -> None:
+        """See `Importance`."""
         self.alive[group][channel] = False
         for layer in self.graph.readers[group]:
             statistics = self.statistics[layer.name]
@@ -94,10 +101,10 @@ class OBS:
                     statistics.blocks[block].drop(columns[row])
             self._forget(layer.name)
         for layer in self.graph.producers[group]:
-            felt = self.statistics[layer.name].sensitivity if layer.name in self.statistics else None
-            if felt is not None:
-                lost = self.graph.groups[group].channels[channel]
-                felt[[i for i, c in enumerate(layer.outputs) if c == lost]] = 0
+            sensitivity = self.statistics[layer.name].sensitivity if layer.name in self.statistics else None
+            if sensitivity is not None:
+                removed = self.graph.groups[group].channels[channel]
+                sensitivity[[i for i, c in enumerate(layer.outputs) if c == removed]] = 0
                 self._forget(layer.name)
 
     def _forget(self, layer: str) -> None:
@@ -105,78 +112,77 @@ class OBS:
             self.cache.pop((layer, group), None)
 
 
-def obs(
-    graph: ChannelGraph,
-    batches: Tensor | Iterable[Tensor],
-    sensitivity: Sensitivity | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> OBS:
+def obs(graph: ChannelGraph, context: Context) -> OBS:
     """Collect the statistics of the OBS importance: a pass forward and back over the images, and one more forward.
 
-    A batch whose activations do not fit `prune.importance.statistics.MEMORY` runs in parts; the sums are those of the whole batch.
+    A batch whose activations do not fit `prune.importance.statistics.MEMORY` runs in parts; sums are those of the batch.
     """
-    modules, images = weighted_layers(graph), as_batches(batches)
-    device = device_of(graph.model)
-    program = Program(raw_copy(graph.model), images[0].to(device, torch.float32))
-    felt = feel(program, modules, images, sensitivity or gaussian, seed, progress, "importance")
-    if not felt.channels:
+    modules: dict[str, Any] = dict(graph.model.named_modules())
+    mixing = [layer for layer in graph.layers if layer.kind != "depthwise"]
+    images, device = context.batches, device_of(graph.model)
+    program = Program(raw_copy(graph.model, graph.adapter), images[0].to(device, torch.float32), graph.adapter)
+    names = {layer.name for layer in mixing}
+    sensitivity = measure_sensitivity(
+        program, names, images, context.sensitivity, context.seed, context.progress, "importance"
+    )
+    if not sensitivity.channels:
         raise PruneError(UNREACHED)
-    found = {layer.name: _empty(graph, layer, modules[layer.name]) for layer in graph.layers if layer.name in modules}
-    for name, statistics in found.items():
-        statistics.sensitivity = felt.channels.get(name)
+    statistics = {layer.name: _empty(graph, layer, modules[layer.name].weight) for layer in mixing}
+    for name, each in statistics.items():
+        each.sensitivity = sensitivity.channels.get(name)
     for index, batch in enumerate(images):
-        _collect(found, program, batch.to(device, torch.float32), felt, index, seed)
-    return OBS(graph, found)
+        _collect(statistics, program, batch.to(device, torch.float32), sensitivity.weights, index, context.seed)
+    return OBS(graph, statistics)
 
 
 def _collect(
-    found: dict[str, LayerStatistics], program: Program, batch: Tensor, felt: Felt, index: int, seed: int
+    statistics: dict[str, LayerStatistics], program: Program, batch: Tensor, all_weights: Weights, index: int, seed: int
 ) -> None:
-    """Take in what the layers read at the sampled positions of a batch."""
-    done = 0  # images
+    """Add what the layers read at the sampled positions of batch number `index`."""
+    first = 0  # image of the pass
     for images in passes(program, batch):
         part = program.at(images)
 
-        def take(node: Node, value: Any, values: dict[Node, Any], part: Program = part, first: int = done) -> Any:
-            weights = felt.weights.get((index, part.number[node]))
+        def add(node: Node, value: Any, values: dict[Node, Any], part: Program = part, first: int = first) -> Any:
+            weights = all_weights.get((index, part.number[node]))
             if weights is not None:
-                layer = reading(node)
+                layer, x = geometry_of(node), values[node.all_input_nodes[0]]
                 here = layer.positions(value)
                 before = here * first // part.images
                 positions = sample_positions(here * len(batch) // part.images, POSITIONS, seed + index)
                 inside = (positions >= before) & (positions < before + here)
                 positions, weights = (positions[inside] - before).to(value.device), weights[inside.to(value.device)]
-                rows = input_rows(values[node.args[0]], value.shape, layer, positions).float()  # type: ignore[index]
-                for block in found[part.layer(node)].blocks:  # type: ignore[index]
+                rows = input_rows(x, value.shape, layer, positions).float()
+                for block in statistics[part.layer(node)].blocks:  # type: ignore[index]
                     block.add(rows, weights)
             return value
 
         with torch.no_grad():
-            part.run(images, take)
-        done += len(images)
+            part.run(images, add)
+        first += len(images)
 
 
-def _empty(graph: ChannelGraph, layer: Layer, module: nn.Module) -> LayerStatistics:
-    weight = module.weight.detach().float().flatten(1).cpu()  # type: ignore[union-attr, operator]
+def _empty(graph: ChannelGraph, layer: Layer, weight: Tensor) -> LayerStatistics:
+    weight = weight.detach().float().flatten(1).cpu()
     rows, columns = weight.shape[0] // layer.groups, weight.shape[1]  # per convolution group
-    whole = layer.kernel * max(1, MAX_COLUMNS // layer.kernel)  # blocks hold whole channels
+    widest = layer.kernel * max(1, MAX_COLUMNS // layer.kernel)  # blocks hold whole channels
     blocks = []
     for g in range(layer.groups):
         outputs = slice(g * rows, (g + 1) * rows)
-        for start in range(0, columns, whole):
-            end = min(columns, start + whole)
-            at = (g * columns + start, g * columns + end)
-            n = end - start
-            blocks.append(Block(at, outputs, weight[outputs, start:end], torch.zeros(n, n), torch.zeros(n)))
+        for start in range(0, columns, widest):
+            end = min(columns, start + widest)
+            span, n = (g * columns + start, g * columns + end), end - start
+            blocks.append(CovarianceBlock(span, outputs, weight[outputs, start:end], torch.zeros(n, n), torch.zeros(n)))
     statistics = LayerStatistics(layer, blocks)
     for group, (places, positions) in places_in(graph, layer.inputs).items():
         statistics.places[group] = list(_columns(places, positions, blocks, layer.kernel))
     return statistics
 
 
-def _columns(places: Tensor, positions: Tensor, blocks: list[Block], kernel: int):
-    """Per block and per number of columns: which channels of a group have how many columns there, and which."""
+def _columns(
+    places: Tensor, positions: Tensor, blocks: list[CovarianceBlock], kernel: int
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Per block and per number of columns: the channels of a group that have so many columns there, and the columns."""
     for index, block in enumerate(blocks):
         first, last = block.columns[0] // kernel, block.columns[1] // kernel
         inside = (positions >= first) & (positions < last)

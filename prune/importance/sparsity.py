@@ -6,6 +6,8 @@ over them (group lasso, Yuan & Lin 2006): pushing one summand of a residual to z
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -20,9 +22,12 @@ class Penalty:
     """`penalty(model, progress)` is the term to add to the loss.
 
     Args:
-        graph: of the model that is trained, or of one with its structure.
-        strength: factor of the sum of scales at the start; it falls in a line to a tenth at the end, so that the
-            channels that are left recover.
+        graph: Of the model that is trained, or of one with its structure.
+        strength: Factor of the sum of scales at the start. It falls linearly to a tenth at the end, so that the channels
+            that are left recover.
+
+    Raises:
+        PruneError: The model has no BatchNorm with scales.
     """
 
     def __init__(self, graph: ChannelGraph, strength: float) -> None:
@@ -37,25 +42,21 @@ class Penalty:
 
 
 def coupled_scales(graph: ChannelGraph, model: nn.Module) -> list[Tensor]:
-    """Per group, the L2 norm of each channel's BatchNorm scales, (channels,); 0 where it has no BatchNorm."""
-    modules = dict(model.named_modules())
+    """Per group, the L2 norm of each channel's BatchNorm scales, (channels,); 0 if it has no BatchNorm."""
+    modules: dict[str, Any] = dict(model.named_modules())
     device = next(model.parameters()).device
     squares = [torch.zeros(len(group.channels), device=device) for group in graph.groups]
-    for norm in graph.norms:
-        if norm.affine:
-            weight: Tensor = modules[norm.name].weight  # type: ignore[assignment]
-            for group, (places, columns) in places_in(graph, norm.channels).items():
-                squares[group] = squares[group].index_add(
-                    0, places.to(device), weight[columns.to(device)].float().square()
-                )
+    for norm in (norm for norm in graph.norms if norm.affine):
+        square = modules[norm.name].weight.float().square()
+        for group, (places, columns) in places_in(graph, norm.channels).items():
+            squares[group] = squares[group].index_add(0, places.to(device), square[columns.to(device)])
     return [(square + 1e-12).sqrt() for square in squares]  # the root's slope at 0 is infinite
 
 
 def near_zero(graph: ChannelGraph, model: nn.Module) -> dict[str, int]:
-    """How many prunable channels have scales, and of how many they are near zero."""
+    """How many prunable channels have scales (`channels`), and of how many they are `near_zero`."""
     scaled = {channel for norm in graph.norms if norm.affine for channel in norm.channels}
     with torch.no_grad():
-        found = coupled_scales(graph, model)
-    having = [torch.tensor([channel in scaled for channel in group.channels]) for group in graph.groups]
-    scales = torch.cat([each.cpu()[which] for each, which in zip(found, having, strict=True)])
+        pairs = zip(graph.groups, coupled_scales(graph, model), strict=True)
+    scales = torch.cat([scale.cpu()[[channel in scaled for channel in group.channels]] for group, scale in pairs])
     return {"channels": len(scales), "near_zero": int((scales < NEAR_ZERO).sum())}

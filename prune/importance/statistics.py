@@ -1,8 +1,8 @@
-"""What the layers see and how much the outputs feel it, from unlabelled images.
+"""Passes forward and back over unlabelled images, with a look at the gradients inside.
 
 A *sensitivity* is a function of the raw outputs that returns a scalar whose squared gradient, in expectation, is the
 Gauss-Newton diagonal of the distance between the outputs and slightly changed ones: noise shaped by the outputs' own
-metric. `gaussian` serves any model; a detection head has better ones, which the caller passes in.
+metric. `gaussian` serves any model; a caller who knows what the outputs mean passes in a better one.
 """
 
 from __future__ import annotations
@@ -17,18 +17,25 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from prune.errors import PruneError
-from prune.importance.base import Sensitivity
-from prune.program.interpret import Program, operator_name
+from prune.program.interpret import Program
+from prune.program.operators import operator_name
 from prune.program.raw import refill, tensors
 
 BATCH = 16  # images per batch, where a tensor of images is given
-# Bytes that one pass may hold for the way back; a batch that takes more runs in several passes. 16 images of YOLOv5s at
-# 640 px are 5.7 GB, those of YOLOv5x 23.6 GB.
+# Bytes that one pass may hold for the way back; a batch that takes more runs in several passes. 16 images of a small
+# detector at 640 px take 5.7 GB, those of a large one 23.6 GB.
 MEMORY = 8 * 2**30
 
 UNREACHED = "no gradient gets from the outputs to a layer: choose an importance that needs none (bn_scale, l1)"
 
-Watch = Callable[[Program, Node, dict[Node, Any]], Callable[[Tensor], None] | None]
+Sensitivity = Callable[[Any], Tensor]  # raw outputs -> scalar
+Progress = Callable[[Iterable, str, int], Iterable]
+GradientTap = Callable[[Program, Node, dict[Node, Any]], Callable[[Tensor], None] | None]
+
+
+def no_progress(items: Iterable, label: str, total: int) -> Iterable:
+    """What reports progress if nobody listens."""
+    return items
 
 
 def gaussian(outputs: Any) -> Tensor:
@@ -52,7 +59,7 @@ def device_of(model: nn.Module) -> torch.device:
     """Where the model's weights are.
 
     Raises:
-        PruneError: They are not in float32, in which everything is computed.
+        PruneError: They are not float32, the type that everything is computed in.
     """
     device = torch.device("cpu")
     for name, parameter in model.named_parameters():
@@ -79,32 +86,34 @@ def passes(program: Program, batch: Tensor) -> list[Tensor]:
     return list(batch.split(ceil(len(batch) / ceil(len(batch) / most))))
 
 
-def backward(program: Program, batch: Tensor, sensitivity: Sensitivity, watch: Watch) -> None:
+def backward_with_taps(program: Program, batch: Tensor, sensitivity: Sensitivity, tap: GradientTap) -> None:
     """Run a batch forward and back, in `passes`. Gradients are those of activations alone: parameters take none.
 
     Args:
         program: Of a raw copy; run at the shape of each pass.
-        batch: Images, on the device of the program.
+        batch: Images (N, C, H, W), on the device of the program.
         sensitivity: Raw outputs -> scalar.
-        watch: Called as watch(program, node, values) after every operator whose value has a gradient; `values` are those of
-            its inputs. It returns what is to be done with that gradient, or None.
+        tap: Called as tap(program, node, values) after every operator whose value has a gradient; `values` are those of
+            its inputs. It returns a function that is called with that gradient, or None.
     """
     for images in passes(program, batch):
         part = program.at(images)
 
         def visit(node: Node, value: Any, values: dict[Node, Any], part: Program = part) -> Any:
-            if operator_name(node) == "detach":  # that is for training: the outputs feel what is behind it all the same
+            if (
+                operator_name(node) == "detach"
+            ):  # for training only: the outputs depend on what is behind it all the same
                 return values[node.args[0]]  # type: ignore[index]
             if isinstance(value, Tensor) and value.requires_grad:
-                react = watch(part, node, values)
-                if react is not None:
-                    value.register_hook(react)
+                receive = tap(part, node, values)
+                if receive is not None:
+                    value.register_hook(receive)
             return value
 
         with torch.no_grad():
-            structure = part.model(images[:1].clone())  # a model may change its input
+            structure = part.adapter.outputs(part.model(images[:1].clone()))  # a model may change its input
         with torch.enable_grad():
             outputs = part.run(images.detach().requires_grad_(True), visit)
-            felt = sensitivity(refill(structure, iter(outputs)))
-            if felt.requires_grad:  # else nothing on the way to the outputs can be differentiated
-                felt.backward()
+            scalar = sensitivity(refill(structure, iter(outputs)))
+            if scalar.requires_grad:  # else nothing on the way to the outputs can be differentiated
+                scalar.backward()

@@ -7,11 +7,14 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch._ops import OpOverload
+from torch.export.graph_signature import ExportGraphSignature
 from torch.fx import Node
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
-from prune.program.owners import KINDS, Owners
+from prune.adapter import PLAIN, Adapter
+from prune.program.operators import operator_name
+from prune.program.owners import CUTTABLE, Owners
 from prune.program.raw import export
 
 Visitor = Callable[[Node, Any, dict[Node, Any]], Any]
@@ -23,11 +26,10 @@ class Program:
     Weights and buffers are read from `model` when an operator runs, so changes made on the way are seen.
     """
 
-    def __init__(self, model: nn.Module, example_input: Tensor) -> None:
-        exported = export(model, example_input)
+    def __init__(self, model: nn.Module, example_input: Tensor, adapter: Adapter = PLAIN) -> None:
+        exported = export(model, example_input, adapter)
         signature = exported.graph_signature
-        state = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-        self.model, self._state = model, {p: name.removeprefix("net.") for p, name in state.items()}
+        self.model, self.adapter, self._state = model, adapter, state_paths(signature)
         self._owners = Owners(model, self._state)
         self.images, self._others = len(example_input), {example_input.shape: self}
         self._constants = {
@@ -39,17 +41,17 @@ class Program:
         self.last_use: dict[Node, Node] = {n: node for node in self.nodes for n in node.all_input_nodes}
 
     def at(self, x: Tensor) -> Program:
-        """This program for inputs of the shape of `x`: a graph has the shapes that it was exported at in it."""
+        """The program for inputs of the shape of `x`: a graph holds for one shape only."""
         if x.shape not in self._others:
-            self._others[x.shape] = Program(self.model, x)
+            self._others[x.shape] = Program(self.model, x, self.adapter)
         return self._others[x.shape]
 
     def layer(self, node: Node) -> str | None:
-        """Path of the convolution, linear layer or BatchNorm that this node computes; None where surgery cannot cut it."""
-        if node.op != "call_function" or operator_name(node) not in KINDS:
+        """Path of the convolution, linear layer or BatchNorm that this node computes; None if surgery cannot cut it."""
+        if node.op != "call_function" or operator_name(node) not in CUTTABLE:
             return None
-        name, why = self._owners.layer(node, operator_name(node))
-        return name if why is None else None
+        name, reason = self._owners.layer(node, operator_name(node))
+        return name if reason is None else None
 
     def placeholder(self, node: Node, x: Tensor) -> Tensor:
         """The value of a placeholder: a weight, a buffer, a constant, or a copy of the input, which a model may change."""
@@ -92,6 +94,12 @@ class Program:
         raise AssertionError("an exported graph ends with its output")
 
 
+def state_paths(signature: ExportGraphSignature) -> dict[str, str]:
+    """Placeholder -> path of the parameter or buffer of the user's model that it stands for."""
+    state = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    return {placeholder: name.removeprefix("net.") for placeholder, name in state.items()}
+
+
 def compute(node: Node, values: dict[Node, Any]) -> Any:
     """Run one operator on the values of its inputs."""
     if node.op == "get_attr":  # a graph of its own, of what ran under `torch.no_grad()`
@@ -111,22 +119,3 @@ def _is_view(node: Node) -> bool:
         return True
     aliases = [returned.alias_info for returned in node.target._schema.returns]
     return any(alias is not None and not alias.is_write for alias in aliases)
-
-
-def operator_name(node: Node) -> str:
-    """`conv2d` for aten.conv2d.default; in-place variants go by the plain name."""
-    return _overloaded(node).rstrip("_")
-
-
-def channel_dim(node: Node) -> int:
-    """The dimension that holds channels in the output of a layer: 1, or -1 of a linear one, which has no more after them."""
-    return -1 if operator_name(node) == "linear" else 1
-
-
-def in_place(node: Node) -> bool:
-    """Whether the operator writes into its first input."""
-    return _overloaded(node).endswith("_")
-
-
-def _overloaded(node: Node) -> str:
-    return str(node.target).split(".")[1] if "." in str(node.target) else str(node.target)

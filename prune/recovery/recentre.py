@@ -8,22 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prune.adapter import Adapter, adapter_for
 from prune.importance.statistics import as_batches, device_of
 from prune.program.raw import emitting_raw
 
 FLOOR = 1e-3  # of the old variance: a channel that hardly varies here may vary elsewhere
 
 
-def recentre(student: nn.Module, images: Tensor | Iterable[Tensor]) -> None:
-    """Give every BatchNorm the mean and variance that its inputs really have; its scale and shift take up the difference.
+def recentre(student: nn.Module, images: Tensor | Iterable[Tensor], *, adapter: Adapter | None = None) -> None:
+    """Set every BatchNorm's statistics to the mean and variance of its inputs; its scale and shift make up for that.
 
     In place. In eval mode the outputs stay as they are, up to rounding. After surgery and repair the statistics are still
-    the full model's, with repair's constants in them: in train mode, where a batch's own statistics are used instead,
-    the student would be another network than the one that was repaired. Re-estimating them alone would change it too.
+    the full model's, with repair's constants in them. Train mode uses a batch's own statistics instead, so the student
+    would be another network than the repaired one. Re-estimating the statistics alone would change it too.
 
     Args:
         student: The repaired student.
         images: (N, C, H, W) tensor, or an iterable of batches.
+        adapter: As for `prune.trace`.
 
     Raises:
         PruneError: No images, or weights that are not float32.
@@ -31,17 +33,17 @@ def recentre(student: nn.Module, images: Tensor | Iterable[Tensor]) -> None:
     norms = [m for m in student.modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None and m.affine]
     sums: dict[nn.Module, Tensor] = {}
 
-    def see(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def add(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         mean: Any = norm.running_mean
         x = inputs[0].double() - mean.double()[:, None, None]
         count = torch.full_like(x[0, :, 0, 0], x.numel() / x.shape[1])
-        found = torch.stack([count, x.sum((0, 2, 3)), x.square().sum((0, 2, 3))])
-        sums[norm] = sums[norm] + found if norm in sums else found
+        moments = torch.stack([count, x.sum((0, 2, 3)), x.square().sum((0, 2, 3))])
+        sums[norm] = sums[norm] + moments if norm in sums else moments
 
     device = device_of(student)
-    hooks = [norm.register_forward_pre_hook(see) for norm in norms]
+    hooks = [norm.register_forward_pre_hook(add) for norm in norms]
     try:
-        with emitting_raw(student), torch.no_grad():
+        with emitting_raw(student, adapter or adapter_for(student)), torch.no_grad():
             for batch in as_batches(images):
                 student(batch.to(device, torch.float32, copy=True))  # a model may change its input in place
             for norm in norms:

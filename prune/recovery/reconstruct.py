@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from prune.adapter import Adapter, adapter_for
 from prune.cut.plan import PrunePlan
-from prune.importance.base import Progress, Sensitivity
-from prune.importance.statistics import backward, gaussian, seeded
+from prune.importance.statistics import Progress, Sensitivity, backward_with_taps, gaussian, no_progress, seeded
+from prune.program.geometry import capped
 from prune.program.interpret import Program
-from prune.program.patches import capped
 from prune.program.raw import emitting_raw
-from prune.recovery.pair import Pair, advance, beginning
+from prune.recovery.pair import Pair, advance, prepare_pair
 from prune.recovery.segments import Segment, Target, segments
 
-BATCH = 8  # images to a step, where a tensor of images is given; 16 were no better for twice the time
+BATCH = 8  # images to a step, if a tensor of images is given; 16 were no better for twice the time
+Weights = dict[Target, list[tuple[Tensor, Tensor]]]  # target -> per batch, of channels and of positions
 SETTLED = 0.01  # of the outputs' variance: a block with a smaller error has nothing to win
 
 
@@ -31,7 +32,7 @@ class BlockRepair:
     Attributes:
         name: Path of the block.
         error_before, error_after: Weighted squared error on the held-out batch, as a fraction of the outputs' variance.
-        changed: False where the held-out error did not fall and the weights were kept, or where it was small already.
+        changed: False if the held-out error did not fall and the weights were kept, or if it was small already.
     """
 
     name: str
@@ -51,24 +52,26 @@ def reconstruct(
     lr: float = 5e-4,
     seed: int = 0,
     progress: Progress | None = None,
+    adapter: Adapter | None = None,
 ) -> list[BlockRepair]:
     """Train each block of the student, on the inputs that it really gets, to give the model's kept outputs. In place.
 
-    Blocks go in execution order. A block's loss is the squared difference of its outputs from the model's kept
-    channels, each position and channel weighted by what the model's outputs feel of it; BatchNorm keeps to its
-    statistics. No labels. After Li et al., BRECQ, ICLR 2021 (arXiv:2102.05426), which does this for quantization. Best
-    after `repair`, whose closed form solves one layer at a time.
+    Blocks go in execution order. A block's loss is the squared difference of its outputs from the model's kept channels,
+    each position and channel weighted by the sensitivity of the model's outputs to it. BatchNorm keeps its statistics. No
+    labels. After Li et al., BRECQ, ICLR 2021 (arXiv:2102.05426), which does this for quantization. Best after `repair`,
+    whose closed form solves one layer at a time.
 
     Args:
         student: From `prune.apply(model, plan)`, best repaired; changed in place.
         model: The full model: the teacher.
         plan: The plan.
         images: As for `repair`. The last batch, of three or more, is held out to judge.
-        sensitivity: Raw outputs -> scalar, see `prune.importance.statistics`.
+        sensitivity: As for `repair`.
         steps: Optimizer steps for each block; 0 changes nothing.
         lr: Highest learning rate of Adam; it falls as a half cosine.
         seed: Of the noise and of the order of batches.
-        progress: Called as progress(iterable, label, total).
+        progress: As for `repair`.
+        adapter: As for `prune.trace`.
 
     Returns:
         One record per block.
@@ -76,31 +79,34 @@ def reconstruct(
     Raises:
         PruneError: No images, weights that are not float32, the plan is for another model, or the student is not cut by it.
     """
-    program, batches = beginning(student, model, plan, images, BATCH)
-    parts = segments(program, plan)
-    weights = _weights(program, parts, batches, sensitivity or gaussian, seed)
-    taught = {parameter: parameter.requires_grad for parameter in student.parameters()}
+    adapter, progress = adapter or adapter_for(model), progress or no_progress
+    program, batches = prepare_pair(student, model, plan, images, BATCH, adapter)
+    blocks = segments(program, plan)
+    weights = target_weights(program, blocks, batches, sensitivity or gaussian, seed)
+    trainable = {parameter: parameter.requires_grad for parameter in student.parameters()}
     student.requires_grad_(True)
     try:
-        with emitting_raw(student), torch.no_grad():
-            walk = _Walk(Pair(student, program, batches), weights, steps, lr, torch.Generator().manual_seed(seed))
-            done = walk.through(parts)
-            return list(done if progress is None else progress(done, "blocks", len(parts)))
+        with emitting_raw(student, adapter), torch.no_grad():
+            generator = torch.Generator().manual_seed(seed)
+            trainer = _Trainer(Pair(student, program, batches), weights, steps, lr, generator)
+            return list(progress(trainer.blocks(blocks), "blocks", len(blocks)))
     finally:
-        for parameter, flag in taught.items():
+        for parameter, flag in trainable.items():
             parameter.requires_grad_(flag)
 
 
-def _weights(program, parts, batches, sensitivity, seed) -> dict[Target, list[tuple[Tensor, Tensor]]]:
-    """Per target and batch, what the outputs feel of its elements: a weight for each position, and one for each channel.
+def target_weights(
+    program: Program, blocks: list[Segment], batches: list[Tensor], sensitivity: Sensitivity, seed: int
+) -> Weights:
+    """Per target and batch, a weight for each channel and one for each position, from the outputs' sensitivity to them.
 
-    Their product is as large as the values, so it is made where it is used.
+    Their product is as large as the values, so it is made where it is used. A target that no gradient reaches is missing.
     """
-    targets = {t.node: t for part in parts for t in part.targets}
+    targets = {target.node: target for block in blocks for target in block.targets}
     positions: dict[Target, list[list[Tensor]]] = {t: [[] for _ in batches] for t in targets.values()}  # per pass
     channels: dict[Target, Any] = dict.fromkeys(targets.values(), 0.0)
 
-    def look(target: Target, index: int, gradient: Tensor) -> None:
+    def add(target: Target, index: int, gradient: Tensor) -> None:
         squared = target.kept(gradient).float().square()
         positions[target][index].append(squared.sum(target.dim, keepdim=True))
         channels[target] = channels[target] + squared.sum([d for d in range(squared.dim()) if d != target.dim])
@@ -108,108 +114,112 @@ def _weights(program, parts, batches, sensitivity, seed) -> dict[Target, list[tu
     with seeded(batches[0].device, seed):
         for index, batch in enumerate(batches):
 
-            def watch(part: Program, node: Node, _: dict[Node, Any], index: int = index) -> Any:
+            def tap(part: Program, node: Node, _: dict[Node, Any], index: int = index) -> Any:
                 target = targets.get(part.number[node])
-                return None if target is None else lambda gradient: look(target, index, gradient)
+                return None if target is None else lambda gradient: add(target, index, gradient)
 
-            backward(program, batch, sensitivity, watch)
-    found = {}
-    for target, felt in positions.items():
-        if all(felt):
-            whole = torch.cat([square for squares in felt for square in squares])
+            backward_with_taps(program, batch, sensitivity, tap)
+    weights = {}
+    for target, passes in positions.items():
+        if all(passes):
+            squares = torch.cat([square for parts in passes for square in parts])
             each = channels[target] / channels[target].mean().clamp(min=1e-30)
-            each = each.view([-1 if d == target.dim % whole.dim() else 1 for d in range(whole.dim())])
-            even = 0.5 + 0.5 * capped(whole)  # half of it even: see `repair`
-            found[target] = [(each, part) for part in even.split([sum(map(len, squares)) for squares in felt])]
-    return found
+            each = each.view([-1 if d == target.dim % squares.dim() else 1 for d in range(squares.dim())])
+            even = 0.5 + 0.5 * capped(squares)  # half of it even: see `repair`
+            weights[target] = [(each, part) for part in even.split([sum(map(len, parts)) for parts in passes])]
+    return weights
 
 
-class _Walk:
-    """Trains the segments on the way through both networks."""
+@dataclass
+class _Trainer:
+    """Trains the blocks on the way through both networks."""
 
-    def __init__(
-        self,
-        pair: Pair,
-        weights: dict[Target, list[tuple[Tensor, Tensor]]],
-        steps: int,
-        lr: float,
-        draw: torch.Generator,
-    ) -> None:
-        self.pair, self.weights, self.steps, self.lr, self.draw = pair, weights, steps, lr, draw
+    pair: Pair
+    weights: Weights
+    steps: int
+    lr: float
+    generator: torch.Generator
 
-    def through(self, parts: list[Segment]) -> Iterator[BlockRepair]:
-        for part in parts:
-            self.pair.hold(_ends(part))
-            yield self._train(part)
+    def blocks(self, blocks: list[Segment]) -> Iterator[BlockRepair]:
+        for block in blocks:
+            self.pair.cache_at(_ends(block))
+            yield self._train(block)
 
-    def _train(self, part: Segment) -> BlockRepair:
-        targets = [target for target in part.targets if target in self.weights]
-        parameters = self._parameters(part)
+    def _train(self, block: Segment) -> BlockRepair:
+        targets = [target for target in block.targets if target in self.weights]
+        parameters = self._parameters(block)
         count = len(self.pair.batches)
         held_out = [count - 1] if count > 2 else list(range(count))
         learning = list(range(count - 1)) if count > 2 else held_out
-        scale = self._variance(part, targets)
-        before = self._error(part, targets, held_out) / scale if targets else 0.0
+        scale = self._variance(block, targets)
+        before = self._error(block, targets, held_out) / scale if targets else 0.0
         if not (targets and parameters and self.steps) or before < SETTLED:
-            return BlockRepair(part.name, before, before, False)
-        kept = [parameter.clone() for parameter in parameters]
+            return BlockRepair(block.name, before, before, False)
+        backup = [parameter.clone() for parameter in parameters]
+        self._descend(block, targets, parameters, learning, scale)
+        after = self._error(block, targets, held_out) / scale
+        for parameter, old in zip(parameters, backup, strict=True):
+            parameter.grad = None
+            if not after < before:  # written so that NaN fails
+                parameter.copy_(old)
+        return BlockRepair(block.name, before, min(before, after), after < before)
+
+    def _descend(
+        self, block: Segment, targets: list[Target], parameters: list[nn.Parameter], learning: list[int], scale: float
+    ) -> None:
+        """All steps of one block, over the `learning` batches in random order; losses are divided by `scale`."""
         optimizer = torch.optim.Adam(parameters, lr=self.lr)
         order: list[int] = []
         for step in range(self.steps):
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * (1 + math.cos(math.pi * step / self.steps)) / 2
-            order = order or [learning[i] for i in torch.randperm(len(learning), generator=self.draw)]
+            order = order or [learning[i] for i in torch.randperm(len(learning), generator=self.generator)]
             with torch.enable_grad():
-                loss = self._loss(part, targets, order.pop()) / scale
+                loss = self._loss(block, targets, order.pop()) / scale
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
             optimizer.step()
-        after = self._error(part, targets, held_out) / scale
-        for parameter, old in zip(parameters, kept, strict=True):
-            parameter.grad = None
-            if not after < before:  # written so that NaN fails
-                parameter.copy_(old)
-        return BlockRepair(part.name, before, min(before, after), after < before)
 
-    def _parameters(self, part: Segment) -> list[nn.Parameter]:
-        """Those that no other block has: what is held was computed with the weights of the blocks before."""
-        program = self.pair.student
-        read = {used for i in part.nodes for used in self.pair.nodes[i][1].all_input_nodes if used.op == "placeholder"}
-        alone = (node for node in read if all(program.number[user] in part.nodes for user in node.users))
+    def _parameters(self, block: Segment) -> list[nn.Parameter]:
+        """Those that no other block has: cached values were computed with the weights of the blocks before."""
+        program, nodes = self.pair.student, block.nodes
+        read = {used for i in nodes for used in self.pair.nodes[i][1].all_input_nodes if used.op == "placeholder"}
+        alone = (node for node in read if all(program.number[user] in nodes for user in node.users))
         values = (program.placeholder(node, self.pair.batches[0]) for node in alone)
         return [value for value in values if isinstance(value, nn.Parameter)]
 
-    def _error(self, part: Segment, targets: list[Target], batches: list[int]) -> float:
-        return sum(self._loss(part, targets, batch).item() for batch in batches) / len(batches)
+    def _error(self, block: Segment, targets: list[Target], batches: list[int]) -> float:
+        return sum(self._loss(block, targets, batch).item() for batch in batches) / len(batches)
 
-    def _loss(self, part: Segment, targets: list[Target], batch: int) -> Tensor:
+    def _loss(self, block: Segment, targets: list[Target], batch: int) -> Tensor:
         """Weighted squared difference from the teacher, a mean per element, of a batch that runs through the block."""
-        with torch.no_grad():  # what is not held is computed again, and this block alone is trained
-            theirs, held = self.pair.at(batch, _ends(part))
-        values, own = dict(held), set[Node]()
-        for i in part.nodes:
+        with torch.no_grad():  # what is not cached is computed again, and this block alone is trained
+            teacher_values, student_values = self.pair.values_at(batch, _ends(block))
+        values, own = dict(student_values), set[Node]()
+        for i in block.nodes:
             advance(self.pair.nodes[i][1], values, own)
         total = torch.zeros((), device=self.pair.batches[batch].device)
         for target in targets:
             t, s = self.pair.nodes[target.node]
-            total = total + ((values[s] - target.kept(theirs[t])).square() * self._weight(target, batch)).mean()
+            difference = values[s] - target.kept(teacher_values[t])
+            total = total + (difference.square() * self._weight(target, batch)).mean()
         return total
 
     def _weight(self, target: Target, batch: int) -> Tensor:
-        each, positions = self.weights[target][batch]
-        return each * positions
+        channels, positions = self.weights[target][batch]
+        return channels * positions
 
-    def _variance(self, part: Segment, targets: list[Target]) -> float:
+    def _variance(self, block: Segment, targets: list[Target]) -> float:
         """What `_loss` would be, in the mean over batches, of the best constant outputs."""
         sums: dict[Target, Any] = dict.fromkeys(targets, 0.0)
         count = dict.fromkeys(targets, 0)
         for batch in range(len(self.pair.batches)):
-            theirs, _ = self.pair.at(batch, _ends(part))
+            teacher_values, _ = self.pair.values_at(batch, _ends(block))
             for target in targets:
-                y, w = target.kept(theirs[self.pair.nodes[target.node][0]]), self._weight(target, batch)
-                over = [d for d in range(y.dim()) if d != target.dim % y.dim()]
-                sums[target] = sums[target] + torch.stack([(w * y**power).sum(over) for power in range(3)])
+                y, w = target.kept(teacher_values[self.pair.nodes[target.node][0]]), self._weight(target, batch)
+                others = [d for d in range(y.dim()) if d != target.dim % y.dim()]
+                sums[target] = sums[target] + torch.stack([(w * y**power).sum(others) for power in range(3)])
                 count[target] += y.numel()
         total = 0.0
         for target, (weight, first, second) in sums.items():
@@ -217,6 +227,6 @@ class _Walk:
         return max(total, 1e-30)
 
 
-def _ends(part: Segment) -> tuple[int, int]:
+def _ends(block: Segment) -> tuple[int, int]:
     """Where a block is trained: the teacher has come to its end, the student to its start."""
-    return part.nodes.stop, part.nodes.start
+    return block.nodes.stop, block.nodes.start

@@ -26,19 +26,20 @@ class Regression:
         self.x: Any = 0.0  # (G, n)
         self.r: Any = 0.0  # (G, O/G)
         self.rr: Any = 0.0  # squared residual, weighted sum
-        self.y: Any = 0.0  # (O,) weighted sum of the wanted outputs
+        self.y: Any = 0.0  # (O,) weighted sum of the target outputs
         self.yy: Any = 0.0  # and of their squares
 
     def grouped(self, columns: Tensor) -> Tensor:
-        """(..., G * n) -> (G, ..., n)"""
+        """(..., G * n) -> (G, ..., n)."""
         return columns.unflatten(-1, (self.groups, -1)).movedim(-2, 0)
 
-    def add(self, rows: Tensor, wanted: Tensor, weights: Tensor) -> None:
+    def add(self, rows: Tensor, targets: Tensor, weights: Tensor) -> None:
+        """Add samples: inputs (P, G * n), target outputs (P, O) and weights (P,)."""
         x = self.grouped(rows)  # (G, P, n)
-        now = x @ self.weight.transpose(1, 2)  # (G, P, O/G)
+        outputs = x @ self.weight.transpose(1, 2)  # (G, P, O/G)
         if self.module.bias is not None:
-            now = now + self.module.bias.detach().unflatten(0, (self.groups, -1))[:, None]
-        residual = self.grouped(wanted) - now
+            outputs = outputs + self.module.bias.detach().unflatten(0, (self.groups, -1))[:, None]
+        residual = self.grouped(targets) - outputs
         x = x - self.grouped(self.origin)[:, None]
         weighted = x * weights[:, None]
         self.total += weights.sum().item()
@@ -47,8 +48,8 @@ class Regression:
         self.x += weighted.sum(1).double()
         self.r += (residual * weights[:, None]).sum(1).double()
         self.rr += (residual.square().sum((0, 2)) * weights).sum().double()
-        self.y += (wanted * weights[:, None]).sum(0).double()
-        self.yy += (wanted.square() * weights[:, None]).sum(0).double()
+        self.y += (targets * weights[:, None]).sum(0).double()
+        self.yy += (targets.square() * weights[:, None]).sum(0).double()
 
     def merge(self, other: Regression) -> Regression:
         """The sums of both; `other` is untouched."""
@@ -60,7 +61,7 @@ class Regression:
     def solve(self) -> tuple[Tensor, Tensor] | None:
         """Least squared residual with a ridge towards no change: (step (G, O/G, n), constant (O,)) around the origin.
 
-        None where there is nothing to solve: no samples, or inputs that do not vary.
+        None if there is nothing to solve: no samples, or inputs that do not vary.
         """
         if not self.total:
             return None
@@ -79,7 +80,7 @@ class Regression:
         return step, shift.flatten()
 
     def error(self, change: tuple[Tensor, Tensor] | None) -> float:
-        """Weighted mean squared residual after the change, as a fraction of the variance of the wanted outputs."""
+        """Weighted mean squared residual after the change, as a fraction of the variance of the target outputs."""
         if not self.total:
             return float("nan")
         variance = (self.yy / self.total - (self.y / self.total).square()).sum()
@@ -95,7 +96,7 @@ class Regression:
 
 
 def _symmetric(weighted: Tensor, x: Tensor) -> Tensor:
-    """weightedᵀ x, (G, n, n), where that is symmetric: what lies under the diagonal is copied, not multiplied out."""
+    """The symmetric product weightedᵀ x, (G, n, n): what lies under the diagonal is copied, not multiplied out."""
     n = x.shape[2]
     product = x.new_empty(len(x), n, n)
     for start in range(0, n, STRIPE):

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from prune.adapter import Adapter, adapter_for
 from prune.cut.plan import PrunePlan
-from prune.importance.base import Progress, Sensitivity
-from prune.importance.sensitivity import POSITIONS, feel
-from prune.importance.statistics import BATCH, gaussian
-from prune.program.interpret import Program
-from prune.program.patches import input_rows, output_rows, reading, sample_positions
+from prune.importance.sensitivity import POSITIONS, Weights, measure_sensitivity
+from prune.importance.statistics import BATCH, Progress, Sensitivity, gaussian, no_progress
+from prune.program.geometry import geometry_of, input_rows, output_rows, sample_positions
 from prune.program.raw import emitting_raw
-from prune.recovery.pair import Pair, beginning
+from prune.recovery.pair import Pair, prepare_pair
 from prune.recovery.regression import Regression
 
 HELD_OUT = 6  # every sixth image judges a layer before its solution is accepted
@@ -50,22 +49,25 @@ def repair(
     sensitivity: Sensitivity | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    adapter: Adapter | None = None,
 ) -> list[LayerRepair]:
     """Solve the student's layers, in execution order, so that each gives the model's kept outputs. In place; no labels.
 
-    Both networks run side by side, operator by operator. At a convolution or linear layer, weighted ridge
-    regression (towards the weights it has) maps the inputs that the student gets now to what the model computes there;
-    the constant goes into the BatchNorm's mean or the bias. BatchNorm statistics are otherwise the model's.
+    Both networks run side by side, operator by operator. At a convolution or linear layer, weighted ridge regression
+    (towards the weights it has) maps the student's inputs to the model's outputs. The constant goes into the BatchNorm's
+    mean or the bias. BatchNorm statistics are otherwise the model's.
 
     Args:
         student: From `prune.apply(model, plan)`; changed in place.
         model: The full model: the teacher.
         plan: The plan.
         images: (N, C, H, W) tensor, or an iterable of batches of one size (a smaller last one is left out). Up to 4 GB of
-            their activations are held; what is more is computed again for each layer.
-        sensitivity: Raw outputs -> scalar, see `prune.importance.statistics`. Positions the outputs feel weigh more.
+            their activations are cached; what is more is computed again for each layer.
+        sensitivity: Raw outputs -> scalar, see `prune.importance.statistics`. Positions that outputs are sensitive to
+            weigh more.
         seed: Of the noise and of the sampled positions.
         progress: Called as progress(iterable, label, total).
+        adapter: As for `prune.trace`.
 
     Returns:
         One record per layer.
@@ -73,83 +75,86 @@ def repair(
     Raises:
         PruneError: No images, weights that are not float32, the plan is for another model, or the student is not cut by it.
     """
-    program, batches = beginning(student, model, plan, images, BATCH)
+    adapter, progress = adapter or adapter_for(model), progress or no_progress
+    program, batches = prepare_pair(student, model, plan, images, BATCH, adapter)
     layers = [name for name in plan.keep_inputs if name in plan.keep]
-    weights = feel(program, layers, batches, sensitivity or gaussian, seed, progress).weights
-    with emitting_raw(student), torch.no_grad():
-        walk = _Walk(student, program, plan, batches, weights, seed)
-        return list(walk.layers() if progress is None else progress(walk.layers(), "repair", len(layers)))
+    weights = measure_sensitivity(program, layers, batches, sensitivity or gaussian, seed, progress).weights
+    with emitting_raw(student, adapter), torch.no_grad():
+        solver = _Solver(student, Pair(student, program, batches), plan, weights, seed)
+        return list(progress(solver.layers(), "repair", len(layers)))
 
 
-class _Walk:
+class _Solver:
     """Solves the layers on the way through both networks."""
 
-    def __init__(self, student, teacher: Program, plan, batches, weights, seed) -> None:
-        self.plan, self.weights, self.seed, self.device = plan, weights, seed, batches[0].device
-        self.pair = Pair(student, teacher, batches)
-        self.names = [self.pair.student.layer(node) for _, node in self.pair.nodes]
+    def __init__(self, student: nn.Module, pair: Pair, plan: PrunePlan, weights: Weights, seed: int) -> None:
+        self.pair, self.plan, self.weights, self.seed = pair, plan, weights, seed
+        self.names = [pair.student.layer(node) for _, node in pair.nodes]
         self.calls = Counter(self.names)
-        self.modules, self.teachers = dict(student.named_modules()), dict(teacher.model.named_modules())
+        self.modules: dict[str, Any] = dict(student.named_modules())
+        self.teachers: dict[str, Any] = dict(pair.teacher.model.named_modules())
 
     def layers(self) -> Iterator[LayerRepair]:
         for i, name in enumerate(self.names):
             if name is not None and name in self.plan.keep_inputs and self.calls[name] == 1:
-                self.pair.hold((i + 1, i))  # the teacher has computed the layer, the student comes to it
+                self.pair.cache_at((i + 1, i))  # the teacher has computed the layer, the student comes to it
                 yield self._solve(name, i)
 
     def _solve(self, name: str, number: int) -> LayerRepair:
-        t, s = self.pair.nodes[number]
-        module, layer = self.modules[name], reading(s)
-        norm = self._batch_norm(s)
-        bn: Any = self.modules[norm] if norm is not None else None
-        constant = bn is not None or module.bias is not None
-        fit, judge = Regression(module, constant), Regression(module, constant)
-        keep = list(self.plan.keep[name])
-        factor, offset = self._before_norm(norm, keep) if norm is not None else (1.0, 0.0)
-        inputs: Any = s.args[0]
-        for index in range(len(self.pair.batches)):
-            theirs, ours = self.pair.at(index, (number + 1, number))
-            x, target = ours[inputs], theirs[t]
-            total = layer.positions(target)
-            positions = sample_positions(total, POSITIONS, self.seed + index)
-            image = index * len(target) + positions // (total // len(target))
-            held_out = (image % HELD_OUT == HELD_OUT - 1).to(self.device)
-            positions = positions.to(self.device)
-            rows = input_rows(x, target.shape, layer, positions)
-            wanted = output_rows(target, layer, positions)[:, keep] * factor + offset
-            felt = self.weights.get((index, number))  # of its positions: half what the outputs feel there, half 1
-            weights = torch.ones(len(rows), device=self.device) if felt is None else 0.5 + 0.5 * felt
-            if index == 0 and constant:
-                fit.origin = judge.origin = rows.mean(0)
-            for regression, part in ((fit, ~held_out), (judge, held_out)):
-                regression.add(rows[part], wanted[part], weights[part])
+        module, norm = self.modules[name], self._batch_norm(self.pair.nodes[number][1])
+        fit, judge = self._regressions(name, number, norm)
         solution = fit.solve()
         before, after = judge.error(None), judge.error(solution)
         changed = solution is not None and (judge.total == 0 or after < before)
         solution = fit.merge(judge).solve() if changed else None
         if solution is not None:
             step, shift = solution
-            if constant:
+            if fit.constant:
                 shift = shift - (step @ fit.grouped(fit.origin.double())[:, :, None])[:, :, 0].flatten()
             module.weight += step.reshape_as(module.weight).to(module.weight.dtype)
-            if bn is not None:
-                bn.running_mean -= shift.to(bn.running_mean.dtype)
+            if norm is not None:
+                self.modules[norm].running_mean -= shift.to(module.weight.dtype)
             elif module.bias is not None:
                 module.bias += shift.to(module.bias.dtype)
         return LayerRepair(name, before, after if changed else before, changed)
+
+    def _regressions(self, name: str, number: int, norm: str | None) -> tuple[Regression, Regression]:
+        """Of a layer's inputs on the teacher's outputs: on the images to fit, and on those held out to judge."""
+        teacher_node, node = self.pair.nodes[number]
+        module, layer, keep = self.modules[name], geometry_of(node), list(self.plan.keep[name])
+        constant = norm is not None or module.bias is not None
+        fit, judge = Regression(module, constant), Regression(module, constant)
+        factor, offset = self._before_norm(norm, keep) if norm is not None else (1.0, 0.0)
+        for index in range(len(self.pair.batches)):
+            teacher_values, values = self.pair.values_at(index, (number + 1, number))
+            x, target = values[node.all_input_nodes[0]], teacher_values[teacher_node]
+            total = layer.positions(target)
+            positions = sample_positions(total, POSITIONS, self.seed + index)
+            image = index * len(target) + positions // (total // len(target))
+            held_out = (image % HELD_OUT == HELD_OUT - 1).to(x.device)
+            positions = positions.to(x.device)
+            rows = input_rows(x, target.shape, layer, positions)
+            outputs = output_rows(target, layer, positions)[:, keep] * factor + offset
+            # Half of a position's weight is its sensitivity, half is 1.
+            weights = 0.5 + 0.5 * self.weights.get((index, number), torch.ones(len(rows), device=x.device))
+            if index == 0 and constant:
+                fit.origin = judge.origin = rows.mean(0)
+            for regression, part in ((fit, ~held_out), (judge, held_out)):
+                regression.add(rows[part], outputs[part], weights[part])
+        return fit, judge
 
     def _batch_norm(self, node: Node) -> str | None:
         """Path of the BatchNorm that alone reads this layer, and reads nothing else: its mean can take a constant."""
         users = list(node.users)
         name = self.pair.student.layer(users[0]) if len(users) == 1 else None
-        module: Any = self.modules.get(name or "")
+        module = self.modules.get(name or "")
         alone = isinstance(module, _BatchNorm) and module.running_mean is not None and self.calls[name] == 1
         return name if alone else None
 
     def _before_norm(self, name: str, keep: list[int]) -> tuple[Any, Any]:
-        """(factor, offset): what the teacher's layer gives, as the student must to have the same after its BatchNorm.
+        """(factor, offset) that turn the teacher's outputs into those that give the same after the student's BatchNorm.
 
-        The two are alike after surgery. A student that was repaired or trained before has a BatchNorm of its own.
+        The two BatchNorms are alike after surgery. A student that was repaired or trained before has its own.
         """
         (scale, shift), (old_scale, old_shift) = _affine(self.modules[name]), _affine(self.teachers[name])
         old_scale, old_shift = old_scale[keep], old_shift[keep]
@@ -161,8 +166,9 @@ class _Walk:
         return factor.float(), offset.float()
 
 
-def _affine(norm: Any) -> tuple[Tensor, Tensor]:
+def _affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     """A BatchNorm in eval mode, as a scale and a shift per channel, in float64."""
+    assert norm.running_mean is not None and norm.running_var is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     scale = scale if norm.weight is None else scale * norm.weight.double()
     shift = -norm.running_mean.double() * scale

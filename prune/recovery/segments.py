@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from prune.cut.plan import PrunePlan
-from prune.program.interpret import Program, channel_dim, operator_name
+from prune.program.interpret import Program
+from prune.program.operators import channel_dim, operator_name
 
 
 @dataclass(frozen=True)
@@ -64,18 +65,15 @@ def segments(program: Program, plan: PrunePlan) -> list[Segment]:
             else:
                 names[-1] = name
     ends = [*starts[1:], len(program.nodes) - 1]  # the last node is the output
-    kept = _Kept(program, plan)
-    number = {node: i for i, node in enumerate(program.nodes)}
-    found = []
+    kept, number = KeptChannels(program, plan), program.number
+    result = []
     for name, start, end in zip(names, starts, ends, strict=True):
-        leaving = [
-            n for n in program.nodes[start:end] if n.op == "call_function" and any(number[u] >= end for u in n.users)
-        ]
-        targets = [(number[node], kept.of(node)) for node in leaving]
-        found.append(
-            Segment(name, range(start, end), tuple(Target(i, *where) for i, where in targets if where is not None))
-        )
-    return found
+        nodes = (node for node in program.nodes[start:end] if node.op == "call_function")
+        leaving = [node for node in nodes if any(number[user] >= end for user in node.users)]
+        channels = {node: channels for node in leaving if (channels := kept.of(node)) is not None}
+        targets = tuple(Target(number[node], dim, indices) for node, (dim, indices) in channels.items())
+        result.append(Segment(name, range(start, end), targets))
+    return result
 
 
 def _blocks(model: nn.Module) -> set[str]:
@@ -101,46 +99,52 @@ def _reads_weights(program: Program, nodes: range) -> bool:
     return any(program.layer(program.nodes[i]) is not None for i in nodes)
 
 
-class _Kept:
+Channels = tuple[int, tuple[int, ...] | None]  # dimension that holds them; indices of the kept ones, None for all
+
+
+class KeptChannels:
     """Which of the model's channels of a value the student has, followed back to the layers that made them."""
 
     def __init__(self, program: Program, plan: PrunePlan) -> None:
         self.program, self.plan = program, plan
 
-    def of(self, node: Node) -> tuple[int, tuple[int, ...] | None] | None:
-        """(dimension, channels), channels None for all of them; None where that cannot be told."""
+    def of(self, node: Node) -> Channels | None:
+        """The kept channels of a node's value; None if they cannot be told."""
         name, value = self.program.layer(node), node.meta.get("val")
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() < 2:
             return None
         if name is not None:
-            dim, channels = channel_dim(node), self.plan.keep.get(name)
-            return dim, None if channels is None or len(channels) == value.shape[dim] else channels
+            dim, indices = channel_dim(node), self.plan.keep.get(name)
+            return dim, None if indices is None or len(indices) == value.shape[dim] else indices
         if operator_name(node) == "cat":
             return self._cat(node)
         for used in node.all_input_nodes:  # of a sum or product any: its operands are cut alike
-            found = self.of(used) if used.op == "call_function" else None
-            if found is not None:
-                dim, channels = found
-                if used.meta["val"].dim() == value.dim() and used.meta["val"].shape[dim] == 1 < value.shape[dim]:
-                    continue  # one channel weighs all those of another operand
-                same = used.meta["val"].dim() == value.dim() and used.meta["val"].shape[dim] == value.shape[dim]
-                # Elements moved between dimensions can only be compared where none is missing.
-                return found if same else (1, None) if channels is None else None
+            channels = self.of(used) if used.op == "call_function" else None
+            if channels is None:
+                continue
+            dim, indices = channels
+            source = used.meta["val"]
+            if source.dim() == value.dim() and source.shape[dim] == 1 < value.shape[dim]:
+                continue  # one channel weighs all those of another operand
+            if source.dim() == value.dim() and source.shape[dim] == value.shape[dim]:
+                return channels
+            # Elements moved between dimensions can only be compared if none is missing.
+            return (1, None) if indices is None else None
         return None
 
-    def _cat(self, node: Node) -> tuple[int, tuple[int, ...] | None] | None:
+    def _cat(self, node: Node) -> Channels | None:
         args: Any = node.args
         parts, dim, rank = args[0], args[1] if len(args) > 1 else 0, node.meta["val"].dim()
-        found: list[Any] = [self.of(part) for part in parts]
-        if any(one is None for one in found):
+        channels = [each for part in parts if (each := self.of(part)) is not None]
+        if len(channels) < len(parts):
             return None
-        if any(one[0] % rank != dim % rank for one in found):  # along another dimension: all are cut alike
-            return found[0] if len({one[1] for one in found}) == 1 else None
-        if all(kept is None for _, kept in found):
+        if any(own_dim % rank != dim % rank for own_dim, _ in channels):  # along another dimension: all are cut alike
+            return channels[0] if len({indices for _, indices in channels}) == 1 else None
+        if all(indices is None for _, indices in channels):
             return dim, None
-        channels, offset = [], 0
-        for part, (_, kept) in zip(parts, found, strict=True):
+        kept, offset = [], 0
+        for part, (_, indices) in zip(parts, channels, strict=True):
             width = part.meta["val"].shape[dim]
-            channels += [offset + channel for channel in (range(width) if kept is None else kept)]
+            kept += [offset + channel for channel in (range(width) if indices is None else indices)]
             offset += width
-        return dim, tuple(channels)
+        return dim, tuple(kept)

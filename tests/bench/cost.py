@@ -19,6 +19,7 @@ import torch
 import prune
 from distill.machine.device import pick_device
 from distill.yolo.checkpoint import detector as checkpoint
+from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.outputs import sensitivity_of
 from tests.prune.networks import yolo
 
@@ -40,17 +41,17 @@ def main(name: str, importance: str = "bn_scale", imgsz: str = "320", count: str
         print(f"{label:<12}{now - last:>8.1f} s   {peak_gb() - before:>6.2f} GB", flush=True)
         last = now
 
-    graph = prune.trace(model, images[:1].to(pick_device(device)))
+    graph = prune.trace(model, images[:1].to(pick_device(device)), adapter=YOLO_ADAPTER)
     lap("trace")
     scores = prune.score(graph, importance, batches=images, sensitivity=sensitivity)
     lap("score")
     plan = prune.make_plan(graph, scores, flops=0.5)
     del scores
     lap("plan")
-    student = prune.apply(model, plan)
+    student = prune.apply(model, plan, adapter=YOLO_ADAPTER)
     lap("apply")
     if importance == "obs":
-        prune.repair(student, model, plan, images, sensitivity=sensitivity)
+        prune.repair(student, model, plan, images, sensitivity=sensitivity, adapter=YOLO_ADAPTER)
         lap("repair")
     print(
         f"{'total':<12}{last - start:>8.1f} s   {peak_gb() - before:>6.2f} GB   {plan.flops_after / plan.flops_before:.3f}"

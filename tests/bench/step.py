@@ -26,6 +26,7 @@ from distill.training.schedule import Schedule
 from distill.training.task import CHECKED_BATCHES
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.families import outputs
+from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.table import family_of
 from distill.yolo.training.learner import Learner
 from distill.yolo.training.ultralytics_loss import Ultralytics
@@ -41,9 +42,9 @@ def main(name: str = "yolov5n", imgsz: str = "320", batch: str = "8", rounds: st
     size, count, place = int(imgsz), int(batch), pick_device(device)
     model = checkpoint.load(name).model if name.endswith(".pt") else yolo(name, classes=3)
     model.args = get_cfg()
-    graph = prune.trace(model, torch.zeros(1, 3, size, size))
+    graph = prune.trace(model, torch.zeros(1, 3, size, size), adapter=YOLO_ADAPTER)
     plan = prune.make_plan(graph, prune.score(graph, "bn_scale"), flops=0.5, round_to=8)
-    student = prune.apply(model, plan)
+    student = prune.apply(model, plan, adapter=YOLO_ADAPTER)
     ours = losses.build(losses.fitting(DEFAULT_LOSSES, family_of(model).gives)[0])
     kinds = {"labels": [], "distill": ours}
     if "dist" in family_of(model).gives:

@@ -20,6 +20,7 @@ from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.build import build
 from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.data import dataset as datasets
+from distill.yolo.families.adapter import YOLO_ADAPTER
 from tests.distill.test_compare import Told
 from tests.distill.yolo.test_trainer import tiny, write_images
 
@@ -127,7 +128,12 @@ def test_a_network_with_a_stride_of_64_can_be_cut(tmp_path: Path) -> None:
     plan = make_plan(wanted, teacher, data, torch.device("cpu"), Told())
     images = calibration_images(wanted, teacher, data, 2)
     assert images.shape == (2, 3, 192, 192)  # half a stride on each side, as validators pad
-    assert prune.verify(teacher.model, prune.apply(teacher.model, plan), plan, images) < 1e-9
+    assert (
+        prune.verify(
+            teacher.model, prune.apply(teacher.model, plan, adapter=YOLO_ADAPTER), plan, images, adapter=YOLO_ADAPTER
+        )
+        < 1e-9
+    )
     with pytest.raises(DistillError, match=r"^imgsz is 96, and this network takes multiples of 64: give 64 or 128$"):
         check_network(recipes.load("yolov5-half", [*given, "imgsz=96"]), teacher)
 

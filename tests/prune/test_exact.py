@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import prune
+from distill.yolo.families.adapter import YOLO_ADAPTER
 from prune.cut.plan import plan_from_channels
 from prune.cut.verify import masked_outputs
 from prune.program.raw import raw_copy, tensors
@@ -21,7 +22,7 @@ SIZES = ["yolov5n", "yolov5m", "yolov5l", "yolov5x", "yolov8n", "yolov8m", "yolo
 
 
 def random_plan(model: nn.Module, example: torch.Tensor, seed: int = 0) -> prune.PrunePlan:
-    graph = prune.trace(model, example)
+    graph = prune.trace(model, example, adapter=YOLO_ADAPTER)
     return prune.make_plan(graph, prune.score(graph, "random", seed=seed), ratio=0.4, round_to=1)
 
 
@@ -31,9 +32,9 @@ def test_small_networks(name: str, seed: int) -> None:
     model = randomize(SMALL[name](), seed)
     images = torch.rand(2, 3, 16, 16)
     plan = random_plan(model, images[:1], seed)
-    student = prune.apply(model, plan)
+    student = prune.apply(model, plan, adapter=YOLO_ADAPTER)
     assert sum(p.numel() for p in student.parameters()) == plan.params_after < plan.params_before
-    assert prune.verify(model, student, plan, images) < ROUNDING
+    assert prune.verify(model, student, plan, images, adapter=YOLO_ADAPTER) < ROUNDING
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -42,16 +43,16 @@ def test_every_depth(name: str) -> None:
     model = yolo(name, width=0.0625)
     images = torch.rand(1, 3, 64, 64)
     plan = random_plan(model, images)
-    student = prune.apply(model, plan)
-    assert prune.verify(model, student, plan, images) < ROUNDING
+    student = prune.apply(model, plan, adapter=YOLO_ADAPTER)
+    assert prune.verify(model, student, plan, images, adapter=YOLO_ADAPTER) < ROUNDING
 
 
 @pytest.mark.parametrize("name", ["yolov5n", "yolov8n"])
 def test_other_input_sizes_and_stock_inference(name: str) -> None:
     model = yolo(name, width=0.125)
     plan = random_plan(model, torch.rand(1, 3, 64, 64))
-    student = prune.apply(model, plan)
-    assert prune.verify(model, student, plan, torch.rand(2, 3, 96, 32)) < ROUNDING
+    student = prune.apply(model, plan, adapter=YOLO_ADAPTER)
+    assert prune.verify(model, student, plan, torch.rand(2, 3, 96, 32), adapter=YOLO_ADAPTER) < ROUNDING
     decoded = student.eval()(torch.rand(1, 3, 64, 64))[0]
     assert decoded.shape == (1, 7, 84) and decoded.isfinite().all()
 
@@ -62,8 +63,11 @@ def test_train_mode_with_equal_gradients(name: str) -> None:
     randomize(model).train()
     images = torch.rand(4, 3, 64, 64, dtype=torch.float64)
     plan = random_plan(copy.deepcopy(model).float(), images[:1].float())
-    student = prune.apply(model, plan).train()
-    reference, outputs = masked_outputs(model, plan, images), tensors(student(images))
+    student = prune.apply(model, plan, adapter=YOLO_ADAPTER).train()
+    reference, outputs = (
+        masked_outputs(model, plan, images, YOLO_ADAPTER),
+        tensors(YOLO_ADAPTER.outputs(student(images))),
+    )
     direction = [torch.rand_like(t) for t in outputs]
     for full, cut in zip(reference, outputs, strict=True):
         torch.testing.assert_close(cut, full, atol=ROUNDING, rtol=0)
@@ -83,7 +87,7 @@ def test_swapping_two_kept_channels_fails(name: str, side: str) -> None:
     model = randomize(SMALL[name]()) if name in SMALL else yolo(name, width=0.0625)
     images = torch.rand(1, 3, 64, 64) if name not in SMALL else torch.rand(1, 3, 16, 16)
     plan = random_plan(model, images)
-    graph = prune.trace(model, images)
+    graph = prune.trace(model, images, adapter=YOLO_ADAPTER)
     layers = [graph.producers[g.index][0].name for g in graph.groups]
     if side == "keep_inputs":
         layers = [
@@ -91,20 +95,20 @@ def test_swapping_two_kept_channels_fails(name: str, side: str) -> None:
         ]
     layers = [layer for layer in layers if len(getattr(plan, side)[layer]) > 1][: 6 if name in SMALL else 2]
     assert layers
-    reference = masked_outputs(raw_copy(model.double()), plan, images.double())
+    reference = masked_outputs(raw_copy(model.double(), YOLO_ADAPTER), plan, images.double(), YOLO_ADAPTER)
     for layer in layers:
         indices = list(getattr(plan, side)[layer])
         indices[0], indices[1] = indices[1], indices[0]
         wrong = replace(plan, **{side: {**getattr(plan, side), layer: tuple(indices)}})
-        student = raw_copy(prune.apply(model, wrong).double())
-        pairs = zip(tensors(student(images.double())), reference, strict=True)
+        student = raw_copy(prune.apply(model, wrong, adapter=YOLO_ADAPTER).double(), YOLO_ADAPTER)
+        pairs = zip(tensors(YOLO_ADAPTER.outputs(student(images.double()))), reference, strict=True)
         assert max((a - b).abs().max() for a, b in pairs) > 1000 * ROUNDING, layer
 
 
 def test_the_model_is_untouched_and_nothing_of_ours_stays_in_the_student() -> None:
     model = yolo("yolov8n", width=0.0625)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    student = prune.apply(model, random_plan(model, torch.rand(1, 3, 64, 64)))
+    student = prune.apply(model, random_plan(model, torch.rand(1, 3, 64, 64)), adapter=YOLO_ADAPTER)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert {type(m).__module__.split(".")[0] for m in student.modules()} <= {"torch", "ultralytics"}
     for (path, module), (_, original) in zip(student.named_modules(), model.named_modules(), strict=True):
@@ -115,7 +119,7 @@ def test_the_model_is_untouched_and_nothing_of_ours_stays_in_the_student() -> No
 
 def test_parts_of_a_split_stay_equal_and_their_width_is_updated() -> None:
     model = yolo("yolov8n", width=0.125)
-    student = prune.apply(model, random_plan(model, torch.rand(1, 3, 64, 64)))
+    student = prune.apply(model, random_plan(model, torch.rand(1, 3, 64, 64)), adapter=YOLO_ADAPTER)
     for block in (m for m in student.modules() if hasattr(m, "forward_split")):
         assert block.cv1.conv.out_channels == 2 * block.c
         images = torch.rand(1, block.cv1.conv.in_channels, 8, 8)
@@ -127,4 +131,4 @@ def test_everything_kept_is_the_same_network() -> None:
     graph = prune.trace(model, torch.rand(1, 3, 16, 16))
     plan = plan_from_channels(graph, set(graph.group_of))
     images = torch.rand(1, 3, 16, 16)
-    assert torch.equal(prune.apply(model, plan).eval()(images), model.eval()(images))
+    assert torch.equal(prune.apply(model, plan, adapter=YOLO_ADAPTER).eval()(images), model.eval()(images))

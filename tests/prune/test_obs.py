@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import prune
 from prune.importance import covariance as blocks
 from prune.importance import obs
-from prune.importance.covariance import Block, Inverse
+from prune.importance.covariance import CovarianceBlock, DowndatedInverse
 from tests.prune.networks import SMALL, randomize
 from tests.prune.networks import Block as ConvBlock
 
@@ -28,9 +28,10 @@ def least_squares_error(x: Tensor, weight: Tensor, felt: Tensor, kept: list[int]
     return ((target - inputs @ solution).square().mean(0) * felt).sum().item()
 
 
-def block(x: Tensor, weight: Tensor) -> Inverse:
+def block(x: Tensor, weight: Tensor) -> DowndatedInverse:
     n = x.shape[1]
-    made = Block((0, n), slice(0, len(weight)), weight, torch.zeros(n, n, dtype=x.dtype), torch.zeros(n, dtype=x.dtype))
+    zeros = torch.zeros(n, n, dtype=x.dtype), torch.zeros(n, dtype=x.dtype)
+    made = CovarianceBlock((0, n), slice(0, len(weight)), weight, *zeros)
     made.add(x[:300], torch.ones(300, dtype=x.dtype))
     made.add(x[300:], torch.ones(len(x) - 300, dtype=x.dtype))
     return made.inverted()

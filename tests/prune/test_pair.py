@@ -24,14 +24,12 @@ def test_as_many_batches_are_held_as_there_is_room_for(monkeypatch: pytest.Monke
         i for i, node in enumerate(teacher.nodes) if teacher.layer(node) in ("stem.bn", "down.bn", "spp.conv", "out")
     ]
     each = [teacher.live_bytes(point) + pair.student.live_bytes(point) for point in points]
-    monkeypatch.setattr("prune.recovery.pair.MEMORY", 2.5 * each[0])
+    monkeypatch.setattr("prune.recovery.pair.CACHE_BYTES", 2.5 * each[0])
     for point in points:
-        pair.hold((point, point))
-        held = sum(
-            v.untyped_storage().nbytes() for _, _, both in pair._held for values in both for v in _computed(values)
-        )
+        pair.cache_at((point, point))
+        held = sum(v.untyped_storage().nbytes() for c in pair._cache for values in c.values for v in _computed(values))
         assert 0 < held <= 2.5 * each[0]
-    assert [size for _, size, _ in pair._held].count(0) < 4
+    assert [cached.size for cached in pair._cache].count(0) < 4
 
 
 def _computed(values: dict[Any, Any]) -> list[Tensor]:

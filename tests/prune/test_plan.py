@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import prune
+from distill.yolo.families.adapter import YOLO_ADAPTER
 from prune.importance.base import StaticImportance
 from tests.prune.networks import SMALL, Block, randomize, yolo
 
@@ -16,7 +17,7 @@ RANGE = "must be above 0 and below 1: the most of a layer that may go"
 
 @pytest.fixture(scope="module")
 def graph() -> prune.ChannelGraph:
-    return prune.trace(yolo("yolov8n", width=0.25), IMAGE)
+    return prune.trace(yolo("yolov8n", width=0.25), IMAGE, adapter=YOLO_ADAPTER)
 
 
 @pytest.mark.parametrize("importance", ["l1", "bn_scale", "random"])
@@ -243,10 +244,10 @@ def prune_again(model: nn.Module) -> prune.PrunePlan:
 def test_a_pruned_network_can_be_pruned_again() -> None:
     model = yolo("yolov8n", width=0.0625)
     for _ in range(2):
-        graph = prune.trace(model, IMAGE)
+        graph = prune.trace(model, IMAGE, adapter=YOLO_ADAPTER)
         plan = prune.make_plan(graph, prune.score(graph, "l1"), flops=0.6, round_to=1)
-        smaller = prune.apply(model, plan)
-        assert prune.verify(model, smaller, plan, IMAGE) < 1e-10
+        smaller = prune.apply(model, plan, adapter=YOLO_ADAPTER)
+        assert prune.verify(model, smaller, plan, IMAGE, adapter=YOLO_ADAPTER) < 1e-10
         model = smaller
 
 

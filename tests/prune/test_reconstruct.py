@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import prune
+from distill.yolo.families.adapter import YOLO_ADAPTER
 from prune.cut.plan import plan_from_channels
 from prune.program.interpret import Program
 from prune.program.raw import raw_copy, refill, tensors
@@ -52,9 +53,9 @@ def test_blocks_cover_every_operator_once_and_compare_like_with_like(name: str) 
     model, side = network(name)
     images = torch.rand(2, 3, side, side)
     student, plan = cut(model, images)
-    teacher = raw_copy(model)
+    teacher = raw_copy(model, YOLO_ADAPTER)
     silenced = _silence(teacher, plan)
-    programs = Program(silenced, images), Program(raw_copy(student), images)
+    programs = Program(silenced, images, YOLO_ADAPTER), Program(raw_copy(student, YOLO_ADAPTER), images, YOLO_ADAPTER)
     parts = segments(programs[0], plan)
     covered = [i for part in parts for i in part.nodes]
     assert covered == list(range(covered[0], len(programs[0].nodes) - 1))

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import prune
+from distill.yolo.families.adapter import YOLO_ADAPTER
 from prune.cut.plan import plan_from_channels
 from prune.program.raw import raw_copy, tensors
 from prune.recovery.regression import _symmetric
@@ -16,15 +17,21 @@ from tests.prune.networks import SMALL, Block, narrow, randomize, yolo
 
 
 def cut(model: nn.Module, images: torch.Tensor, ratio: float = 0.4) -> tuple[nn.Module, prune.PrunePlan]:
-    graph = prune.trace(model, images[:1])
+    graph = prune.trace(model, images[:1], adapter=YOLO_ADAPTER)
     scores = prune.score(graph, "obs", batches=images)
     plan = prune.make_plan(graph, scores, ratio=ratio, round_to=1)
-    return prune.apply(model, plan), plan
+    return prune.apply(model, plan, adapter=YOLO_ADAPTER), plan
+
+
+def raw(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+    return tensors(YOLO_ADAPTER.outputs(model(images)))
 
 
 def distance(student: nn.Module, model: nn.Module, images: torch.Tensor) -> float:
     with torch.no_grad():
-        pairs = zip(tensors(raw_copy(student)(images)), tensors(raw_copy(model)(images)), strict=True)
+        pairs = zip(
+            raw(raw_copy(student, YOLO_ADAPTER), images), raw(raw_copy(model, YOLO_ADAPTER), images), strict=True
+        )
         return sum((a - b).square().mean().item() for a, b in pairs)
 
 
@@ -35,7 +42,7 @@ def test_outputs_come_closer_on_images_that_repair_did_not_see(name: str) -> Non
     images, unseen = torch.rand(24, 3, side, side), torch.rand(8, 3, side, side)
     student, plan = cut(model, images)
     before = distance(student, model, unseen)
-    layers = prune.repair(student, model, plan, images)
+    layers = prune.repair(student, model, plan, images, adapter=YOLO_ADAPTER)
     assert distance(student, model, unseen) < 0.7 * before
     assert any(layer.changed for layer in layers)
     assert all(layer.error_after <= layer.error_before for layer in layers if layer.changed)
@@ -54,7 +61,7 @@ def test_a_twin_that_was_cut_is_made_up_for_exactly() -> None:
     plan = plan_from_channels(graph, set(graph.group_of) - set(stem[8:]))
     student = prune.apply(model, plan)
     before = distance(student, model, images)
-    prune.repair(student, model, plan, images)
+    prune.repair(student, model, plan, images, adapter=YOLO_ADAPTER)
     assert distance(student, model, images) < 1e-4 * before
 
 
@@ -64,7 +71,7 @@ def test_linear_layers_with_more_inputs_than_images_are_solved_too() -> None:
     images = 50 + torch.rand(12, 3, 16, 16)
     student, plan = cut(model, images)
     before = distance(student, model, images)
-    layers = prune.repair(student, model, plan, images)
+    layers = prune.repair(student, model, plan, images, adapter=YOLO_ADAPTER)
     assert distance(student, model, images) < before
     assert {"fc1", "fc2", "dw.conv", "grouped.conv"} <= {layer.name for layer in layers}
 
@@ -81,7 +88,7 @@ def test_a_student_that_is_right_stays_as_it_is() -> None:
     graph = prune.trace(model, images[:1])
     plan = plan_from_channels(graph, set(graph.group_of))
     student = prune.apply(model, plan)
-    prune.repair(student, model, plan, images)
+    prune.repair(student, model, plan, images, adapter=YOLO_ADAPTER)
     assert distance(student, model, images) < 1e-8
 
 
@@ -92,7 +99,7 @@ def test_only_the_student_changes_and_its_modes_come_back() -> None:
     student.train()
     state, images_before = {k: v.clone() for k, v in model.state_dict().items()}, images.clone()
     scales = {k: v.clone() for k, v in student.state_dict().items() if "running_var" in k or "bn.weight" in k}
-    prune.repair(student, model, plan, images)
+    prune.repair(student, model, plan, images, adapter=YOLO_ADAPTER)
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items()) and torch.equal(images, images_before)
     assert all(module.training for module in student.modules())
     assert all(torch.equal(student.state_dict()[k], v) for k, v in scales.items())  # BatchNorm is not re-estimated
@@ -114,7 +121,7 @@ def test_batches_and_a_tensor_are_the_same_and_no_images_are_refused() -> None:
     model, images = randomize(SMALL["split"]()), torch.rand(32, 3, 16, 16)
     student, plan = cut(model, images)
     twin = prune.apply(model, plan)
-    prune.repair(student, model, plan, images)
+    prune.repair(student, model, plan, images, adapter=YOLO_ADAPTER)
     prune.repair(twin, model, plan, iter(images.split(16)))
     assert all(
         torch.equal(a, b) for a, b in zip(student.state_dict().values(), twin.state_dict().values(), strict=True)
@@ -138,9 +145,9 @@ def test_without_memory_values_are_computed_again_and_the_result_is_the_same(
     twin = copy.deepcopy(student)
     records = []
     for network, memory in ((student, 2**40), (twin, 1)):
-        monkeypatch.setattr(sys.modules["prune.recovery.pair"], "MEMORY", memory)
-        layers = prune.repair(network, model, plan, images)
-        records.append((layers, prune.reconstruct(network, model, plan, images, steps=3)))
+        monkeypatch.setattr(sys.modules["prune.recovery.pair"], "CACHE_BYTES", memory)
+        layers = prune.repair(network, model, plan, images, adapter=YOLO_ADAPTER)
+        records.append((layers, prune.reconstruct(network, model, plan, images, steps=3, adapter=YOLO_ADAPTER)))
     assert records[0] == records[1]
     assert torch.equal(images, before)
     assert all(
@@ -154,17 +161,17 @@ def test_recentred_statistics_leave_the_outputs_and_are_those_of_the_images(name
     model, side = narrow(name)
     images = torch.rand(32, 3, side, side)
     student, plan = cut(model, images)
-    prune.repair(student, model, plan, images)
+    prune.repair(student, model, plan, images, adapter=YOLO_ADAPTER)
 
     def in_train_mode() -> float:
         """How far the network is from itself in eval mode where BatchNorm uses the batch's own statistics."""
         twin = copy.deepcopy(student)
         with torch.no_grad():
-            pairs = zip(tensors(twin.train()(images)), tensors(raw_copy(student)(images)), strict=True)
+            pairs = zip(raw(twin.train(), images), raw(raw_copy(student, YOLO_ADAPTER), images), strict=True)
             return sum((a - b).square().mean().item() for a, b in pairs)
 
     before, repaired, modes = in_train_mode(), copy.deepcopy(student), [m.training for m in student.modules()]
-    prune.recentre(student, images)
+    prune.recentre(student, images, adapter=YOLO_ADAPTER)
     assert distance(student, repaired, images) < 1e-6
     assert in_train_mode() < 1e-3 * before
     assert [m.training for m in student.modules()] == modes
@@ -177,11 +184,11 @@ def test_a_student_that_was_repaired_before_is_repaired_again_no_worse(between: 
     model = randomize(SMALL["residual"]())
     images, unseen = torch.rand(48, 3, 16, 16), torch.rand(16, 3, 16, 16)
     student, plan = cut(model, images)
-    prune.repair(student, model, plan, images)
+    prune.repair(student, model, plan, images, adapter=YOLO_ADAPTER)
     once = distance(student, model, unseen)
     if between:
         between(student, images)
-    prune.repair(student, model, plan, images)
+    prune.repair(student, model, plan, images, adapter=YOLO_ADAPTER)
     assert distance(student, model, unseen) < 1.05 * once
 
 
@@ -202,7 +209,7 @@ def test_a_batch_norm_behind_two_layers_or_without_statistics_takes_no_constant(
         model, images, unseen = randomize(Two(tracks)), torch.rand(24, 3, 8, 8), torch.rand(8, 3, 8, 8)
         student, plan = cut(model, images)
         statistics, before = copy.deepcopy(student.bn).state_dict(), distance(student, model, unseen)
-        prune.repair(student, model, plan, images)
+        prune.repair(student, model, plan, images, adapter=YOLO_ADAPTER)
         assert distance(student, model, unseen) < 0.7 * before
         assert all(torch.equal(value, statistics[name]) for name, value in student.bn.state_dict().items())
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import prune
+from distill.yolo.families.adapter import YOLO_ADAPTER
 from tests.prune.networks import SMALL, randomize, yolo
 
 IMAGES = torch.rand(24, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -25,8 +26,10 @@ def test_every_network_can_be_cut_in_rounds_exactly(name: str) -> None:
 
 def test_a_detector_of_parts_is_cut_in_rounds_exactly() -> None:
     model, images = yolo("yolov8n", width=0.0625), torch.rand(4, 3, 64, 64)
-    plan = prune.plan_in_rounds(prune.trace(model, images[:1]), images=images, flops=0.4, rounds=2, round_to=1)
-    assert prune.verify(model, prune.apply(model, plan), plan, images[:1]) < 1e-10
+    graph = prune.trace(model, images[:1], adapter=YOLO_ADAPTER)
+    plan = prune.plan_in_rounds(graph, images=images, flops=0.4, rounds=2, round_to=1)
+    student = prune.apply(model, plan, adapter=YOLO_ADAPTER)
+    assert prune.verify(model, student, plan, images[:1], adapter=YOLO_ADAPTER) < 1e-10
 
 
 def test_one_round_is_score_and_plan() -> None:

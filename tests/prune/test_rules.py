@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ultralytics.nn.modules import C2f
 
 import prune
+from distill.yolo.families.adapter import YOLO_ADAPTER
 from tests.prune.networks import Block, randomize
 
 IMAGE = torch.rand(1, 3, 16, 16)
@@ -35,7 +36,9 @@ def difference(model: nn.Module, graph: prune.ChannelGraph) -> float:
     found = []
     for seed in range(3):
         plan = prune.make_plan(graph, prune.score(graph, "random", seed=seed), ratio=0.6, round_to=1)
-        found.append(prune.verify(model, prune.apply(model, plan), plan, torch.rand(2, 3, 16, 16)))
+        found.append(
+            prune.verify(model, prune.apply(model, plan, adapter=YOLO_ADAPTER), plan, torch.rand(2, 3, 16, 16))
+        )
     return max(found)
 
 
@@ -57,7 +60,7 @@ def difference(model: nn.Module, graph: prune.ChannelGraph) -> float:
 def test_channels_pass(operation: Callable[[nn.Module, Tensor], Tensor]) -> None:
     width = operation(Between(operation), torch.rand(1, 8, 16, 16)).shape[1]
     model = randomize(Between(operation, width))
-    graph = prune.trace(model, IMAGE)
+    graph = prune.trace(model, IMAGE, adapter=YOLO_ADAPTER)
     assert [group.name for group in graph.groups] == ["stem.conv", "first.conv", "second.conv"]
     assert difference(model, graph) < 1e-10
 
@@ -72,7 +75,7 @@ def test_channels_pass(operation: Callable[[nn.Module, Tensor], Tensor]) -> None
 )
 def test_channels_stay(operation: Callable[[nn.Module, Tensor], Tensor], reason: str) -> None:
     model = randomize(Between(operation))
-    graph = prune.trace(model, IMAGE)
+    graph = prune.trace(model, IMAGE, adapter=YOLO_ADAPTER)
     assert graph.frozen["first.conv"] == reason
     assert [group.name for group in graph.groups] == ["stem.conv", "second.conv"]
     assert difference(model, graph) < 1e-10
@@ -105,7 +108,7 @@ class Shortcut(nn.Module):
 
 def test_padded_channels_stay_and_those_between_them_are_cut() -> None:
     model = randomize(Shortcut())
-    graph = prune.trace(model, IMAGE)
+    graph = prune.trace(model, IMAGE, adapter=YOLO_ADAPTER)
     assert [(group.name, len(group.channels)) for group in graph.groups] == [("stem.conv", 8)]
     assert graph.frozen["wide.conv"] == "channels are padded in the model's own forward"
     outputs = graph.layer("wide.conv").outputs
@@ -167,7 +170,7 @@ class Splitting(nn.Module):
 @pytest.mark.parametrize("how", ["literal", "attribute", "sizes"])
 def test_a_split_at_a_fixed_width_stays(how: str) -> None:
     model = randomize(Splitting(Halves(how)))
-    graph = prune.trace(model, IMAGE)
+    graph = prune.trace(model, IMAGE, adapter=YOLO_ADAPTER)
     assert graph.frozen == {"block.cv1.conv": "split at a fixed width in 'block'", "out": "an output of the model"}
     assert difference(model, graph) < 1e-10
 
@@ -175,11 +178,11 @@ def test_a_split_at_a_fixed_width_stays(how: str) -> None:
 @pytest.mark.parametrize("c", [8, 5, None])
 def test_a_chunk_is_cut_and_a_number_that_is_not_its_width_is_left_alone(c: int | None) -> None:
     model = randomize(Splitting(Halves("chunk", c)))
-    graph = prune.trace(model, IMAGE)
+    graph = prune.trace(model, IMAGE, adapter=YOLO_ADAPTER)
     assert list(graph.frozen) == ["out"]
     assert difference(model, graph) < 1e-10
     plan = prune.make_plan(graph, prune.score(graph, "random"), ratio=0.6, round_to=1)
-    assert prune.apply(model, plan).block.c == (plan.parts["block"] if c == 8 else c)
+    assert prune.apply(model, plan, adapter=YOLO_ADAPTER).block.c == (plan.parts["block"] if c == 8 else c)
 
 
 class Twice(nn.Module):
@@ -199,7 +202,7 @@ class Twice(nn.Module):
 
 def test_a_split_of_a_split_is_cut_in_step() -> None:
     model = randomize(Twice(shown=False))
-    assert difference(model, prune.trace(model, IMAGE)) < 1e-10
+    assert difference(model, prune.trace(model, IMAGE, adapter=YOLO_ADAPTER)) < 1e-10
     with pytest.raises(prune.PruneError, match="no channel that can be cut: an output of the model"):
         prune.trace(Twice(shown=True), IMAGE)  # an output stays, and all that is tied to it
 
@@ -207,12 +210,12 @@ def test_a_split_of_a_split_is_cut_in_step() -> None:
 @pytest.mark.parametrize("groups", [2, 4])
 def test_a_split_whose_one_half_repeats_channels_is_cut_in_step(groups: int) -> None:
     model = randomize(nn.Sequential(Block(3, 16), C2f(16, 16, 1, True, groups), nn.Conv2d(16, 4, 1)))
-    assert difference(model, prune.trace(model, IMAGE)) < 1e-10
+    assert difference(model, prune.trace(model, IMAGE, adapter=YOLO_ADAPTER)) < 1e-10
 
 
 def test_a_split_at_the_stored_width_is_cut() -> None:
     model = randomize(Splitting(Stock("c")))
-    graph = prune.trace(model, IMAGE)
+    graph = prune.trace(model, IMAGE, adapter=YOLO_ADAPTER)
     assert list(graph.frozen) == ["out"]
     assert difference(model, graph) < 1e-10
 
@@ -229,6 +232,6 @@ def test_all_splits_at_one_stored_width_are_cut_alike() -> None:
             return torch.cat([b, a], 1)
 
     model = randomize(Splitting(Two()))
-    graph = prune.trace(model, IMAGE)
+    graph = prune.trace(model, IMAGE, adapter=YOLO_ADAPTER)
     assert sorted(map(len, graph.bundles)) == [1, 1, 4]
     assert difference(model, graph) < 1e-10

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import prune
+from distill.yolo.families.adapter import YOLO_ADAPTER
 from prune.importance import statistics
-from prune.importance.sensitivity import feel
+from prune.importance.sensitivity import measure_sensitivity
 from prune.importance.statistics import gaussian, passes
+from prune.program.geometry import geometry_of, input_rows, output_rows
 from prune.program.interpret import Program
-from prune.program.patches import input_rows, output_rows, reading
 from prune.program.raw import raw_copy, tensors
-from prune.recovery.reconstruct import _weights
+from prune.recovery.reconstruct import target_weights
 from prune.recovery.segments import segments
 from tests.prune.networks import SMALL, Block, randomize, yolo
 from tests.prune.test_repair import cut
@@ -30,7 +31,7 @@ def plain(outputs: Any) -> Tensor:
 
 @pytest.mark.parametrize("name, parts", [("yolov5s", 1), ("yolov5x", 4)])
 def test_a_batch_runs_in_as_few_parts_as_memory_allows(name: str, parts: int) -> None:
-    program = Program(raw_copy(yolo(name, classes=80)), torch.empty(16, 3, 640, 640))
+    program = Program(raw_copy(yolo(name, classes=80), YOLO_ADAPTER), torch.empty(16, 3, 640, 640), YOLO_ADAPTER)
     assert 16 / parts * program.backward_bytes() / 16 < 8 * 2**30
     assert [len(part) for part in passes(program, torch.empty(16, 3, 640, 640))] == [16 // parts] * parts
 
@@ -42,7 +43,7 @@ def test_the_sums_of_a_batch_in_parts_are_those_of_the_whole(name: str, monkeypa
     whole = prune.score(graph, "obs", batches=[images], sensitivity=plain)
     again = prune.score(graph, "obs", batches=[images], sensitivity=plain)
     program = Program(raw_copy(model), images)
-    weights = feel(program, list(whole.statistics), [images], plain).weights
+    weights = measure_sensitivity(program, list(whole.statistics), [images], plain).weights
     monkeypatch.setattr(statistics, "MEMORY", program.backward_bytes() * 0.31)
     assert [len(part) for part in passes(program, images)] == [3, 3, 3, 1]
     parts = prune.score(graph, "obs", batches=[images], sensitivity=plain)
@@ -57,7 +58,7 @@ def test_the_sums_of_a_batch_in_parts_are_those_of_the_whole(name: str, monkeypa
             ]
             torch.testing.assert_close(means[0] + a.origin, means[1] + b.origin, rtol=1e-3, atol=1e-4)
             torch.testing.assert_close(*spread, rtol=1e-3, atol=1e-4)
-    for key, weight in feel(program, list(whole.statistics), [images], plain).weights.items():
+    for key, weight in measure_sensitivity(program, list(whole.statistics), [images], plain).weights.items():
         torch.testing.assert_close(weight, weights[key], rtol=1e-3, atol=1e-4)
 
 
@@ -119,7 +120,7 @@ def test_rows_times_weights_are_the_outputs_however_the_input_is_padded(options:
 
     def look(node: Any, value: Any, values: dict[Any, Any]) -> Any:
         if program.layer(node) is not None:
-            how = reading(node)
+            how = geometry_of(node)
             positions = torch.arange(how.positions(value))
             rows = input_rows(values[node.args[0]], value.shape, how, positions)
             columns = rows.unflatten(1, (how.groups, -1)).movedim(1, 0)  # (groups, positions, n)
@@ -260,7 +261,7 @@ def test_the_weights_of_blocks_take_less_than_their_outputs() -> None:
     model, images = randomize(SMALL["split"]()), torch.rand(16, 3, 16, 16)
     _, plan = cut(model, images)
     program = Program(raw_copy(model), images)
-    found = _weights(program, segments(program, plan), [images], gaussian, 0)
+    found = target_weights(program, segments(program, plan), [images], gaussian, 0)
     assert found
     for target, ((each, positions),) in found.items():
         output = target.kept(torch.empty(program.nodes[target.node].meta["val"].shape))

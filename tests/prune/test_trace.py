@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import prune
+from distill.yolo.families.adapter import YOLO_ADAPTER
 from tests.prune.networks import SMALL, Block, Split, yolo
 
 IMAGE = torch.rand(1, 3, 16, 16)
@@ -106,7 +107,7 @@ def test_what_may_give_a_lost_tensor_its_shape_is_frozen() -> None:
 
 
 def test_inputs_and_outputs_are_frozen() -> None:
-    graph = prune.trace(yolo("yolov8n", width=0.0625), torch.rand(1, 3, 64, 64))
+    graph = prune.trace(yolo("yolov8n", width=0.0625), torch.rand(1, 3, 64, 64), adapter=YOLO_ADAPTER)
     assert set(graph.frozen) == {f"model.22.cv{n}.{level}.2" for n in (2, 3) for level in range(3)}
     assert set(graph.frozen.values()) == {"an output of the model"}
 
@@ -117,12 +118,12 @@ def test_flops_and_parameters_are_those_that_torch_counts(name: str) -> None:
     image = torch.rand(1, 3, 96, 64)
     with FlopCounterMode(display=False) as counter:
         model(image)
-    graph = prune.trace(model, image)
+    graph = prune.trace(model, image, adapter=YOLO_ADAPTER)
     dfl = 2 * 16 * 4 * 126  # the fixed convolution that decodes 126 anchors' boxes is not part of the raw outputs
     assert graph.flops() == counter.get_total_flops() - dfl
     assert graph.params() == sum(p.numel() for p in model.parameters()) - 16
     plan = prune.make_plan(graph, prune.score(graph, "l1"), flops=0.5, round_to=1)
-    student = prune.apply(model, plan)
+    student = prune.apply(model, plan, adapter=YOLO_ADAPTER)
     with FlopCounterMode(display=False) as counter:
         student(image)
     assert plan.flops_after == counter.get_total_flops() - dfl

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import prune
-from prune.program.interpret import Program, operator_name
+from prune.program.interpret import Program
+from prune.program.operators import operator_name
 from prune.program.raw import raw_copy
-from prune.recovery.segments import _Kept, segments
+from prune.recovery.segments import KeptChannels, segments
 from tests.prune.networks import Block, randomize
 
 
@@ -110,7 +111,7 @@ def test_a_map_of_one_channel_does_not_hide_what_was_cut_from_the_others() -> No
     (target,) = next(part for part in segments(program, plan) if part.name == "body").targets
     assert target.channels == plan.keep["body.conv"]
     number = next(i for i, node in enumerate(program.nodes) if operator_name(node) == "mul")
-    assert _Kept(program, plan).of(program.nodes[number]) == (1, plan.keep["body.conv"])
+    assert KeptChannels(program, plan).of(program.nodes[number]) == (1, plan.keep["body.conv"])
     assert prune.repair(student, model, plan, images) and prune.reconstruct(student, model, plan, images, steps=2)
 
 

@@ -12,6 +12,7 @@ import prune
 from distill import losses
 from distill.losses.context import LossContext
 from distill.losses.spec import LossSpec
+from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.outputs import distillation, label_terms, neck_keep, run, sensitivity_of
 from distill.yolo.families.table import ANCHOR, family_of
 from distill.yolo.families.yolov5 import head as anchor_head
@@ -230,12 +231,12 @@ def box_metric(head: AnchorDetect, raw: Tensor, level: int) -> Tensor:
 @pytest.mark.parametrize("architecture", ["v7.0", "v5.0", "P6"])
 def test_a_network_with_this_head_is_cut_exactly(architecture: str) -> None:
     model = network(architecture)
-    graph = prune.trace(model, IMAGE)
+    graph = prune.trace(model, IMAGE, adapter=YOLO_ADAPTER)
     last = len(model.model) - 1
     assert graph.frozen == {f"model.{last}.m.{i}": "an output of the model" for i in range(model.model[-1].nl)}
     plan = prune.make_plan(graph, prune.score(graph, "random", seed=1), ratio=0.4, round_to=1)
-    student: Any = prune.apply(model, plan)
-    assert prune.verify(model, student, plan, IMAGE) < 1e-10
+    student: Any = prune.apply(model, plan, adapter=YOLO_ADAPTER)
+    assert prune.verify(model, student, plan, IMAGE, adapter=YOLO_ADAPTER) < 1e-10
     assert sum(p.numel() for p in student.parameters()) < 0.6 * sum(p.numel() for p in model.parameters())
     assert output(student).shape == output(model).shape and student.hyp == model.hyp
     assert torch.equal(student.model[-1].anchors, model.model[-1].anchors)
@@ -249,12 +250,12 @@ def test_a_network_with_this_head_is_cut_exactly(architecture: str) -> None:
 
 def test_a_cut_student_learns_from_its_teacher_and_from_labels() -> None:
     model = network()
-    graph = prune.trace(model, IMAGE)
+    graph = prune.trace(model, IMAGE, adapter=YOLO_ADAPTER)
     plan = prune.make_plan(graph, prune.score(graph, "random", seed=1), ratio=0.4, round_to=1)
     specs = [LossSpec(name) for name in ("score_bce", "objectness_bce", "box_iou", "feature_pkd")]
     boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4]])
     batch = {"img": IMAGE, "batch_idx": torch.tensor([0.0]), "cls": torch.tensor([[1.0]]), "bboxes": boxes}
-    student = prune.apply(model, plan)
+    student = prune.apply(model, plan, adapter=YOLO_ADAPTER)
     task = distillation(student, model, losses.build(specs), keep_inputs=plan.keep_inputs)
     terms = task(batch)
     assert list(terms) == ["box", "obj", "cls", *(spec.name for spec in specs), "loss"]
@@ -269,6 +270,6 @@ def test_a_cut_student_learns_from_its_teacher_and_from_labels() -> None:
 def test_a_head_is_told_by_its_class() -> None:
     model = network()
     assert family_of(model) is ANCHOR and ANCHOR.gives == {"objectness"}
-    graph = prune.trace(model, IMAGE)
+    graph = prune.trace(model, IMAGE, adapter=YOLO_ADAPTER)
     scores = prune.score(graph, "obs", batches=IMAGE, sensitivity=sensitivity_of(model), seed=0)
     assert prune.make_plan(graph, scores, flops=0.6, round_to=1).flops_after < 0.61 * graph.flops()

@@ -28,6 +28,7 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 import prune
 from distill.errors import DistillError, RunError
 from distill.yolo.checkpoint import detector as checkpoint
+from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.yolov5.head import AnchorDetect
 from tests.distill.yolo.originals import IMAGE, NAMES, edited, network, tiny
 from tests.prune.networks import yolo
@@ -127,10 +128,10 @@ def test_a_yolo11_is_cut_and_stays_one_that_ultralytics_reads(tmp_path: Path) ->
     """With what the others do not have: attention, and depthwise convolutions in the head."""
     torch.save({"model": yolo("yolo11n", width=0.125).half(), "epoch": -1}, tmp_path / "best.pt")
     given: Any = checkpoint.load(tmp_path / "best.pt")
-    graph = prune.trace(given.model, IMAGE)
+    graph = prune.trace(given.model, IMAGE, adapter=YOLO_ADAPTER)
     plan = prune.make_plan(graph, prune.score(graph, "bn_scale"), flops=0.6, round_to=1)
-    student = prune.apply(given.model, plan)
-    assert prune.verify(given.model, student, plan, IMAGE) < 1e-10
+    student = prune.apply(given.model, plan, adapter=YOLO_ADAPTER)
+    assert prune.verify(given.model, student, plan, IMAGE, adapter=YOLO_ADAPTER) < 1e-10
     checkpoint.save(student, tmp_path / "student.pt", names=NAMES, imgsz=64)
     found = checkpoint.load(tmp_path / "student.pt").model
     assert sum(p.numel() for p in found.parameters()) == plan.params_after

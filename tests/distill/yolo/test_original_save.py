@@ -19,6 +19,7 @@ import prune
 from distill.errors import DistillError, RunError
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.archive import Archive
+from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.yolov5.checkpoint import HYP
 from distill.yolo.families.yolov5.head import AnchorDetect
 from distill.yolo.families.yolov5.saving import save_original
@@ -124,8 +125,10 @@ def test_the_network_is_left_alone(model: Any, tmp_path: Path) -> None:
 
 
 def test_a_pruned_network_is_saved(model: Any, tmp_path: Path) -> None:
-    graph = prune.trace(model, IMAGE)
-    student = prune.apply(model, prune.make_plan(graph, prune.score(graph, "l1"), flops=0.6, round_to=2))
+    graph = prune.trace(model, IMAGE, adapter=YOLO_ADAPTER)
+    student = prune.apply(
+        model, prune.make_plan(graph, prune.score(graph, "l1"), flops=0.6, round_to=2), adapter=YOLO_ADAPTER
+    )
     save_original(student, tmp_path / "student.pt", names=NAMES, imgsz=64)
     found = checkpoint.load(tmp_path / "student.pt").model
     assert sum(p.numel() for p in found.parameters()) < sum(p.numel() for p in model.parameters())

@@ -1,4 +1,4 @@
-"""A layer as the linear regression that it is: rows of unfolded inputs at sampled output positions.
+"""How a layer reads its input, and its input and output as the rows of a linear regression.
 
 A position is one output pixel of one image (one token for a linear layer), numbered over (N, h, w). Only sampled
 positions are unfolded: all of them would take kernel-size times the memory of the activations.
@@ -14,15 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Node
 
-from prune.program.interpret import channel_dim
+from prune.program.operators import channel_dim
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How a layer reads its input, as the operator says: a module may pad its input before, or be given another one.
+class LayerGeometry:
+    """How a layer reads its input, as its operator says: a module's own attributes may tell otherwise.
 
     Attributes:
-        dim: The dimension of the output that holds channels: 1 for a convolution, -1 for a linear layer, which has no more.
+        dim: The dimension of the output that holds channels: 1 for a convolution, -1 for a linear layer.
         kernel, stride, dilation: (vertical, horizontal).
         padding: Zeros around the input: (left, right, top, bottom).
         groups: Convolution groups.
@@ -44,31 +44,31 @@ class Reading:
         return output.numel() // output.shape[self.dim]
 
 
-def reading(node: Node) -> Reading:
-    """How the convolution or linear layer that a node computes reads its input."""
+def geometry_of(node: Node) -> LayerGeometry:
+    """The geometry of the convolution or linear layer that a node computes."""
     dim = channel_dim(node)
     if dim == -1:
-        return Reading(dim)
+        return LayerGeometry(dim)
     weight: Any = node.args[1]
-    given = list(node.args[3:])
-    defaults: list[Any] = [[1], [0], [1], 1]
-    stride, padding, dilation, groups = given + defaults[len(given) :]
-    kernel, apart = _pair(weight.meta["val"].shape[2:]), _pair(dilation)
+    options: list[Any] = list(node.args[3:])
+    options += [[1], [0], [1], 1][len(options) :]
+    stride, padding, dilation, groups = options
+    kernel, spacing = _pair(weight.meta["val"].shape[2:]), _pair(dilation)
     if padding == "same":  # what is odd goes to the right and to the bottom
-        around = [d * (k - 1) for k, d in zip(kernel, apart, strict=True)]
-        top, left = (total // 2 for total in around)
-        sides = left, around[1] - left, top, around[0] - top
+        both = [d * (k - 1) for k, d in zip(kernel, spacing, strict=True)]
+        top, left = (total // 2 for total in both)
+        sides = left, both[1] - left, top, both[0] - top
     else:
         top, left = _pair([0] if padding == "valid" else padding)
         sides = left, left, top, top
-    return Reading(dim, kernel, _pair(stride), apart, sides, groups)
+    return LayerGeometry(dim, kernel, _pair(stride), spacing, sides, groups)
 
 
 def _pair(value: Any) -> tuple[int, int]:
     return value[0], value[-1]
 
 
-def output_rows(output: Tensor, layer: Reading, positions: Tensor) -> Tensor:
+def output_rows(output: Tensor, layer: LayerGeometry, positions: Tensor) -> Tensor:
     """Values of all output channels at the positions: (positions, C_out)."""
     if layer.dim == -1:
         return output.reshape(-1, output.shape[-1])[positions]
@@ -76,10 +76,18 @@ def output_rows(output: Tensor, layer: Reading, positions: Tensor) -> Tensor:
     return output[n, :, y, x]
 
 
-def input_rows(inputs: Tensor, output_shape: torch.Size, layer: Reading, positions: Tensor) -> Tensor:
-    """What each position's output is computed from: (positions, C_in * kh * kw), columns in the order of the weights.
+def input_rows(inputs: Tensor, output_shape: torch.Size, layer: LayerGeometry, positions: Tensor) -> Tensor:
+    """What each position's output is computed from.
 
-    For a grouped convolution all input channels are there: those of group g stand at columns g*n to (g+1)*n.
+    Args:
+        inputs: The layer's input, (N, C_in, H, W), or (..., C_in) for a linear layer.
+        output_shape: Shape of its output.
+        layer: Its geometry.
+        positions: (P,) positions of the output.
+
+    Returns:
+        (P, C_in * kh * kw), columns in the order of the weights. For a grouped convolution all input channels are there:
+        those of group g stand at columns g*n to (g+1)*n.
     """
     if layer.dim == -1:
         return inputs.reshape(-1, inputs.shape[-1])[positions]

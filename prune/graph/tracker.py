@@ -1,0 +1,153 @@
+"""Channels on their way through a traced network: what every rule reads and writes.
+
+An *atom* is one channel of one tensor. Atoms that must live and die together are united.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch.fx import Node
+
+from prune.adapter import Adapter
+from prune.graph.graph import Layer
+from prune.program.operators import module_path
+from prune.program.owners import Owners
+
+
+class Vector(NamedTuple):
+    """The channels of one tensor: the dimension that carries them, and the atom at each position of it."""
+
+    dim: int
+    atoms: list[int]
+
+
+class Atoms:
+    """Union-find over atoms.
+
+    Attributes:
+        labels: Per atom, ("layer", n) for the layer that made it and ("part", n, i) for each split it went through.
+        reasons: Atom -> why it may not be cut.
+    """
+
+    def __init__(self) -> None:
+        self._parent: list[int] = []
+        self.labels: list[list[tuple]] = []
+        self.reasons: dict[int, str] = {}
+
+    def fresh(self, count: int, label: tuple) -> list[int]:
+        """That many new atoms."""
+        start = len(self._parent)
+        self._parent.extend(range(start, start + count))
+        self.labels.extend([label] for _ in range(count))
+        return list(range(start, start + count))
+
+    def root(self, atom: int) -> int:
+        """The atom that stands for all that are united with this one."""
+        while self._parent[atom] != atom:
+            self._parent[atom] = self._parent[self._parent[atom]]
+            atom = self._parent[atom]
+        return atom
+
+    def roots(self) -> list[int]:
+        """The root of every atom."""
+        return [self.root(a) for a in range(len(self._parent))]
+
+    def unite(self, a: Iterable[int], b: Iterable[int]) -> None:
+        """Unite two vectors position by position."""
+        for x, y in zip(a, b, strict=True):
+            x, y = self.root(x), self.root(y)
+            if x != y:
+                self._parent[max(x, y)] = min(x, y)
+
+    def tie(self, atoms: list[int], parts: int) -> None:
+        """Unite the i-th atoms of all parts of a vector that is cut into equal parts."""
+        size = len(atoms) // parts
+        for part in range(1, parts):
+            self.unite(atoms[:size], atoms[part * size : (part + 1) * size])
+
+    def freeze(self, atoms: Iterable[int], reason: str) -> None:
+        """These may not be cut; the first reason given is kept."""
+        for atom in atoms:
+            self.reasons.setdefault(atom, reason)
+
+
+@dataclass
+class TracedSplit:
+    """Equal parts that a module's forward splits a vector into; `stored` if the module stores their width."""
+
+    owner: str
+    stored: bool
+    parts: list[list[int]]
+
+
+class ChannelTracker:
+    """What is known of the channels at one point of the trace.
+
+    Attributes:
+        atoms: Every channel so far.
+        vectors: Node -> the channels of its tensor; None if it has none, or if they cannot be followed.
+        lists: Node that gives several tensors -> the vector of each.
+        owners: Finds the module of a node.
+        adapter: Of the model.
+        layers: Path -> layer, with atoms for channels.
+        norms: Path of a BatchNorm -> (atoms, affine).
+        whole: Path of a layer that cannot be cut -> why; `layers` and `norms` lack it.
+        whole_flops: FLOPs per image of the layers in `whole`.
+        splits: Equal splits.
+    """
+
+    def __init__(self, owners: Owners, adapter: Adapter) -> None:
+        self.atoms, self.owners, self.adapter = Atoms(), owners, adapter
+        self.vectors: dict[Node, Vector | None] = {}
+        self.lists: dict[Node, list[Vector]] = {}
+        self.layers: dict[str, Layer] = {}
+        self.norms: dict[str, tuple[list[int], bool]] = {}
+        self.whole: dict[str, str] = {}
+        self.whole_flops = 0
+        self.splits: list[TracedSplit] = []
+
+    def vector(self, value: Any) -> Vector | None:
+        """The channels of an operator's argument."""
+        return self.vectors.get(value) if isinstance(value, Node) else None
+
+    def freeze(self, value: Any, reason: str) -> None:
+        """None of the channels of a node's value may be cut."""
+        for vector in [self.vectors.get(value), *self.lists.get(value, [])]:
+            self.atoms.freeze(vector.atoms if vector else (), reason)
+
+    def give_up(self, node: Node, reason: str) -> Vector | None:
+        """Freeze everything that enters the operator, and return None: what leaves it cannot be followed."""
+        for value in node.all_input_nodes:
+            self.freeze(value, reason)
+        return None
+
+    def keep_whole(self, node: Node, name: str, reason: str) -> None:
+        """The layer `name` cannot be cut: all that enters it stays, weights that were made from channels too."""
+        self.give_up(node, reason)
+        self.whole.setdefault(name, reason)
+
+    def entering(self, node: Node, x: Any, dim: int) -> list[int]:
+        """Atoms that enter a layer, which reads channels along `dim` even if they cannot be followed to here."""
+        vector = self.vector(x)
+        if vector is not None and vector.dim == dim:
+            return vector.atoms
+        reason = f"the input of '{module_path(node)}' cannot be followed"
+        self.freeze(x, reason)
+        atoms = self.atoms.fresh(x.meta["val"].shape[dim], ("unknown",))
+        self.atoms.freeze(atoms, reason)
+        return atoms
+
+    def add_split(self, split: TracedSplit) -> None:
+        """Parts stay equally wide. All stored splits of a module do together, for it stores one width."""
+        same = (i for i, each in enumerate(self.splits) if split.stored and each.stored and each.owner == split.owner)
+        index = next(same, len(self.splits))
+        if index == len(self.splits):
+            self.splits.append(TracedSplit(split.owner, split.stored, []))
+        together = self.splits[index].parts
+        for part in split.parts:
+            for atom in part:
+                self.atoms.labels[atom].append(("part", index, len(together)))
+            together.append(part)
