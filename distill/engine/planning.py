@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import prune
+from distill.machine import plugins
 from distill.machine.console import Console
 from distill.recipe.schema import Prune, Recipe
 from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import calibration
+from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.outputs import sensitivity_of
 from distill.yolo.families.table import family_of, stride_of
 
@@ -54,12 +58,12 @@ def make_plan(
     options = recipe.prune
     model = teacher.model.to(device)
     images = calibration_images(recipe, teacher, data, options.images if options else 1)
-    graph = prune.trace(model, torch.zeros(1, 3, recipe.imgsz, recipe.imgsz, device=device))
+    graph = prune.trace(model, torch.zeros(1, 3, recipe.imgsz, recipe.imgsz, device=device), adapter=YOLO_ADAPTER)
     if options is None:
         return prune.keep_all(graph)
     plan = prune.plan_in_rounds(
         graph,
-        options.importance,
+        importance_of(options.importance),
         images=images,
         rounds=options.rounds,
         sensitivity=sensitivity_of(model),
@@ -70,6 +74,23 @@ def make_plan(
     model.cpu()
     console.line(describe(plan))
     return plan
+
+
+def importance_of(name: str) -> str | Callable[..., Any]:
+    """What `prune.score` takes for `prune.importance`: one of its names, or a user's function, which fails in one line.
+
+    Raises:
+        DistillError: there is no such function.
+    """
+    if name in prune.IMPORTANCES:
+        return name
+    function = plugins.load("importance", name, prune.IMPORTANCES)
+
+    @wraps(function)
+    def importance(*args: Any) -> Any:
+        return plugins.call(f"importance '{name}'", function, *args, passing=(prune.PruneError,))
+
+    return importance
 
 
 def budget(options: Prune) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import nn
 
 import prune
 from distill import losses
-from distill.engine.planning import budget
+from distill.engine.planning import budget, importance_of
 from distill.errors import DistillError
 from distill.losses.base import LossModule, WeightedLoss
 from distill.losses.spec import ALWAYS, LossSpec
@@ -28,6 +28,7 @@ from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.data import dataset as datasets
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.export import check_exports
+from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.outputs import distillation
 from distill.yolo.families.table import family_of, stride_of
 from distill.yolo.families.ultralytics_dfl import DFL
@@ -189,5 +190,6 @@ def check_network(recipe: Recipe, teacher: Detector | None) -> None:
         sizes = f"{recipe.imgsz // stride * stride} or {-(-recipe.imgsz // stride) * stride}"
         raise DistillError(f"imgsz is {recipe.imgsz}, and this network takes multiples of {stride}: give {sizes}")
     if recipe.prune is not None:
-        graph = prune.trace(network, torch.zeros(1, 3, recipe.imgsz, recipe.imgsz))
+        graph = prune.trace(network, torch.zeros(1, 3, recipe.imgsz, recipe.imgsz), adapter=YOLO_ADAPTER)
         prune.check_budget(graph, **budget(recipe.prune))
+        importance_of(recipe.prune.importance)

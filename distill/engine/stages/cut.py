@@ -12,6 +12,7 @@ from distill.errors import DistillError
 from distill.results import networks
 
 EXACT = 1e-6  # a difference between masked and pruned outputs, in float64, that is rounding
+from distill.yolo.families.adapter import YOLO_ADAPTER
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,9 @@ class CutRecord:
 def _work(session: Session) -> CutRecord:
     original = session.load(session.base)
     plan = make_plan(session.recipe, original, session.data, session.device, session.console)
-    student = prune.apply(original.model, plan)
-    difference = prune.verify(original.model, student, plan, session.images(original, 1))
+    student = prune.apply(original.model, plan, adapter=YOLO_ADAPTER)
+    images = session.images(original, 1)
+    difference = prune.verify(original.model, student, plan, images, adapter=YOLO_ADAPTER)
     if not difference < EXACT:  # written so that NaN fails
         raise DistillError(
             f"the cut is not exact, outputs differ by {difference:.2g} from the masked original: report it"

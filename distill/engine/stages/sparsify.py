@@ -10,6 +10,7 @@ from distill.engine.stage import Stage, evaluation_of
 from distill.results import networks
 from distill.results.results import Evaluation
 from distill.training import schedule
+from distill.yolo.families.adapter import YOLO_ADAPTER
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class SparsifyRecord:
 def _work(session: Session) -> SparsifyRecord:
     options, teacher = session.recipe.sparsify, session.load(networks.TEACHER)
     assert options is not None
-    graph = prune.trace(teacher.model, session.images(teacher, 1))
+    graph = prune.trace(teacher.model, session.images(teacher, 1), adapter=YOLO_ADAPTER)
     plan = schedule.sparsify(len(session.data.train), session.recipe.batch, options.epochs, lr=options.lr)
     penalty = prune.sparsity.Penalty(graph, options.strength)
     task = session.task(teacher) if options.distill else None

@@ -21,6 +21,7 @@ from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
+from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.training.learner import Learner
 from distill.yolo.upstream import build_dataloader, get_cfg, init_seeds
 
@@ -72,7 +73,7 @@ def reestimate_batchnorm(
     """
     init_seeds(seed)
     batches = islice(_batches(data, schedule, imgsz, augment=True), math.ceil(BN_IMAGES / schedule.batch))
-    prune.recentre(model.to(device), [_prepare(batch, device)["img"] for batch in batches])
+    prune.recentre(model.to(device), [_prepare(batch, device)["img"] for batch in batches], adapter=YOLO_ADAPTER)
 
 
 def tolerates_batch_stats(
