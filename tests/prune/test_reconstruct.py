@@ -124,7 +124,7 @@ def test_a_block_that_ends_worse_keeps_its_weights() -> None:
 def test_only_the_students_weights_change_and_the_same_seed_changes_them_alike() -> None:
     model, images = randomize(SMALL["depthwise"]()), torch.rand(48, 3, 16, 16)
     student, plan = cut(model, images)
-    twin = prune.apply(model, plan)
+    twin = prune.apply(model, plan, adapter=YOLO_ADAPTER)
     state = {key: value.clone() for key, value in model.state_dict().items()}
     statistics = {key: value.clone() for key, value in student.state_dict().items() if "running" in key}
     random = torch.get_rng_state()

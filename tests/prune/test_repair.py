@@ -59,7 +59,7 @@ def test_a_twin_that_was_cut_is_made_up_for_exactly() -> None:
     graph = prune.trace(model, images[:1])
     stem = graph.groups[0].channels
     plan = plan_from_channels(graph, set(graph.group_of) - set(stem[8:]))
-    student = prune.apply(model, plan)
+    student = prune.apply(model, plan, adapter=YOLO_ADAPTER)
     before = distance(student, model, images)
     prune.repair(student, model, plan, images, adapter=YOLO_ADAPTER)
     assert distance(student, model, images) < 1e-4 * before
@@ -87,7 +87,7 @@ def test_a_student_that_is_right_stays_as_it_is() -> None:
     images = torch.rand(24, 3, 16, 16)
     graph = prune.trace(model, images[:1])
     plan = plan_from_channels(graph, set(graph.group_of))
-    student = prune.apply(model, plan)
+    student = prune.apply(model, plan, adapter=YOLO_ADAPTER)
     prune.repair(student, model, plan, images, adapter=YOLO_ADAPTER)
     assert distance(student, model, images) < 1e-8
 
@@ -109,7 +109,7 @@ def test_only_the_student_changes_and_its_modes_come_back() -> None:
 def test_the_same_seed_gives_the_same_student() -> None:
     model, images = randomize(SMALL["pyramid"]()), torch.rand(12, 3, 16, 16)
     student, plan = cut(model, images)
-    twin = prune.apply(model, plan)
+    twin = prune.apply(model, plan, adapter=YOLO_ADAPTER)
     for each in (student, twin):
         prune.repair(each, model, plan, images, seed=3)
     assert all(
@@ -120,7 +120,7 @@ def test_the_same_seed_gives_the_same_student() -> None:
 def test_batches_and_a_tensor_are_the_same_and_no_images_are_refused() -> None:
     model, images = randomize(SMALL["split"]()), torch.rand(32, 3, 16, 16)
     student, plan = cut(model, images)
-    twin = prune.apply(model, plan)
+    twin = prune.apply(model, plan, adapter=YOLO_ADAPTER)
     prune.repair(student, model, plan, images, adapter=YOLO_ADAPTER)
     prune.repair(twin, model, plan, iter(images.split(16)))
     assert all(
