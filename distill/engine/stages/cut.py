@@ -10,9 +10,9 @@ from distill.engine.session import PLAN, Session
 from distill.engine.stage import Stage
 from distill.errors import DistillError
 from distill.results import networks
+from distill.yolo.families.adapter import YOLO_ADAPTER
 
 EXACT = 1e-6  # a difference between masked and pruned outputs, in float64, that is rounding
-from distill.yolo.families.adapter import YOLO_ADAPTER
 
 
 @dataclass(frozen=True)
