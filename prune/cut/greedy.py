@@ -23,7 +23,7 @@ class Step(NamedTuple):
 
     cost: float
     saved: float
-    count: int
+    channels: int
 
 
 class Use(NamedTuple):
@@ -137,7 +137,7 @@ class Cutter:
                 left = self.left / self.budget.total
                 raise PruneError(f"nothing is left to cut, and {left:.3f} of the model is")
             best = _best(steps, self.left - goal, WINDOW * goal)
-            stale = self._remove(self.bundles[best], steps[best].count)
+            stale = self._remove(self.bundles[best], steps[best].channels)
             way = int(100 * min(1.0, (self.budget.total - self.left) / (self.budget.total - goal)))
             yield from range(percent + 1, way + 1)
             percent = way

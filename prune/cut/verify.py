@@ -106,7 +106,7 @@ def propagate_mask(node: Node, value: Any, masks: dict[Node, Any], adapter: Adap
         return torch.stack([source.expand(value.shape) for source in sources]).amin(0)
     if rule in rules.RULES.values() or len(sources) > 1 or sources[0].shape != value.shape:
         return None
-    return sources[0]  # a rule of the user's own: channels stay where they are, as far as is known
+    return sources[0]  # by a rule of the user: each channel is taken to stay at its place
 
 
 def _padded(node: Node, kept: Tensor, value: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from prune.graph.graph import Layer
 from prune.graph.tracker import ChannelTracker, TracedSplit, Vector
 from prune.program.operators import module_path, operator_name, plain_name, where, within
 
+# Rules take a node as Any: torch's type of its arguments is recursive, and mypy takes minutes over it.
 Rule = Callable[[ChannelTracker, Node], Vector | None]
 
 
@@ -69,27 +70,27 @@ def follow(tracker: ChannelTracker, node: Node) -> None:
     tracker.vectors[node] = rule(tracker, node)
 
 
-def _unknown(tracker: ChannelTracker, node: Node) -> Vector | None:
+def _unknown(tracker: ChannelTracker, node: Any) -> Vector | None:
     return tracker.give_up(node, f"{str(node.target).removeprefix('aten.')} {where(node)} has no rule")
 
 
-def pointwise(tracker: ChannelTracker, node: Node) -> Vector | None:
+def pointwise(tracker: ChannelTracker, node: Any) -> Vector | None:
     """Each value comes from the one at its place, as with an activation or a copy."""
     if len(node.all_input_nodes) > 1:  # clamp and pow may take a tensor, with a value for each channel
         return _unknown(tracker, node)
     return tracker.vector(node.all_input_nodes[0])  # the first argument of 2 ** x is a number
 
 
-def spatial(tracker: ChannelTracker, node: Node) -> Vector | None:
+def spatial(tracker: ChannelTracker, node: Any) -> Vector | None:
     """Each channel passes by itself, and changes size over the last two dimensions, as in pooling."""
-    x: Any = node.args[0]
+    x = node.args[0]
     vector = tracker.vector(x)
     if vector is not None and vector.dim >= x.meta["val"].dim() - 2:  # a linear layer's channels stand last
         return tracker.give_up(node, f"channels are resized {where(node)}")
     return vector
 
 
-def conv2d(tracker: ChannelTracker, node: Node) -> Vector | None:
+def conv2d(tracker: ChannelTracker, node: Any) -> Vector | None:
     """Reads the channels of its input and makes new ones; a depthwise convolution hands them through."""
     x, weight = node.args[:2]
     shape, groups = _shape(weight), node.args[6] if len(node.args) > 6 else 1
@@ -104,7 +105,7 @@ def conv2d(tracker: ChannelTracker, node: Node) -> Vector | None:
     return Vector(1, outputs)
 
 
-def linear(tracker: ChannelTracker, node: Node) -> Vector | None:
+def linear(tracker: ChannelTracker, node: Any) -> Vector | None:
     """Reads the last dimension and makes a new one."""
     dim = len(_shape(node)) - 1
     atoms = tracker.entering(node, node.args[0], dim)
@@ -113,7 +114,7 @@ def linear(tracker: ChannelTracker, node: Node) -> Vector | None:
 
 
 def _layer(
-    tracker: ChannelTracker, node: Node, kind: str, inputs: list[int], width: int, sizes: dict[str, Any]
+    tracker: ChannelTracker, node: Any, kind: str, inputs: list[int], width: int, sizes: dict[str, Any]
 ) -> list[int]:
     """Note a layer; its output atoms."""
     name, obstacle = tracker.owners.layer(node, operator_name(node))
@@ -134,7 +135,7 @@ def _layer(
     return outputs
 
 
-def batch_norm(tracker: ChannelTracker, node: Node) -> Vector | None:
+def batch_norm(tracker: ChannelTracker, node: Any) -> Vector | None:
     """Normalises each channel by itself."""
     vector = tracker.vector(node.args[0])
     if vector is None:
@@ -151,9 +152,9 @@ def batch_norm(tracker: ChannelTracker, node: Node) -> Vector | None:
     return vector
 
 
-def padding(tracker: ChannelTracker, node: Node) -> Vector | None:
+def padding(tracker: ChannelTracker, node: Any) -> Vector | None:
     """Adds values on some sides; channels that it adds stay."""
-    vector, amounts = tracker.vector(node.args[0]), list(node.args[1])  # type: ignore[arg-type, call-overload]
+    vector, amounts = tracker.vector(node.args[0]), list(node.args[1])
     if vector is None:
         return None
     place = 2 * (len(_shape(node)) - 1 - vector.dim)  # amounts are (before, after), from the last dimension on
@@ -167,7 +168,7 @@ def padding(tracker: ChannelTracker, node: Node) -> Vector | None:
     return Vector(vector.dim, [*added[:before], *vector.atoms, *added[before:]])
 
 
-def arithmetic(tracker: ChannelTracker, node: Node) -> Vector | None:
+def arithmetic(tracker: ChannelTracker, node: Any) -> Vector | None:
     """Two tensors, or one and a number, element by element: operands of the same width are cut alike."""
     operands = [value for value in node.args[:2] if isinstance(value, Node)]
     if len(operands) == 1:
@@ -192,10 +193,10 @@ def arithmetic(tracker: ChannelTracker, node: Node) -> Vector | None:
     return Vector(dim, whole[0].atoms)
 
 
-def cat(tracker: ChannelTracker, node: Node) -> Vector | None:
+def cat(tracker: ChannelTracker, node: Any) -> Vector | None:
     """Concatenates the channels, or, along another dimension, unites them."""
-    parts: Any = node.args[0]
-    dim: Any = node.args[1] if len(node.args) > 1 else 0
+    parts = node.args[0]
+    dim = node.args[1] if len(node.args) > 1 else 0
     vectors = [v for n in parts if (v := tracker.vector(n)) is not None]
     if len(vectors) < len(parts) or len({v.dim for v in vectors}) != 1:
         return tracker.give_up(node, f"a tensor concatenated {where(node)} cannot be followed")
@@ -206,13 +207,13 @@ def cat(tracker: ChannelTracker, node: Node) -> Vector | None:
     return vectors[0]
 
 
-def split(tracker: ChannelTracker, node: Node) -> None:
+def split(tracker: ChannelTracker, node: Any) -> None:
     """Cuts the channels into parts. Equal parts stay equal, if the width of a part is no fixed number."""
     x, dim = node.args[0], node.args[2] if len(node.args) > 2 else 0
     vector, shapes = tracker.vector(x), [value.shape for value in node.meta["val"]]
     if vector is None:
         return
-    if dim % len(shapes[0]) != vector.dim:  # type: ignore[operator]
+    if dim % len(shapes[0]) != vector.dim:
         tracker.lists[node] = [vector] * len(shapes)
         return
     sizes = [shape[vector.dim] for shape in shapes]
@@ -228,13 +229,13 @@ def split(tracker: ChannelTracker, node: Node) -> None:
     tracker.lists[node] = [Vector(vector.dim, part) for part in parts]
 
 
-def getitem(tracker: ChannelTracker, node: Node) -> Vector | None:
+def getitem(tracker: ChannelTracker, node: Any) -> Vector | None:
     """One of several tensors; the value and the places of a pooling have the same channels."""
     source, index = node.args
-    return tracker.lists[source][index] if source in tracker.lists else tracker.vector(source)  # type: ignore[index]
+    return tracker.lists[source][index] if source in tracker.lists else tracker.vector(source)
 
 
-def slicing(tracker: ChannelTracker, node: Node) -> Vector | None:
+def slicing(tracker: ChannelTracker, node: Any) -> Vector | None:
     """A range of positions: a range of channels is a fixed one."""
     vector = tracker.vector(node.args[0])
     dim, start, end, step = (list(node.args[1:]) + [0, None, None, 1][len(node.args) - 1 :])[:4]
@@ -246,10 +247,10 @@ def slicing(tracker: ChannelTracker, node: Node) -> Vector | None:
     return Vector(vector.dim, atoms)
 
 
-def reduction(tracker: ChannelTracker, node: Node) -> Vector | None:
+def reduction(tracker: ChannelTracker, node: Any) -> Vector | None:
     """A mean, sum or maximum over dimensions other than that of the channels."""
     vector = tracker.vector(node.args[0])
-    dims: Any = node.args[1] if len(node.args) > 1 else None
+    dims = node.args[1] if len(node.args) > 1 else None
     rank = len(_shape(node.args[0]))
     if vector is None or dims is None or vector.dim in [d % rank for d in dims]:
         return tracker.give_up(node, f"channels are reduced {where(node)}")
@@ -257,7 +258,7 @@ def reduction(tracker: ChannelTracker, node: Node) -> Vector | None:
     return Vector(vector.dim - (0 if keepdim else sum(d % rank < vector.dim for d in dims)), vector.atoms)
 
 
-def view(tracker: ChannelTracker, node: Node) -> Vector | None:
+def view(tracker: ChannelTracker, node: Any) -> Vector | None:
     """Another shape: dimensions behind the channels may be merged or split, or merged into the channels."""
     vector = tracker.vector(node.args[0])
     if vector is None:
@@ -272,7 +273,7 @@ def view(tracker: ChannelTracker, node: Node) -> Vector | None:
     return tracker.give_up(node, f"channels are reshaped {where(node)}")
 
 
-def _keep_entering(tracker: ChannelTracker, node: Node) -> None:
+def _keep_entering(tracker: ChannelTracker, node: Any) -> None:
     """Freeze what enters the module of a view whose input cannot be followed.
 
     Attention takes the shape of that view from what enters it (`B, C, H, W = x.shape`), which a trace does not show. If

@@ -84,7 +84,7 @@ class TracedSplit:
 
 
 class ChannelTracker:
-    """What is known of the channels at one point of the trace.
+    """The channels at one point of the trace.
 
     Attributes:
         atoms: Every channel so far.

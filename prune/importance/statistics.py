@@ -21,7 +21,7 @@ from prune.program.interpret import Program
 from prune.program.operators import operator_name
 from prune.program.raw import refill, tensors
 
-BATCH = 16  # images per batch, where a tensor of images is given
+BATCH = 16  # images per batch, if a tensor of images is given
 # Bytes that one pass may hold for the way back; a batch that takes more runs in several passes. 16 images of a small
 # detector at 640 px take 5.7 GB, those of a large one 23.6 GB.
 MEMORY = 8 * 2**30
@@ -39,7 +39,7 @@ def no_progress(items: Iterable, label: str, total: int) -> Iterable:
 
 
 def gaussian(outputs: Any) -> Tensor:
-    """The sensitivity for a model of which nothing is known: every output counts the same."""
+    """The sensitivity if nobody knows what the outputs mean: every output counts the same."""
     return sum((z.float() * torch.randn_like(z, dtype=torch.float32)).sum() for z in tensors(outputs))  # type: ignore[return-value]
 
 

@@ -49,11 +49,11 @@ def geometry_of(node: Node) -> LayerGeometry:
     dim = channel_dim(node)
     if dim == -1:
         return LayerGeometry(dim)
-    weight: Any = node.args[1]
-    options: list[Any] = list(node.args[3:])
+    args: Any = node.args
+    options: list[Any] = list(args[3:])
     options += [[1], [0], [1], 1][len(options) :]
     stride, padding, dilation, groups = options
-    kernel, spacing = _pair(weight.meta["val"].shape[2:]), _pair(dilation)
+    kernel, spacing = _pair(args[1].meta["val"].shape[2:]), _pair(dilation)
     if padding == "same":  # what is odd goes to the right and to the bottom
         both = [d * (k - 1) for k, d in zip(kernel, spacing, strict=True)]
         top, left = (total // 2 for total in both)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from torch.fx import Node
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -53,7 +55,7 @@ class Owners:
             return name, f"the weights {where(node)} are those of {type(module).__name__}, which surgery does not know"
         return name, None
 
-    def _obstacle(self, node: Node, position: int, attribute: str, module: nn.Module) -> str | None:
+    def _obstacle(self, node: Any, position: int, attribute: str, module: nn.Module) -> str | None:
         """Why an argument of the node is no plain parameter or buffer of `module` that nothing else uses."""
         tensor = node.args[position]
         if not isinstance(tensor, Node):

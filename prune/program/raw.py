@@ -26,15 +26,23 @@ def set_raw(model: nn.Module, adapter: Adapter = PLAIN) -> nn.Module:
 
 
 @contextmanager
-def emitting_raw(model: nn.Module, adapter: Adapter = PLAIN) -> Iterator[None]:
-    """`set_raw` for a while: afterwards every module is in the mode that it was in."""
-    modes = {module: module.training for module in model.modules()}
-    set_raw(model, adapter)
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Afterwards every module has the attributes that it had: its mode, and what it caches for the size of an input."""
+    before = {module: dict(vars(module)) for module in model.modules()}
     try:
         yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        for module, attributes in before.items():
+            vars(module).clear()
+            vars(module).update(attributes)
+
+
+@contextmanager
+def emitting_raw(model: nn.Module, adapter: Adapter = PLAIN) -> Iterator[None]:
+    """`set_raw` for a while."""
+    with unchanged(model):
+        set_raw(model, adapter)
+        yield
 
 
 def raw_copy(model: nn.Module, adapter: Adapter = PLAIN) -> nn.Module:
@@ -66,6 +74,6 @@ class RawOutputs(nn.Module):
 
 def export(model: nn.Module, example_input: Tensor, adapter: Adapter = PLAIN) -> torch.export.ExportedProgram:
     """Trace `model` in the mode that it is in. Paths in the result start with `net.`."""
-    with warnings.catch_warnings():  # a head that caches a grid for the size of its input is no reason to warn
+    with warnings.catch_warnings(), unchanged(model):  # a head may cache a grid for the size of its input
         warnings.filterwarnings("ignore", message=".*assigned during export")
         return torch.export.export(RawOutputs(model, adapter), (example_input,), strict=False)

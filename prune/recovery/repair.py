@@ -31,7 +31,7 @@ class LayerRepair:
     Attributes:
         name: Path of the layer.
         error_before, error_after: Weighted squared error on held-out images, as a fraction of the outputs' variance.
-        changed: False where the held-out error did not fall and the weights were kept.
+        changed: False if the held-out error did not fall and the weights were kept.
     """
 
     name: str

@@ -232,14 +232,20 @@ def test_an_installed_package_offers_the_adapter_of_its_models(monkeypatch: pyte
 
 @pytest.mark.parametrize("name", ["yolov5n", "yolov8n", "yolo11n"])
 def test_a_stock_detector_is_cut_exactly_as_a_plain_module_too(name: str) -> None:
-    """Decoding keeps the channels that enter its head; everything else is cut, and nothing warns."""
-    model, images = yolo(name, width=0.0625), torch.rand(2, 3, 64, 64)
-    graph = prune.trace(model, images[:1], adapter=prune.Adapter())
+    """Decoding keeps the channels that enter its head; everything else is cut."""
+    plain = {"adapter": prune.Adapter()}
+    model, images = yolo(name, width=0.0625), torch.rand(6, 3, 64, 64)
+    graph = prune.trace(model, images[:1], **plain)
     plan = prune.make_plan(graph, prune.score(graph, "random"), flops=0.6, round_to=1)
-    student = prune.apply(model, plan, adapter=prune.Adapter())
-    assert prune.verify(model, student, plan, images, adapter=prune.Adapter()) < 1e-8
-    known = prune.trace(model, images[:1], adapter=YOLO_ADAPTER)
-    assert set(known.group_of) and len(known.group_of) > len(graph.group_of)
+    student = prune.apply(model, plan, **plain)
+    assert prune.verify(model, student, plan, images, **plain) < 1e-8
+    assert len(prune.trace(model, images[:1], adapter=YOLO_ADAPTER).group_of) > len(graph.group_of)
+    attributes = {path: dict(vars(module)) for path, module in student.named_modules()}
+    assert prune.repair(student, model, plan, images, **plain)
+    assert prune.reconstruct(student, model, plan, images, steps=1, **plain)
+    prune.recentre(student, images, **plain)
+    assert {path: vars(module) for path, module in student.named_modules()} == attributes
+    assert student.eval()(images)[0].isfinite().all()
 
 
 def test_a_budget_counts_what_a_step_saves_as_it_counts_the_whole() -> None:
