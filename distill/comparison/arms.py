@@ -174,7 +174,7 @@ def _choose(recipe: Recipe, names: str | None, own: list[Arm], before: Compariso
 
 
 def _read(text: str) -> Arm:
-    """`name=key=value key=value`"""
+    """The arm in `name=key=value key=value`."""
     name, equals, rest = (part.strip() for part in text.partition("="))
     if not equals or not re.fullmatch(r"\w[\w.-]*", name) or name == "plots" or name.startswith("base-"):
         raise DistillError(

@@ -32,6 +32,7 @@ class RunConsole(Console):
     """The console of one run of many: its results go into its log, for the comparison has a table of its own."""
 
     def result(self, text: str) -> None:
+        """Keep a result in the log alone."""
         self.record(text)
 
 

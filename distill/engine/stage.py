@@ -105,7 +105,8 @@ def run_stage(stage: Stage[Any], session: Session, index: int, total: int, after
     Args:
         stage: the stage.
         session: of the run.
-        index, total: its number, and how many there are.
+        index: its number, from 1.
+        total: how many stages there are.
         after: the passes of all later stages.
     """
     folder, console = session.folder, session.console
@@ -130,7 +131,8 @@ def shared_stages(stages: Iterable[Stage[Any]], first: Recipe, second: Recipe) -
 
     Args:
         stages: in order.
-        first, second: the recipes of the two runs.
+        first: the recipe of one run.
+        second: the recipe of the other.
     """
     shared = []
     for stage in stages:

@@ -73,7 +73,10 @@ class ArmRun:
 
         Args:
             results: of the run, with labels and with a training.
-            arm, seed, lr_tried, folder: see the attributes.
+            arm: see the attributes.
+            seed: see the attributes.
+            lr_tried: see the attributes.
+            folder: see the attributes.
         """
         trained, schedule, average = results.trained, results.schedule, results.average
         start = results.models.get("repaired") or results.models["pruned"]

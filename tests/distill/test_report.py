@@ -253,7 +253,7 @@ def test_comparison_has_a_row_for_each_quantity_and_a_column_for_each_stage(resu
     ]
     changes = {row[0]: row[-1] for row in table.rows}
     assert changes["params (M)"] == "−60%" and changes["latency (ms)"] == "1.7× faster"
-    assert dict(zip(table.columns, table.rows[4]))["teacher"] == "17.0 [15.3–20.4]"
+    assert dict(zip(table.columns, table.rows[4], strict=True))["teacher"] == "17.0 [15.3–20.4]"
 
 
 @pytest.fixture

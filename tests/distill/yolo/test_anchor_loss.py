@@ -165,7 +165,7 @@ def test_every_match_is_a_box_of_its_level() -> None:
     matches = module.match(targets, torch.tensor([[2.0, 3.0], [4.0, 4.0]]), 5, 7, 4.0)
     assert len(matches.label) > len(targets)
     for index, size in zip(matches.where, (IMAGES, 2, 5, 7), strict=True):
-        assert 0 <= index.min() and index.max() < size
+        assert index.min() >= 0 and index.max() < size
     assert (matches.place[:, :2] >= -0.5).all() and (matches.place[:, :2] <= 1.5).all()  # what the head can say
     ratio = matches.place[:, 2:] / matches.anchor
     assert (torch.maximum(ratio, 1 / ratio) < 4).all()
