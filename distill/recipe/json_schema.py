@@ -28,9 +28,9 @@ def _section(cls: Any) -> dict[str, Any]:
     properties = {name: _property(key) for name, key in keys.items()}
     required = [name for name, key in keys.items() if key.required]
     schema = {"type": "object", "properties": properties, "additionalProperties": False, "required": required}
-    if rivals := getattr(cls, "EXACTLY_ONE", ()):
+    if group := getattr(cls, "EXACTLY_ONE", ()):
         # null counts as left out, as in the recipe that a run writes
-        schema["oneOf"] = [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in rivals]
+        schema["oneOf"] = [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in group]
     return schema
 
 

@@ -113,10 +113,10 @@ def _read_section(cls: Any, node: Node) -> Any:
         elif key.required or name in items and not key.may_be_unset:
             child.complain(f"{child.path} is not set: give {key.example or f'{child.path}=...'} ({key.help})")
             values[name] = None
-    rivals = getattr(cls, "EXACTLY_ONE", ())
-    chosen = [name for name in items if name in rivals and _is_set(items[name])]
-    if rivals and len(chosen) != 1:
-        text = f"{node.path}: give exactly one of {', '.join(rivals)}; got {' and '.join(chosen) or 'none'}"
+    group = getattr(cls, "EXACTLY_ONE", ())
+    chosen = [name for name in items if name in group and _is_set(items[name])]
+    if group and len(chosen) != 1:
+        text = f"{node.path}: give exactly one of {', '.join(group)}; got {' and '.join(chosen) or 'none'}"
         replace(node, item=items[chosen[1]] if chosen else node.item).complain(text, at_key=True)
     return cls(**values)
 
@@ -147,11 +147,11 @@ def _assign(cls: Any, item: Item | None, path: str, new: Item) -> Item:
         new = losses.assign(values.get(name) or wrap(write(key, key.default), new.where), rest, new)
     elif rest:
         new = Item({rest: new}, new.where, "", new.key)
-    rivals = getattr(cls, "EXACTLY_ONE", ())
-    for rival in rivals if name in rivals and _is_set(new) else ():
+    group = getattr(cls, "EXACTLY_ONE", ())
+    for other in group if name in group and _is_set(new) else ():
         # prune.ratio=0.3 replaces the file's budget. Two budgets on the command line contradict each other.
-        if rival != name and rival in values and values[rival].where != new.where:
-            del values[rival]
+        if other != name and other in values and values[other].where != new.where:
+            del values[other]
     return Item(values | {name: new}, item.where if item else new.where, "", item.key if item else new.key)
 
 

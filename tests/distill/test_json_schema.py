@@ -41,7 +41,7 @@ USED = {
     "not",
 }
 USED |= {"properties", "patternProperties", "additionalProperties", "required", "items", "pattern", "minLength"}
-GIVEN = ["model=best.pt", "data=data.yaml"]
+REQUIRED = ["model=best.pt", "data=data.yaml"]
 
 
 def has_type(data: Any, name: str) -> bool:
@@ -75,7 +75,7 @@ def is_valid(data: Any, schema: dict[str, Any]) -> bool:
 
 
 def is_valid_property(name: str, data: Any, schema: dict[str, Any]) -> bool:
-    schemas = [one for known, one in schema.get("properties", {}).items() if known == name]
+    schemas = [one for key, one in schema.get("properties", {}).items() if key == name]
     schemas += [one for pattern, one in schema.get("patternProperties", {}).items() if re.search(pattern, name)]
     if not schemas:
         return schema.get("additionalProperties", True) is not False
@@ -95,7 +95,7 @@ BASE = "model: best.pt\ndata: data.yaml\n"
 @pytest.mark.parametrize("name", recipes.shipped())
 def test_shipped_recipes_are_valid_as_they_stand_and_as_a_run_writes_them(name: str) -> None:
     assert is_valid(parse(recipes.find(name).read_text()), json_schema())
-    recipe = recipes.load(name, [] if name == "demo" else GIVEN)
+    recipe = recipes.load(name, [] if name == "demo" else REQUIRED)
     assert is_valid(parse(recipes.to_yaml(recipe)), json_schema())
 
 

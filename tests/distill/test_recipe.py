@@ -20,7 +20,7 @@ from distill.recipe import schema as recipe_keys
 from distill.recipe.load import keys, load, to_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-GIVEN = ["model=best.pt", "data=data.yaml"]
+REQUIRED = ["model=best.pt", "data=data.yaml"]
 
 
 @pytest.fixture(autouse=True)
@@ -141,8 +141,8 @@ def test_all_errors_are_reported_at_once_with_their_places() -> None:
     ],
 )
 def test_traps_and_mistakes(text: str, complaint: str) -> None:
-    found = complaints(BASE + text)
-    assert complaint in found[0], found
+    lines = complaints(BASE + text)
+    assert complaint in lines[0], lines
 
 
 def test_numbers_keep_their_meaning() -> None:
@@ -153,8 +153,8 @@ def test_numbers_keep_their_meaning() -> None:
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "- a\n", "word\n"])
 def test_a_file_without_keys_is_refused(text: str) -> None:
-    (found,) = complaints(text)
-    assert "a recipe: expected a mapping of keys, got" in found
+    (line,) = complaints(text)
+    assert "a recipe: expected a mapping of keys, got" in line
 
 
 def test_a_file_that_is_no_text_is_refused() -> None:
@@ -164,22 +164,22 @@ def test_a_file_that_is_no_text_is_refused() -> None:
 
 
 def test_budgets_exclude_each_other() -> None:
-    (found,) = complaints("model: a\ndata: b\nprune: {flops: 0.5, ratio: 0.3}\n")
-    assert found == "r.yaml:3:21: prune: give exactly one of flops, params, ratio; got flops and ratio"
+    (line,) = complaints("model: a\ndata: b\nprune: {flops: 0.5, ratio: 0.3}\n")
+    assert line == "r.yaml:3:21: prune: give exactly one of flops, params, ratio; got flops and ratio"
     for bad in ("0", "1", "1.5", "-0.1", "half"):
-        (found,) = complaints(f"model: a\ndata: b\nprune: {{flops: {bad}}}\n")
-        assert "prune.flops: expected a number > 0 and < 1, or null, got" in found
+        (line,) = complaints(f"model: a\ndata: b\nprune: {{flops: {bad}}}\n")
+        assert "prune.flops: expected a number > 0 and < 1, or null, got" in line
 
 
 def test_required_values_can_come_from_the_command_line() -> None:
-    found = complaints("model: ???\ndata: ???\nprune: {flops: 0.5}\n")
-    assert found[0].startswith("r.yaml:2:7: data is not set: give data=...")
-    assert load("r.yaml", GIVEN).data == "data.yaml"
-    (found_model,) = complaints("model: ???\ndata: d\nprune: {flops: 0.5}\n")
-    assert found_model.startswith("r.yaml:1:1: model is not set: give model=...")
+    lines = complaints("model: ???\ndata: ???\nprune: {flops: 0.5}\n")
+    assert lines[0].startswith("r.yaml:2:7: data is not set: give data=...")
+    assert load("r.yaml", REQUIRED).data == "data.yaml"
+    (line,) = complaints("model: ???\ndata: d\nprune: {flops: 0.5}\n")
+    assert line.startswith("r.yaml:1:1: model is not set: give model=...")
     assert load("r.yaml", ["teacher.train={}"]).model is None
-    (found,) = complaints(BASE + "sparsify: ???\n")
-    assert found.startswith("r.yaml:4:11: sparsify is not set: give sparsify=...")
+    (line,) = complaints(BASE + "sparsify: ???\n")
+    assert line.startswith("r.yaml:4:11: sparsify is not set: give sparsify=...")
 
 
 def test_overrides_replace_what_the_file_says() -> None:
@@ -247,10 +247,10 @@ def test_files_of_losses_are_found_beside_the_recipe_then_here(here: Path) -> No
     (here / "sub" / "mine.py").touch()
     (here / "other.py").touch()
     text = BASE + "distill: {losses: {mine.py:kd: 1, other.py:kd2: {t: 2}, some.module:kd3: 1}}\n"
-    found = load(write(text, "sub/r.yaml")).distill.losses
+    specs = load(write(text, "sub/r.yaml")).distill.losses
     names = (f"{here}/sub/mine.py:kd", f"{here}/other.py:kd2", "some.module:kd3")
-    assert tuple(loss.name for loss in found) == names
-    assert [loss.label for loss in found] == ["kd", "kd2", "kd3"] and found[1].options == {"t": 2}
+    assert tuple(loss.name for loss in specs) == names
+    assert [loss.label for loss in specs] == ["kd", "kd2", "kd3"] and specs[1].options == {"t": 2}
     with pytest.raises(DistillError, match="two losses are called 'kd'"):
         load("sub/r.yaml", ["distill.losses={mine.py:kd: 1, a.b:kd: 1}"])
     with pytest.raises(DistillError, match="'cls_loss' is the name of another term of the training: rename"):
@@ -283,9 +283,9 @@ def test_an_importance_of_the_users_own_is_named_like_a_loss(here: Path) -> None
 @pytest.mark.parametrize(
     "overrides",
     [
-        GIVEN,
+        REQUIRED,
         [
-            *GIVEN,
+            *REQUIRED,
             "device=0",
             "sparsify={}",
             "repair=null",
@@ -310,7 +310,7 @@ def test_a_resolved_recipe_reads_back_equal(overrides: Any) -> None:
 
 @pytest.mark.parametrize("name", ["demo", "finetune", "yolov5-half", "yolov5-original"])
 def test_shipped_recipes_are_in_order(name: str) -> None:
-    assert load(name, [] if name == "demo" else GIVEN).name == name
+    assert load(name, [] if name == "demo" else REQUIRED).name == name
     assert recipe.find(f"{name}").read_text().startswith("# ")
 
 

@@ -21,61 +21,61 @@ TINY: dict[str, int] = {"train": 12, "val": 6, "imgsz": SIZE, "seed": 3}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One tiny set, for the tests that only read."""
-    return shapes.generate(tmp_path_factory.mktemp("made") / "set", **TINY).parent
+    return shapes.generate(tmp_path_factory.mktemp("tiny_set") / "set", **TINY).parent
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_same_seed_same_bytes(made: Path, tmp_path: Path) -> None:
+def test_same_seed_same_bytes(tiny_set: Path, tmp_path: Path) -> None:
     again = shapes.generate(tmp_path / "again", **TINY).parent
-    assert contents(again) == contents(made)
+    assert contents(again) == contents(tiny_set)
 
 
-def test_another_seed_changes_every_image(made: Path, tmp_path: Path) -> None:
+def test_another_seed_changes_every_image(tiny_set: Path, tmp_path: Path) -> None:
     other = contents(shapes.generate(tmp_path / "other", **{**TINY, "seed": 4}).parent)
-    first = contents(made)
+    first = contents(tiny_set)
     images = [name for name in first if name.endswith(".png")]
     assert len(images) == 18
     assert all(first[name] != other[name] for name in images)
 
 
-def test_a_smaller_set_is_a_prefix(made: Path, tmp_path: Path) -> None:
+def test_a_smaller_set_is_a_prefix(tiny_set: Path, tmp_path: Path) -> None:
     small = contents(shapes.generate(tmp_path / "small", **{**TINY, "train": 5}).parent)
     del small["shapes.json"]
-    assert small.items() <= contents(made).items()
+    assert small.items() <= contents(tiny_set).items()
 
 
-def test_train_and_val_share_no_image(made: Path) -> None:
-    everything = contents(made)
+def test_train_and_val_share_no_image(tiny_set: Path) -> None:
+    everything = contents(tiny_set)
     images = [data for name, data in everything.items() if name.endswith(".png")]
     assert len(set(images)) == len(images)
 
 
-def test_layout(made: Path) -> None:
-    text = (made / "data.yaml").read_text(encoding="utf-8")
+def test_layout(tiny_set: Path) -> None:
+    text = (tiny_set / "data.yaml").read_text(encoding="utf-8")
     assert "train: images/train" in text and "val: images/val" in text
-    assert str(made) not in text  # a set can be moved
+    assert str(tiny_set) not in text  # a set can be moved
     for split in shapes.SPLITS:
-        images = sorted((made / "images" / split).iterdir())
-        labels = sorted((made / "labels" / split).iterdir())
+        images = sorted((tiny_set / "images" / split).iterdir())
+        labels = sorted((tiny_set / "labels" / split).iterdir())
         assert [path.stem for path in images] == [path.stem for path in labels]
         assert len(images) == TINY[split]
         with Image.open(images[0]) as image:
             assert image.size == (SIZE, SIZE) and image.mode == "RGB"
 
 
-def test_label_files_say_what_was_drawn(made: Path) -> None:
+def test_label_files_say_what_was_drawn(tiny_set: Path) -> None:
     for index in range(TINY["val"]):
         sample = drawing.draw(SIZE, (TINY["seed"], 1, index))
-        rows = np.loadtxt(made / "labels" / "val" / f"{index:05d}.txt", ndmin=2)
+        rows = np.loadtxt(tiny_set / "labels" / "val" / f"{index:05d}.txt", ndmin=2)
         assert np.array_equal(rows[:, 0], sample.classes)
         low, high = rows[:, 1:3] - rows[:, 3:5] / 2, rows[:, 1:3] + rows[:, 3:5] / 2
         np.testing.assert_allclose(np.hstack([low, high]) * SIZE, sample.boxes, atol=1e-3)
-        with Image.open(made / "images" / "val" / f"{index:05d}.png") as image:
+        with Image.open(tiny_set / "images" / "val" / f"{index:05d}.png") as image:
             assert np.array_equal(np.asarray(image), sample.image)
 
 
@@ -119,22 +119,22 @@ def test_every_class_occurs_about_equally() -> None:
     assert counts.min() > 0.5 * counts.mean()
 
 
-def test_a_matching_set_is_reused(made: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
-    assert shapes.generate(made, **TINY) == made / "data.yaml"
-    assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == before
+def test_a_matching_set_is_reused(tiny_set: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in tiny_set.rglob("*")}
+    assert shapes.generate(tiny_set, **TINY) == tiny_set / "data.yaml"
+    assert {path: path.stat().st_mtime_ns for path in tiny_set.rglob("*")} == before
 
 
 @pytest.mark.parametrize("key", ["train", "val", "imgsz", "seed"])
-def test_another_set_is_refused_and_kept(made: Path, key: str) -> None:
-    before = contents(made)
+def test_another_set_is_refused_and_kept(tiny_set: Path, key: str) -> None:
+    before = contents(tiny_set)
     with pytest.raises(DistillError, match=rf"{key} {TINY[key]} \(wanted {TINY[key] + 32}\)"):
-        shapes.generate(made, **{**TINY, key: TINY[key] + 32})
-    assert contents(made) == before
+        shapes.generate(tiny_set, **{**TINY, key: TINY[key] + 32})
+    assert contents(tiny_set) == before
 
 
-def test_an_older_format_is_refused(made: Path, tmp_path: Path) -> None:
-    record = json.loads((made / "shapes.json").read_text(encoding="utf-8"))
+def test_an_older_format_is_refused(tiny_set: Path, tmp_path: Path) -> None:
+    record = json.loads((tiny_set / "shapes.json").read_text(encoding="utf-8"))
     (tmp_path / "shapes.json").write_text(json.dumps({**record, "format": 0}), encoding="utf-8")
     with pytest.raises(DistillError, match="format 0"):
         shapes.generate(tmp_path, **TINY)
