@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import configparser
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -228,6 +231,14 @@ def test_an_installed_package_offers_the_adapter_of_its_models(monkeypatch: pyte
     assert prune.adapter_for(Decoding()) is OURS
     assert prune.adapter_for(nn.Conv2d(3, 4, 1)) == prune.Adapter()
     assert prune.trace(randomize(Decoding()), IMAGE).adapter is OURS
+
+
+def test_this_distribution_offers_the_adapter_of_yolo() -> None:
+    config = configparser.ConfigParser()
+    config.read(Path(__file__).parents[2] / "setup.cfg")
+    name, value = config["options.entry_points"]["prune.adapters"].strip().split(" = ")
+    assert EntryPoint(name, value, "prune.adapters").load() is YOLO_ADAPTER
+    assert type(yolo("yolov5n", width=0.0625)).__module__.partition(".")[0] == name
 
 
 @pytest.mark.parametrize("name", ["yolov5n", "yolov8n", "yolo11n"])
