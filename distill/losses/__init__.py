@@ -30,20 +30,16 @@ if TYPE_CHECKING:
     from distill.losses.masked import FeatureMGD, feature_mgd
     from distill.losses.softmax import dkd, kl, nkd
 
-# Imported when first asked for: they need torch, and a recipe that names losses does not.
+# These and the built-in losses are imported when first asked for: they need torch, and a recipe that names losses does not.
 _LAZY = {
     "base": ("FromContext", "Loss", "LossModule", "Networks", "WeightedLoss"),
-    "box": ("box_giou", "box_iou", "box_l1", "dfl_kl"),
     "context": ("LossContext", "Outputs", "anchor_quality"),
-    "feature": ("feature_at", "feature_cwd", "feature_fgd", "feature_pkd"),
-    "logit": ("objectness_bce", "score_bce", "score_dist"),
-    "masked": ("FeatureMGD", "feature_mgd"),
-    "softmax": ("dkd", "kl", "nkd"),
+    "masked": ("FeatureMGD",),
 }
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _LAZY.items():
-        if name in names:
-            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    home = BUILTIN.get(name) or next((f"{__name__}.{module}" for module, names in _LAZY.items() if name in names), None)
+    if home is None:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(home), name)
