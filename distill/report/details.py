@@ -15,14 +15,10 @@ from distill.results.results import Repaired, Results
 
 
 def commands(results: Results, run_dir: Path) -> list[str]:
-    """What to do with the result next: with the original YOLOv5 if it came from there, else with stock ultralytics."""
+    """What to do with the result next, in the project that its checkpoint came from."""
     if results.native:
-        model, size = shlex.quote(str(run_dir / results.native)), f" --imgsz {results.imgsz}"
-        return [
-            f"python detect.py --weights {model} --source path/to/images{size}",
-            f"python val.py --weights {model} --data data.yaml{size}",
-            f"python export.py --weights {model} --include onnx{size}",
-        ]
+        file = shlex.quote(str(run_dir / results.native.file))
+        return [line.format(file=file, imgsz=results.imgsz) for line in results.native.commands]
     model, size = _student(run_dir), f" imgsz={results.imgsz}"
     lines = [f"yolo predict model={model} source=path/to/images{size}"]
     if results.data.labelled:

@@ -203,6 +203,15 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Native:
+    """The student for the project that its checkpoint came from: see `NativeFormat` in `distill.yolo.families.family`."""
+
+    file: str
+    about: str
+    commands: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Results:
     """What a run has measured.
 
@@ -215,7 +224,7 @@ class Results:
         models: by name of the network, from the teacher to the result.
         chosen: the name in `models` whose figures are student.pt's.
         student_is: the network that student.pt is: trained, averaged, repaired or pruned.
-        native: file in the format of the project that the checkpoint came from; None if that is ultralytics' own.
+        native: the student once more, for the project that the checkpoint came from; None if that is ultralytics.
         accepted: whether the student keeps to `accept`; None without labels.
         trained: the network after training, also if the student is another one; None without training.
         schedule: of the training, by name; None without training.
@@ -238,7 +247,7 @@ class Results:
     models: dict[str, ModelResult]
     chosen: str
     student_is: str
-    native: str | None
+    native: Native | None
     accept: Accept
     accepted: bool | None
     trained: Evaluation | None

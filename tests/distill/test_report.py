@@ -20,6 +20,7 @@ from distill.report import details, facts
 from distill.report.format import percent, signed, speed
 from distill.report.render import report_files
 from distill.results.results import Results
+from distill.yolo.families.yolov5.family import ANCHOR
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -331,7 +332,9 @@ def test_summary_fits_a_terminal_of_any_encoding(results: dict[str, Any]) -> Non
 
 
 def test_an_original_is_used_with_the_originals_scripts(tmp_path: Path, results: dict[str, Any]) -> None:
-    results["native"], folder = "student-yolov5.pt", Path("runs/my run")
+    native, folder = ANCHOR.native, Path("runs/my run")
+    assert native is not None
+    results["native"] = {"file": native.file, "about": native.about, "commands": list(native.commands)}
     model = "--weights 'runs/my run/student-yolov5.pt'"
     lines = screen(results, folder).splitlines()
     assert lines[-3:] == [

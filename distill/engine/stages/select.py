@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from distill.engine.session import Session
 from distill.engine.stage import Stage, evaluation_of
 from distill.results.networks import AVERAGED, STUDENT, TRAINED
+from distill.results.results import Native
 from distill.yolo.families.table import family_of
 
 
 @dataclass(frozen=True)
 class SelectRecord:
-    """`chosen`: the network that the student is; `native`: its file in the format that the checkpoint came in."""
+    """`chosen`: the network that the student is; `native`: its file for the project that the checkpoint came from."""
 
     chosen: str
-    native: str | None
+    native: Native | None
 
 
 def _work(session: Session) -> SelectRecord:
@@ -43,9 +44,10 @@ def _work(session: Session) -> SelectRecord:
     session.folder.write_with(STUDENT.file, lambda path: path.write_bytes(content))
     student = session.load(STUDENT)
     native = family_of(student.model).native
-    if native is not None:
-        native.save(student.model, session.folder.path / native.file, names=student.names, imgsz=session.recipe.imgsz)
-    return SelectRecord(chosen.name, native.file if native is not None else None)
+    if native is None:
+        return SelectRecord(chosen.name, None)
+    native.save(student.model, session.folder.path / native.file, names=student.names, imgsz=session.recipe.imgsz)
+    return SelectRecord(chosen.name, Native(native.file, native.about, native.commands))
 
 
 SELECT = Stage("select", SelectRecord, _work, reads=("distill.epochs",), files=(STUDENT.file,))
