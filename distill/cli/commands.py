@@ -61,7 +61,7 @@ _COMPARE = (
     *_folder("comparison", "compare-"),
 )
 _LS = (
-    ("what", {"choices": tuple(lists.LISTS), "help": "what to list"}),
+    ("what", {"choices": lists.LISTS, "help": "what to list"}),
     _word(
         "name",
         "NAME",

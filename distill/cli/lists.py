@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from distill.errors import DistillError
 from distill.machine.words import text_table
 
+LISTS = ("recipes", "keys", "losses", "importances", "arms")
+
 
 def ls(args: argparse.Namespace) -> None:
     """List the shipped recipes, the keys of a recipe, losses, importances, or arms of a comparison.
@@ -27,46 +29,36 @@ def ls(args: argparse.Namespace) -> None:
 
         print(json.dumps(json_schema(), indent=2))
     else:
-        print("\n".join(text_table(LISTS[args.what](args.name))))
+        print("\n".join(text_table(_rows(args.what, args.name))))
 
 
-def _recipes(_: Sequence[str]) -> Iterable[Sequence[str]]:
-    from distill.recipe.load import shipped
+def _rows(what: str, names: Sequence[str]) -> Iterable[Sequence[str]]:
+    from distill.recipe import load, schema
 
-    # The comment in its first line says what a recipe is for.
-    return [(name, file.read_text("utf-8").partition("\n")[0].lstrip("# ")) for name, file in shipped().items()]
+    if what == "recipes":  # the comment in its first line says what a recipe is for
+        files = load.shipped().items()
+        return [(name, file.read_text("utf-8").partition("\n")[0].lstrip("# ")) for name, file in files]
+    if what == "keys":
+        return [("key", "type", "default", "help"), *load.keys()]
+    if what == "importances":
+        from distill.machine import plugins
 
+        helps = schema.IMPORTANCES
+        return [
+            (name, helps.get(name) or plugins.summary(plugins.load("importance", name, helps)))
+            for name in names or helps
+        ]
+    if what == "arms":
+        from distill.comparison import arms
 
-def _keys(_: Sequence[str]) -> Iterable[Sequence[str]]:
-    from distill.recipe.load import keys
-
-    return [("key", "type", "default", "help"), *keys()]
-
-
-def _losses(names: Sequence[str]) -> Iterable[Sequence[str]]:
+        return [*((arm.name, arm.help) for arm in arms.BUILTIN), arms.WITHOUT]
     from distill import losses
 
-    yield "loss", "options", "help"
+    rows = [("loss", "options", "help")]
     for loss in losses.describe(names or losses.BUILTIN):
         options = [*loss.required, *(f"{name}={value}" for name, value in loss.options.items())]
-        yield loss.name, ", ".join(options), loss.help
-
-
-def _importances(names: Sequence[str]) -> Iterable[Sequence[str]]:
-    from distill.machine import plugins
-    from distill.recipe.schema import IMPORTANCES
-
-    for name in names or IMPORTANCES:
-        yield name, IMPORTANCES.get(name) or plugins.summary(plugins.load("importance", name, IMPORTANCES))
-
-
-def _arms(_: Sequence[str]) -> Iterable[Sequence[str]]:
-    from distill.comparison import arms
-
-    return [*((arm.name, arm.help) for arm in arms.BUILTIN), arms.WITHOUT]
-
-
-LISTS = {"recipes": _recipes, "keys": _keys, "losses": _losses, "importances": _importances, "arms": _arms}
+        rows.append((loss.name, ", ".join(options), loss.help))
+    return rows
 
 
 def env(_: argparse.Namespace) -> None:
