@@ -104,7 +104,7 @@ def test_the_rule_of_the_api(api: list[str]) -> None:
 
 
 def test_the_losses_of_the_api(api: list[str]) -> None:
-    assert run_code(api, "feature.feature_pkd")["student"].grad.any()
+    assert run_code(api, "feature_pkd(student")["student"].grad.any()
     ctx = context(outputs(leaves(0)), outputs(leaves(1)))
     assert run_code(api, "def my_kd")["my_kd"](ctx) > 0
     loss = run_code(api, "class Projected")["Projected"]()
