@@ -141,25 +141,28 @@ def test_only_the_students_weights_change_and_the_same_seed_changes_them_alike()
 
 
 def test_outputs_are_put_back_into_their_structure() -> None:
-    given = {"feats": [torch.zeros(1)], "maps": [torch.zeros(2), (torch.zeros(3), None)], "scores": torch.zeros(4)}
+    returned = {"feats": [torch.zeros(1)], "maps": [torch.zeros(2), (torch.zeros(3), None)], "scores": torch.zeros(4)}
+    outputs = YOLO_ADAPTER.outputs(returned)
     flat = [torch.ones(2), torch.ones(3), torch.ones(4)]
-    made = refill(given, iter(flat))
-    assert [t.shape for t in tensors(made)] == [t.shape for t in flat] and made["feats"] is given["feats"]
-    assert all((t == 1).all() for t in tensors(made)) and made["maps"][1][1] is None
+    refilled = refill(outputs, iter(flat))
+    assert [t.shape for t in tensors(refilled)] == [t.shape for t in flat] and "feats" not in refilled
+    assert all((t == 1).all() for t in tensors(refilled)) and refilled["maps"][1][1] is None
 
 
 def test_an_output_that_is_called_feats_is_one_unless_a_detection_head_gives_it() -> None:
     one, two = torch.zeros(1), torch.zeros(2)
-    for given, listed in (
+    for returned, listed in (
         ({"feats": [one], "boxes": two, "scores": two}, 2),
+        ({"one2many": {"feats": [one], "boxes": two, "scores": two}, "one2one": {"feats": [one], "maps": [two]}}, 3),
         ({"feats": [one], "maps": [two]}, 1),
         ({"feats": [one], "scores": two}, 2),
         ({"feats": one}, 1),
         (namedtuple("Out", "feats logits")(one, [two]), 2),
     ):
-        assert len(tensors(given)) == listed
-        made = refill(given, iter([torch.ones(1)] * listed))
-        assert type(made) is type(given) and all((t == 1).all() for t in tensors(made))
+        outputs = YOLO_ADAPTER.outputs(returned)
+        assert len(tensors(outputs)) == listed
+        refilled = refill(outputs, iter([torch.ones(1)] * listed))
+        assert type(refilled) is type(returned) and all((t == 1).all() for t in tensors(refilled))
 
 
 def test_what_a_block_changes_in_place_is_there_for_the_next_step() -> None:
