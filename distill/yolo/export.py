@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,14 +26,14 @@ from distill.yolo.families.table import family_of, stride_of
 # a wrong layout, a dropped layer or half precision moves it by far more than this.
 PARITY_TOLERANCE = 1e-3
 
-# What a format needs beyond torch and ultralytics, as (module to import, name for pip).
-_PACKAGES: dict[str, tuple[tuple[str, str], ...]] = {
-    "onnx": (("onnx", "onnx"), ("onnxruntime", "onnxruntime")),
-    "openvino": (("openvino", "openvino"),),
-    "engine": (("tensorrt", "tensorrt"),),
-    "coreml": (("coremltools", "coremltools"),),
-    "ncnn": (("ncnn", "ncnn"),),
-    "mnn": (("MNN", "MNN"),),
+# What a format needs beyond torch and ultralytics; each is imported by the name that pip knows it by.
+_PACKAGES = {
+    "onnx": ("onnx", "onnxruntime"),
+    "openvino": ("openvino",),
+    "engine": ("tensorrt",),
+    "coreml": ("coremltools",),
+    "ncnn": ("ncnn",),
+    "mnn": ("MNN",),
 }
 
 
@@ -53,20 +53,25 @@ class Exported:
 
 
 def check_exports(formats: Iterable[str]) -> None:
-    """Refuse unknown formats and missing packages; meant for the start of a run. Raises `DistillError`."""
-    check_formats(formats, upstream.export_formats())
+    """Refuse an unknown format, or one whose packages are missing, before hours of work.
+
+    Raises:
+        DistillError: the message lists the formats, or gives the pip command that is needed.
+    """
+    supported = upstream.export_formats()
+    for name in formats:
+        if name not in supported:
+            raise DistillError(
+                f"export: unknown format '{name}'{nearest(name, supported)}; known: {', '.join(supported)}"
+            )
+        missing = [package for package in _PACKAGES.get(name, ()) if find_spec(package) is None]
+        if missing:
+            raise DistillError(
+                f"export: format '{name}' needs {' and '.join(missing)}: pip install {' '.join(missing)}"
+            )
 
 
-def export_checkpoint(
-    path: Path,
-    format: str,
-    out_dir: Path,
-    imgsz: int,
-    *,
-    dynamic: bool = False,
-    image: Tensor | None = None,
-    trust: bool = False,
-) -> Exported:
+def export_checkpoint(path: Path, format: str, out_dir: Path, imgsz: int, *, trust: bool = False) -> Exported:
     """Export one YOLO checkpoint and compare the result with it.
 
     The exporter writes beside the file it believes the model came from; that is a temporary folder here, and only the
@@ -79,8 +84,6 @@ def export_checkpoint(
         format: one of `upstream.export_formats()`.
         out_dir: where the result goes; made if missing.
         imgsz: side of the square input in pixels; rounded up to a multiple of the largest stride, as ultralytics does.
-        dynamic: leave batch and image size open (ONNX, TorchScript, OpenVINO).
-        image: `(1, C, imgsz, imgsz)` float32 in [0, 1] to compare the outputs on; default: random. A real one finds more.
         trust: see `checkpoint.load`.
 
     Returns:
@@ -95,13 +98,13 @@ def export_checkpoint(
     model: Any = detector.model
     model.names = detector.names
     family_of(model).prepare_export(model.model[-1])
-    if image is None:
-        image = _random_image(model, imgsz)
+    side = -(-imgsz // stride_of(model)) * stride_of(model)
+    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=out_dir) as folder:
             model.pt_path = str(Path(folder) / path.name)
-            draft = _export(model, format, imgsz, dynamic)
+            draft = _export(model, format, imgsz)
             difference = check_parity(draft, format, model, image)
             result = out_dir / draft.name
             write_atomically(result, draft.rename)
@@ -116,41 +119,16 @@ def export_checkpoint(
     return Exported(format, result, file_size_mb(result), difference)
 
 
-def _export(model: Any, format: str, imgsz: int, dynamic: bool) -> Path:
+def _export(model: Any, format: str, imgsz: int) -> Path:
     """Run the exporter on a copy of `model`; its result is in the folder of `model.pt_path`."""
     options: dict[str, Any] = {"format": format, "imgsz": imgsz, "batch": 1, "mode": "export", "verbose": False}
     options["device"] = "0" if format == "engine" else "cpu"  # TensorRT builds for the GPU that it runs on
-    if dynamic:
-        options["dynamic"] = True
     if format == "onnx":
         # The exporter's default; if the package is missing, it warns and goes on.
         options["simplify"] = find_spec("onnxslim") is not None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer's
         return upstream.export(model, options)
-
-
-def _random_image(model: nn.Module, imgsz: int) -> Tensor:
-    side = -(-imgsz // stride_of(model)) * stride_of(model)
-    return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-
-
-def check_formats(formats: Iterable[str], supported: Sequence[str]) -> None:
-    """Refuse an unknown format, or one whose packages are missing, before hours of work.
-
-    Raises:
-        DistillError: the format is not in `supported` (the message lists them), or names the pip command that it needs.
-    """
-    for name in formats:
-        if name not in supported:
-            raise DistillError(
-                f"export: unknown format '{name}'{nearest(name, supported)}; known: {', '.join(supported)}"
-            )
-        missing = [package for module, package in _PACKAGES.get(name, ()) if find_spec(module) is None]
-        if missing:
-            raise DistillError(
-                f"export: format '{name}' needs {' and '.join(missing)}: pip install {' '.join(missing)}"
-            )
 
 
 def check_parity(file: Path, format: str, reference: nn.Module, image: Tensor) -> float | None:
@@ -203,7 +181,7 @@ def compare_outputs(actual: Tensor, expected: Tensor) -> float:
 
 
 def _run_onnx(file: Path, image: Tensor) -> Tensor:
-    import onnxruntime  # an optional package: see check_formats
+    import onnxruntime  # an optional package
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: image.numpy()})[0])

@@ -17,7 +17,6 @@ from distill.yolo.export import (
     PARITY_TOLERANCE,
     Exported,
     check_exports,
-    check_formats,
     check_parity,
     compare_outputs,
     export_checkpoint,
@@ -104,7 +103,7 @@ def test_a_format_that_cannot_be_made_here_is_one_line(
 
 def test_an_unknown_format_lists_the_known() -> None:
     with pytest.raises(DistillError, match="unknown format 'onxx', did you mean 'onnx'.*known: torchscript, onnx"):
-        check_formats(["torchscript", "onxx"], ("torchscript", "onnx"))
+        check_exports(["torchscript", "onxx"])
 
 
 def test_ultralytics_knows_the_common_formats() -> None:
@@ -117,7 +116,7 @@ def test_a_missing_package_names_the_pip_command(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # what Python itself does for a module that may not load
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxruntime" else object())
     with pytest.raises(DistillError, match=r"pip install onnxruntime$"):
-        check_formats(["onnx"], ("onnx",))
+        check_exports(["onnx"])
 
 
 def test_difference_is_relative_for_boxes_and_absolute_for_scores() -> None:
