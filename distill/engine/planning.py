@@ -88,7 +88,7 @@ def importance_of(name: str) -> str | Callable[..., Any]:
 
     @wraps(function)
     def importance(*args: Any) -> Any:
-        return plugins.call(f"importance '{name}'", function, *args, passing=(prune.PruneError,))
+        return plugins.call(f"importance '{name}'", function, *args, passing=(prune.PruneError, torch.OutOfMemoryError))
 
     return importance
 

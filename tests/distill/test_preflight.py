@@ -171,3 +171,40 @@ def test_plan_and_check_refuse_a_size_in_the_same_line(tmp_path: Path, capsys: p
         lines.append(capsys.readouterr().err.strip())
     assert set(lines) == {"imgsz is 352, and this network takes multiples of 64: give 320 or 384"}
     assert not (tmp_path / "out").exists()
+
+
+IMPORTANCES = """
+import prune
+
+def spread(graph, context):
+    modules = dict(graph.model.named_modules())
+    weights = {layer: modules[layer.name].weight.detach() for layer in graph.layers}
+    return prune.per_group(graph, ((layer.outputs, w.flatten(1).std(1)) for layer, w in weights.items()))
+
+def misspelt(graph, context):
+    return graph.groops
+"""
+
+
+def test_an_importance_of_the_users_own_decides_what_is_cut(teacher: Detector, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(IMPORTANCES)
+    data = datasets.load(generate(tmp_path / "made", train=4, val=2, imgsz=64))
+    words = ("imgsz=64", "prune.images=2", "prune.rounds=1")
+    own = recipe(f"prune.importance={tmp_path}/mine.py:spread", *words)
+    check_network(own, teacher)
+    plan = make_plan(own, teacher, data, torch.device("cpu"), Told())
+    assert plan.flops_after < 0.51 * plan.flops_before
+    assert plan != make_plan(recipe("prune.importance=l1", *words), teacher, data, torch.device("cpu"), Told())
+    wrong = recipe(f"prune.importance={tmp_path}/mine.py:misspelt", *words)
+    with pytest.raises(
+        DistillError, match=r"^importance '.*mine.py:misspelt' failed at mine.py:10: AttributeError: .*'groops'"
+    ):
+        make_plan(wrong, teacher, data, torch.device("cpu"), Told())
+
+
+def test_an_importance_that_cannot_be_loaded_is_refused_before_anything_is_done(
+    teacher: Detector, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(IMPORTANCES)
+    with pytest.raises(DistillError, match=r"importance '.*mine.py:spraed': nothing named 'spraed' in .*'spread'"):
+        check_network(recipe(f"prune.importance={tmp_path}/mine.py:spraed"), teacher)
