@@ -94,22 +94,16 @@ def _watch(work: Callable[[Console], object], folder: RunFolder, quiet: bool, co
             console.log_to(folder.path / LOG)
         try:
             work(console)
-            return
         except KeyboardInterrupt:
             end = f"to resume: {resume}" if folder.started else "nothing was written"
             raise Interrupted(f"interrupted; {end}") from None
-        except DistillError as error:
-            if not isinstance(error, RunError):
-                console.record(str(error))
-                raise
-            fault = error
         except Exception as error:
-            machine = machine_fault(error, Path(getattr(error, "filename", None) or folder.path))
-            if machine is None:
-                console.record(traceback.format_exc())
+            place = Path(getattr(error, "filename", None) or folder.path)
+            fault = error if isinstance(error, RunError) else machine_fault(error, place)
+            if fault is None:
+                console.record(str(error) if isinstance(error, DistillError) else traceback.format_exc())
                 raise
-            fault = machine
-    raise RunError(f"{fault}; after fixing that, resume: {resume}" if folder.started else str(fault))
+            raise RunError(f"{fault}; after fixing that, resume: {resume}" if folder.started else str(fault)) from None
 
 
 def plan(args: argparse.Namespace) -> None:

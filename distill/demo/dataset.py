@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from distill.demo.drawing import CLASSES, Sample, draw
-from distill.errors import DistillError, RunError
+from distill.errors import DistillError
 from distill.machine.files import write_atomically
 from distill.machine.progress import ProgressCallback
 
@@ -41,13 +41,10 @@ def generate(
     for name, least in (("train", 1), ("val", 1), ("imgsz", 32), ("seed", 0)):
         if settings[name] < least:
             raise DistillError(f"shapes.{name} is {settings[name]}: it must be at least {least}")
-    if not _holds_anything(folder):
-        try:
-            write_atomically(folder, lambda draft: _write(draft, settings, progress), overwrite=False)
-        except RunError:
-            if not _holds_anything(folder):  # if it does, another process was faster
-                raise
-    _check_existing(folder, settings)
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        write_atomically(folder, lambda draft: _write(draft, settings, progress))
+    else:
+        _check_existing(folder, settings)
     return folder / "data.yaml"
 
 
@@ -72,10 +69,6 @@ def _label_text(sample: Sample, size: int) -> str:
     for class_id, (x1, y1, x2, y2) in zip(sample.classes, sample.boxes / size, strict=True):
         lines.append(f"{class_id} {(x1 + x2) / 2:.6f} {(y1 + y2) / 2:.6f} {x2 - x1:.6f} {y2 - y1:.6f}\n")
     return "".join(lines)
-
-
-def _holds_anything(folder: Path) -> bool:
-    return folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
 
 
 def _check_existing(folder: Path, settings: dict[str, int]) -> None:

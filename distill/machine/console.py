@@ -15,7 +15,7 @@ from distill.machine.progress import Bar, Pace, Stage
 from distill.machine.words import duration
 
 if TYPE_CHECKING:
-    from distill.machine.display import Content, Display
+    from distill.machine.display import Display
 
 T = TypeVar("T")
 
@@ -64,7 +64,9 @@ class Console:
 
     def calibrate(self, work: float, seconds: float) -> None:
         """Let the estimate of the remaining time know what some work took; `stage` does it for each finished stage."""
-        self._pace.add(work, seconds)
+        if work and seconds:  # 0: not known
+            self._pace.work += work
+            self._pace.seconds += seconds
 
     def header(self, title: str, note: str = "") -> None:
         """Show where something new begins."""
@@ -164,10 +166,9 @@ class Console:
         if not self._quiet and self._display is not None:
             self._display.show(bool(self._stage or self._bars))
 
-    def _live_text(self) -> Content:
+    def _live_text(self) -> tuple[list[Bar], str]:
         """The live display: the bars, and a last line on the whole run."""
-        bars = [(bar.share(), bar.text(), bar.note) for bar in list(self._bars)]
-        stage = self._stage
+        bars, stage = list(self._bars), self._stage
         if stage is None:
             return bars, ""
         return bars, f"{stage.number}: {stage.title}, {duration(stage.seconds)} so far{self._estimate()}"

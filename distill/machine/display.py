@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-Content = tuple[list[tuple[float | None, str, str]], str]
+from distill.machine.progress import Bar
 
 BAR_COLUMNS = 30  # at most
 REDRAWS = 4  # a second
@@ -23,11 +23,10 @@ class Display:
 
     Args:
         stream: the terminal.
-        content: called at each redraw; gives the share done (None if unknown), the text and a note of each bar, and a last
-            line.
+        content: called at each redraw; gives the bars and a last line.
     """
 
-    def __init__(self, stream: TextIO, content: Callable[[], Content]) -> None:
+    def __init__(self, stream: TextIO, content: Callable[[], tuple[list[Bar], str]]) -> None:
         self._content = content
         self._console = Console(file=stream, highlight=False)
         self._live = Live(
@@ -63,9 +62,9 @@ class Display:
     def _render(self) -> RenderableType:
         bars, last = self._content()
         rows: list[RenderableType] = []
-        for share, text, note in bars:
-            rows.append(self._row(share, text))
-            rows += [Text(note, "dim")] if note else []
+        for bar in bars:
+            rows.append(self._row(bar.share(), bar.text()))
+            rows += [Text(bar.note, "dim")] if bar.note else []
         # Never empty: rich before 14.3 would leave a blank line when the display is taken off.
         return Group(*rows, Text(last, "dim")) if last or not rows else Group(*rows)
 

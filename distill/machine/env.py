@@ -24,7 +24,8 @@ def collect() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.platform(),
         "cpu": cpu_name(),
-        "cores": usable_cores(),
+        # A container or taskset may allow fewer cores than the machine has.
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "memory_gb": memory_gb(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
@@ -40,15 +41,14 @@ def versions() -> dict[str, str]:
     return {name: copies[0].version for name, copies in installed.items() if copies}
 
 
-def device_name(device: str = "cpu") -> str:
+def device_name(device: str) -> str:
     """A device as results name it: `AMD EPYC 7B13, 2 threads` or `NVIDIA H100 80GB HBM3`."""
     import torch
 
-    kind = torch.device(f"cuda:{device}" if device.isdigit() else device or "cpu")
-    if kind.type == "cuda":
-        return torch.cuda.get_device_name(kind)
-    name, threads = cpu_name(), torch.get_num_threads()
-    return f"{name}, {threads} thread{'s' * (threads != 1)}" if kind.type == "cpu" else f"{name} ({kind.type})"
+    if device != "cpu":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{cpu_name()}, {threads} thread{'s' * (threads != 1)}"
 
 
 def cpu_name() -> str:
@@ -60,11 +60,6 @@ def cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def usable_cores() -> int:
-    """Cores that this process may use; a container or taskset may allow fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_gb() -> float | None:

@@ -20,13 +20,11 @@ LOCK = ".lock"
 UNFINISHED = ".unfinished-"  # begins the name of a file that is not complete yet
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any], *, overwrite: bool = True) -> None:
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Make a file or a folder under a temporary name beside `path`, then rename it: readers never see half of it.
 
-    Args:
-        path: where it goes. Its folder is made if it is missing.
-        write: called with the temporary path, which has the suffix of `path`; makes a file or a folder there.
-        overwrite: replace what is at `path`; otherwise a folder that holds something is an error.
+    `write` makes it at the path that it is called with, which has the suffix of `path`. A missing folder around `path`
+    is made, and what is at `path` is replaced.
 
     Raises:
         RunError: the disk is full or not writable. What was at `path` is still there, and nothing else.
@@ -35,14 +33,16 @@ def write_atomically(path: Path, write: Callable[[Path], Any], *, overwrite: boo
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(draft)
-        _sync(draft)
-        if overwrite and path.is_dir():  # a folder cannot be replaced in one step
+        if draft.is_file():  # its bytes must be on the disk before the final name promises them
+            with draft.open("rb+") as file:
+                os.fsync(file.fileno())
+        if path.is_dir():  # a folder cannot be replaced in one step
             remove(path)
         os.replace(draft, path)
     except BaseException as error:
         fault = machine_fault(
             error, path
-        )  # asked first: removing the draft frees the room whose lack explains the error
+        )  # before the draft is removed: that frees the room whose lack explains the error
         remove(draft)
         if fault is None and isinstance(error, OSError):
             fault = RunError(f"cannot write {path}: {error.strerror or error}")
@@ -87,10 +87,3 @@ def lock_folder(folder: Path) -> TextIO:
     lock.write(f"{os.getpid()}\n")
     lock.flush()
     return lock
-
-
-def _sync(path: Path) -> None:
-    """Put the bytes on the disk before the final name promises them; a folder is left to the system."""
-    if path.is_file():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())

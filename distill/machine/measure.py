@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from distill.machine.progress import ProgressCallback
-
-ImageSize = int | tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -33,20 +31,17 @@ def count_params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def count_gflops(model: nn.Module, imgsz: ImageSize, channels: int = 3) -> float:
+def count_gflops(model: nn.Module, imgsz: int) -> float:
     """Floating-point operations of one forward pass in evaluation mode, in billions.
 
     One multiply-add is **two** operations. Convolutions and matrix products (linear layers, attention) count; BatchNorm,
     activations, pooling and the decoding of boxes do not. So fused and unfused networks cost the same, and the figure
     equals the one that ultralytics prints for a fused model.
 
-    Args:
-        model: takes one image batch `(1, channels, H, W)`; not changed.
-        imgsz: side of the square input, or `(H, W)`, in pixels.
-        channels: input channels.
+    The model takes a batch of one RGB image of `imgsz` pixels a side; it is not changed.
     """
     parameter = next(model.parameters())
-    image = torch.zeros(1, channels, *_sides(imgsz), device=parameter.device, dtype=parameter.dtype)
+    image = torch.zeros(1, 3, imgsz, imgsz, device=parameter.device, dtype=parameter.dtype)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -61,12 +56,11 @@ def count_gflops(model: nn.Module, imgsz: ImageSize, channels: int = 3) -> float
 
 def measure_latency(
     models: Mapping[str, nn.Module],
-    imgsz: ImageSize,
+    imgsz: int,
     device: str | torch.device = "cpu",
     runs: int = 50,
     warmup: int = 5,
     progress: ProgressCallback | None = None,
-    channels: int = 3,
 ) -> dict[str, Latency]:
     """Time the forward pass of several networks at batch 1, side by side.
 
@@ -77,37 +71,31 @@ def measure_latency(
 
     Args:
         models: networks by name; copies are timed, so they are not moved or changed.
-        imgsz: side of the square input, or `(H, W)`, in pixels.
+        imgsz: side of the square RGB input in pixels.
         device: the device to run on; CUDA is synchronised around each pass.
         runs: timed passes per network.
         warmup: passes per network before the clock counts.
         progress: called as `progress(iterable, label, total)`; returns the items.
-        channels: input channels.
-
-    Returns:
-        A `Latency` per name, in milliseconds.
     """
-    if runs < 1:
-        raise ValueError(f"runs must be at least 1, got {runs}")
     device = torch.device(device)
-    image = torch.rand(1, channels, *_sides(imgsz), generator=torch.Generator().manual_seed(0)).to(device)
+    image = torch.rand(1, 3, imgsz, imgsz, generator=torch.Generator().manual_seed(0)).to(device)
     ready = {
         name: _faster_format(copy.deepcopy(model).to(device).float().eval(), image, warmup)
         for name, model in models.items()
     }
     names = list(ready)
     times: dict[str, list[float]] = {name: [] for name in names}
-    rounds: Iterable[int] = range(warmup + runs)
-    if progress is not None:
-        rounds = progress(rounds, "latency", warmup + runs)
+    rounds = range(warmup + runs)
     with torch.inference_mode():
-        for number in rounds:
-            first = number % max(len(names), 1)
+        for number in progress(rounds, "latency", len(rounds)) if progress else rounds:
+            first = number % len(names)
             for name in names[first:] + names[:first]:
                 elapsed_ms = _time_forward(ready[name], image)
                 if number >= warmup:
                     times[name].append(elapsed_ms)
-    return {name: _summarise(values) for name, values in times.items()}
+    shares = torch.tensor([0.1, 0.5, 0.9])
+    quantiles = {name: torch.tensor(values).quantile(shares).tolist() for name, values in times.items()}
+    return {name: Latency(median, p10, p90, runs) for name, (p10, median, p90) in quantiles.items()}
 
 
 def _faster_format(model: nn.Module, image: torch.Tensor, runs: int) -> nn.Module:
@@ -129,10 +117,6 @@ def file_size_mb(path: str | Path) -> float:
     return sum(file.stat().st_size for file in files) / 1e6
 
 
-def _sides(imgsz: ImageSize) -> tuple[int, int]:
-    return (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
-
-
 def _time_forward(model: nn.Module, image: torch.Tensor) -> float:
     _synchronize(image.device)
     start = time.perf_counter()
@@ -144,8 +128,3 @@ def _time_forward(model: nn.Module, image: torch.Tensor) -> float:
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _summarise(times_ms: list[float]) -> Latency:
-    p10, median, p90 = torch.tensor(times_ms).quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
-    return Latency(median, p10, p90, len(times_ms))

@@ -33,7 +33,7 @@ def load(kind: str, name: str, builtin: Iterable[str] = ()) -> Callable[..., Any
     place, _, attribute = name.rpartition(":")
     if not place or not attribute:
         raise DistillError(
-            f"no {kind} '{name}'{nearest(name, builtin := list(builtin))}; there are {', '.join(builtin)}, "
+            f"no {kind} '{name}'{nearest(name, builtin)}; there are {', '.join(builtin)}, "
             "and your own as file.py:name or package.module:name"
         )
     what = f"{kind} '{name}'"

@@ -97,11 +97,6 @@ class Pace:
     work: float = 0.0
     seconds: float = 0.0
 
-    def add(self, work: float, seconds: float) -> None:
-        """Count finished work; nothing is learnt from a stage whose work or time is not known."""
-        if work and seconds:
-            self.work, self.seconds = self.work + work, self.seconds + seconds
-
     def seconds_left(self, stage: Stage, bars: Sequence[Bar]) -> float | None:
         """Expected time to the end of the run; None until a finished stage or a bar of the first one tells the pace."""
         left = max((bar.seconds_left() for bar in bars), default=0.0)

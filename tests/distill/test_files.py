@@ -48,8 +48,13 @@ def test_a_full_disk_leaves_the_old_file(name: str, tmp_path: Path, monkeypatch:
 def test_any_failure_of_the_system_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
+
+    def fail(draft: Path) -> None:
+        draft.mkdir()
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
     with pytest.raises(RunError, match="^cannot write .*taken: Directory not empty$"):
-        write_atomically(tmp_path / "taken", Path.mkdir, overwrite=False)
+        write_atomically(tmp_path / "taken", fail)
     assert [entry.name for entry in tmp_path.rglob("*")] == ["taken", "file"]
 
 
