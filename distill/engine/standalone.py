@@ -17,9 +17,8 @@ from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.data import dataset as datasets
 from distill.yolo.data.dataset import DataSet
-from distill.yolo.evaluation.evaluate import EvalSettings, Metrics, Swap
+from distill.yolo.evaluation.evaluate import PARTS, EvalSettings, Metrics, Swap, swap_with_teacher
 from distill.yolo.evaluation.evaluate import evaluate as measure
-from distill.yolo.evaluation.swap import PARTS, swap_with_teacher
 from distill.yolo.export import check_exports, export_checkpoint
 
 

@@ -14,11 +14,11 @@ import torch
 from distill import report
 from distill.errors import RunError
 from distill.machine.files import remove, write_atomically, write_bytes
-from distill.yolo.training.state import StateFiles, TrainingState
+from distill.yolo.training.state import TrainingState
 
 
 def write_state(file: Path) -> None:
-    StateFiles(file.parent).write(TrainingState(epoch=1), {"weights": torch.zeros(2)})
+    TrainingState(epoch=1).write(file.parent, {"weights": torch.zeros(2)})
 
 
 USERS: dict[str, Callable[[Path], Any]] = {

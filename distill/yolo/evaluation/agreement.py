@@ -55,11 +55,7 @@ def predict_reference(
 ) -> Reference:
     """Run the teacher on the val images.
 
-    Args:
-        teacher: an ultralytics DetectionModel with its `names`.
-        data: its labels are not read.
-        settings: image size, batch and device.
-        bar: told after each batch how many images it held.
+    Args: as for `evaluate`; the labels of the data are not read.
     """
     names: Mapping[int, str] = teacher.names  # type: ignore[assignment]
     predicted = detect(teacher, data, settings, bar=bar)
@@ -75,7 +71,7 @@ def measure(student: nn.Module, reference: Reference, *, bar: Bar | None = None)
     Args:
         student: an ultralytics DetectionModel with the teacher's classes.
         reference: what `predict_reference` gave.
-        bar: told after each batch how many images it held.
+        bar: as for `evaluate`.
     """
     if not reference.boxes:
         return NONE

@@ -1,4 +1,7 @@
-"""mAP of a detector, by the arithmetic of ultralytics' own validator, without its prints, plots and files."""
+"""mAP of a detector, by the arithmetic of ultralytics' own validator, without its prints, plots and files.
+
+With the teacher's boxes or scores in place of a student's, it says what the student has lost.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,7 @@ from distill.yolo.upstream import Validator
 CONFIDENCE = 0.001  # every box above it counts
 # (images (B, 3, H, W), what the network predicts of them (B, 4 + nc, A)) -> what is measured in its place.
 Swap = Callable[[Tensor, Tensor], Tensor]
+PARTS = {"boxes": slice(0, 4), "scores": slice(4, None)}  # rows of a prediction (B, 4 + nc, A)
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def evaluate(
         data: labelled, with as many classes as the model.
         settings: image size, batch and device.
         bar: told after each batch how many images it held; its total is `len(data.val)`.
-        swap: replaces predictions before they are measured: see `distill.yolo.evaluation.swap`.
+        swap: replaces predictions before they are measured: see `swap_with_teacher`.
 
     Raises:
         DistillError: no labels, a device that this machine lacks, or a network of no supported family.
@@ -83,11 +87,7 @@ def detect(
 ) -> dict[str, NDArray[np.float32]]:
     """The boxes on the val images that `evaluate` would count with the same arguments. No labels are needed.
 
-    Args:
-        model: an ultralytics DetectionModel with its `names`; it is copied, not touched.
-        data: its labels are not read.
-        settings: image size, batch and device.
-        bar: told after each batch how many images it held.
+    Args: as for `evaluate`.
 
     Returns:
         Image file -> (n, 6) float32, the highest score first: x, y of the centre, width, height as shares of the image,
@@ -99,6 +99,31 @@ def detect(
             for file, one, area in zip(images["im_file"], boxes, _image_areas(images), strict=True):
                 result[file] = _as_shares(one, area)
     return result
+
+
+def swap_with_teacher(teacher: nn.Module, part: str, device: torch.device) -> Swap:
+    """For `evaluate`: replaces the boxes, or the scores, of a student's predictions by the teacher's.
+
+    Args:
+        teacher: an ultralytics DetectionModel that predicts at the same places, as the student's own teacher does; copied.
+        part: of `PARTS`.
+        device: where the student is measured.
+
+    Returns:
+        A function that raises `DistillError` if the two do not predict at the same places.
+    """
+    network = checkpoint.fused(teacher).to(device)
+
+    def swap(images: Tensor, predicted: Tensor) -> Tensor:
+        from_teacher = _predict(network, images)
+        if from_teacher.shape != predicted.shape:
+            sizes = f"{tuple(from_teacher.shape[1:])} and {tuple(predicted.shape[1:])} values an image"
+            raise DistillError(f"teacher and student do not predict at the same places ({sizes}): is it its teacher?")
+        mixed = predicted.clone()
+        mixed[:, PARTS[part]] = from_teacher[:, PARTS[part]]
+        return mixed
+
+    return swap
 
 
 @contextmanager
@@ -126,13 +151,18 @@ def _predictions(
     loader: Any = validator.dataloader
     for images in loader:
         images = validator.preprocess(images)
-        predicted = network(images["img"])
+        predicted = _predict(network, images["img"])
         if swap is not None:
-            predicted = swap(images["img"], predicted[0] if isinstance(predicted, tuple) else predicted)
+            predicted = swap(images["img"], predicted)
         boxes = validator.postprocess(predicted)
         yield images, _clipped(boxes, images) if clip else boxes
         if bar is not None:
             bar.advance(len(images["img"]))
+
+
+def _predict(network: nn.Module, images: Tensor) -> Tensor:
+    output = network(images)
+    return output[0] if isinstance(output, tuple) else output
 
 
 def _image_areas(batch: dict[str, Any]) -> Iterator[tuple[float, float, float, float]]:

@@ -19,55 +19,39 @@ from distill.machine.files import write_atomically
 class TrainingState:
     """The finished part of a training.
 
-    Attributes:
-        epoch: finished epochs.
-        stopped: training has ended: all epochs are finished, or patience ran out.
-        history: per epoch, as `Trained.history`.
-        seconds: per epoch, as `Trained.seconds`.
-        best_epoch: from 1; 0 before the first epoch is finished.
-        best_map: mAP50-95 of that epoch; None without labels.
-        best_weights: averaged weights of that epoch, on the CPU.
+    It lies in `last.pt` and `best.pt`: plain tensors, numbers and text, so that loading executes nothing.
     """
 
-    epoch: int = 0
-    stopped: bool = False
-    history: list[dict[str, Any]] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    best_epoch: int = 0
-    best_map: float | None = None
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    epoch: int = 0  # finished epochs
+    stopped: bool = False  # all epochs are finished, or patience ran out
+    history: list[dict[str, Any]] = field(default_factory=list)  # per epoch, as `Trained.history`
+    seconds: list[float] = field(default_factory=list)  # per epoch, as `Trained.seconds`
+    best_epoch: int = 0  # from 1; 0 before the first epoch is finished
+    best_map: float | None = None  # mAP50-95 of that epoch; None without labels
+    best_weights: dict[str, Tensor] = field(default_factory=dict)  # averaged weights of that epoch, on the CPU
 
-
-class StateFiles:
-    """`last.pt` and `best.pt` of a training: plain tensors, numbers and text, so that loading executes nothing.
-
-    Args:
-        folder: where the files are.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._last, self._best = folder / "last.pt", folder / "best.pt"
-
-    def write(self, state: TrainingState, state_dicts: dict[str, Any]) -> None:
+    def write(self, folder: Path, state_dicts: dict[str, Any]) -> None:
         """Write the state, and the state dicts of network, optimizer and so on.
 
         A kill at any moment leaves files that fit each other. Each is complete, and a `best.pt` newer than `last.pt` is
         the one that the interrupted epoch, run again, gives.
         """
-        if state.best_epoch == state.epoch:
-            write_atomically(self._best, partial(torch.save, state.best_weights))
-        fields = {key: value for key, value in vars(state).items() if key != "best_weights"}
-        write_atomically(self._last, partial(torch.save, {"progress": fields, "states": state_dicts}))
+        if self.best_epoch == self.epoch:
+            write_atomically(folder / "best.pt", partial(torch.save, self.best_weights))
+        fields = {key: value for key, value in vars(self).items() if key != "best_weights"}
+        write_atomically(folder / "last.pt", partial(torch.save, {"progress": fields, "states": state_dicts}))
 
-    def read(self) -> tuple[TrainingState, dict[str, Any]] | None:
+    @classmethod
+    def read(cls, folder: Path) -> tuple[TrainingState, dict[str, Any]] | None:
         """What `write` wrote, or None if no epoch was finished."""
-        if not self._last.is_file():
+        file = folder / "last.pt"
+        if not file.is_file():
             return None
-        last = _read(self._last)
+        last = _read(file)
         try:
-            return TrainingState(**last["progress"], best_weights=_read(self._best)), last["states"]
+            return cls(**last["progress"], best_weights=_read(folder / "best.pt")), last["states"]
         except (KeyError, TypeError) as error:
-            raise DistillError(f"{self._last}: not written by this program; delete the folder to start anew") from error
+            raise DistillError(f"{file}: not written by this program; delete the folder to start anew") from error
 
 
 def _read(path: Path) -> Any:

@@ -18,7 +18,7 @@ from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.training.learner import Learner, Penalty
-from distill.yolo.training.state import StateFiles, TrainingState
+from distill.yolo.training.state import TrainingState
 from distill.yolo.training.ultralytics_trainer import Job, run_loop
 from distill.yolo.upstream import DetectionModel
 
@@ -27,23 +27,17 @@ SAME_NAME = ("epochs", "batch", "optimizer", "momentum", "weight_decay", "close_
 
 @dataclass(frozen=True)
 class Trained:
-    """The result of `train`.
+    """The result of `train`."""
 
-    Attributes:
-        model: the trained network with the averaged weights of its best epoch; float32, eval, on the CPU.
-        history: per epoch `epoch` (from 1), `lr`, every loss by name, `map50_95` and `map50` (None if the epoch was not
-            validated). The same whenever a training is repeated.
-        best_epoch: the epoch of the weights: the best on the validation images; the last without labels or with a
-            penalty, which has its effect at the end.
-        map50_95: of those weights on the validation images; None without labels.
-        seconds: per epoch, duration of its steps, with loading images and without validation.
-    """
-
-    model: DetectionModel
+    model: DetectionModel  # with the averaged weights of its best epoch; float32, eval, on the CPU
+    # Per epoch `epoch` (from 1), `lr`, every loss by name, `map50_95` and `map50` (None if the epoch was not validated).
+    # The same whenever a training is repeated.
     history: list[dict[str, Any]]
+    # The epoch of the weights: the best on the validation images; the last without labels or with a penalty, which has
+    # its effect at the end.
     best_epoch: int
-    map50_95: float | None
-    seconds: list[float]
+    map50_95: float | None  # of those weights on the validation images; None without labels
+    seconds: list[float]  # per epoch, duration of its steps, with loading images and without validation
 
 
 def train(
@@ -91,11 +85,16 @@ def train(
     if task is None and not data.labelled:
         raise DistillError(f"{data.path}: no labels, and training without a teacher needs them")
     device = str(pick_device(device))
-    files = StateFiles(folder / "weights")
-    state, state_dicts = (files.read() if resume else None) or (TrainingState(), None)
+    weights = folder / "weights"
+    state, state_dicts = (TrainingState.read(weights) if resume else None) or (TrainingState(), None)
     if not state.stopped:
         learner = Learner(model, task, penalty, schedule)
         settings = {
+            "task": "detect",
+            "model": "student",  # a name that is never opened: the module is handed over
+            "exist_ok": True,
+            "plots": False,
+            "verbose": False,
             "data": str(data.path),
             "project": str(folder.absolute().parent),
             "name": folder.name,
@@ -105,30 +104,18 @@ def train(
             "workers": min(8, os.cpu_count() or 1) if workers is None else workers,
             "patience": patience or 0,
             "amp": "bf16" if in_bfloat16(torch.device(device)) else False,
-            **_schedule_settings(schedule),
+            **{name: getattr(schedule, name) for name in SAME_NAME},
+            **schedule.augmentation,
+            "nbs": schedule.batch * schedule.accumulate,  # gradients are accumulated to this many images
+            "lr0": schedule.lr,
+            "warmup_epochs": 0,  # the schedule warms up, step by step
         }
-        run_loop(Job(learner, data, schedule, files, state, state_dicts, console, val_batch), settings)
+        run_loop(Job(learner, data, schedule, weights, state, state_dicts, console, val_batch), settings)
         parallel.broadcast()
         if not parallel.is_leader():
-            state, _ = files.read() or (state, None)
+            state, _ = TrainingState.read(weights) or (state, None)
     result: Any = copy.deepcopy(model).cpu().float().eval()
     result.load_state_dict(state.best_weights)
     if data.names:
         result.names = dict(data.names)
     return Trained(result, state.history, state.best_epoch, state.best_map, state.seconds)
-
-
-def _schedule_settings(schedule: Schedule) -> dict[str, Any]:
-    """Arguments of ultralytics that do not depend on the machine or the data."""
-    return {
-        "task": "detect",
-        "model": "student",  # a name that is never opened: the module is handed over
-        "exist_ok": True,
-        "plots": False,
-        "verbose": False,
-        **{name: getattr(schedule, name) for name in SAME_NAME},
-        **schedule.augmentation,
-        "nbs": schedule.batch * schedule.accumulate,  # gradients are accumulated to this many images
-        "lr0": schedule.lr,
-        "warmup_epochs": 0,  # the schedule warms up, step by step
-    }

@@ -41,19 +41,12 @@ BATCH_STATS_TOLERANCE = 1.25  # times the loss with running statistics
 
 @dataclass(frozen=True)
 class LRSearch:
-    """The result of `search_lr`.
+    """The result of `search_lr`. Losses are means per image."""
 
-    Attributes:
-        lr: the learning rate to train with.
-        start: the loss before training, a mean per image.
-        limit: the highest loss that a trial may end at.
-        tried: learning rate -> loss after its trial, in the order tried; infinity if it diverged.
-    """
-
-    lr: float
-    start: float
-    limit: float
-    tried: Mapping[float, float]
+    lr: float  # the learning rate to train with
+    start: float  # the loss before training
+    limit: float  # the highest loss that a trial may end at
+    tried: Mapping[float, float]  # learning rate -> loss after its trial, in the order tried; infinity if it diverged
 
 
 def reestimate_batchnorm(
@@ -63,13 +56,7 @@ def reestimate_batchnorm(
 
     `prune.recentre` does the work. Repair calls it too, with images as validation shows them.
 
-    Args:
-        model: the network; moved to `device`.
-        data: training images.
-        schedule: batch size and augmentation.
-        imgsz: side of the images in pixels.
-        device: where to compute.
-        seed: of the choice of images and of their augmentation.
+    Args: as for `search_lr`; the network is moved to `device`.
     """
     init_seeds(seed)
     batches = islice(_batches(data, schedule, imgsz, augment=True), math.ceil(BN_IMAGES / schedule.batch))

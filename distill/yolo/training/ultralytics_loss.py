@@ -25,10 +25,8 @@ class Ultralytics(LossModule):
         L = dis · sum q (conv(relu(conv(s))) − t)² / (C sum q)
 
     and the sum over levels; `dis` is ultralytics' default. Convolutions, factor and error are those of its
-    `DistillationModel`, not a copy; only the source of features and q is ours, and arithmetic is in float32. It is not 0 for a student that equals its teacher. In a recipe: `ultralytics: 1.0`, with labels: 1.
-
-    Raises:
-        DistillError: it is called before `setup`.
+    `DistillationModel`, not a copy; only the source of features and q is ours, and arithmetic is in float32. It is not 0
+    for a student that equals its teacher. In a recipe: `ultralytics: 1.0`, with labels: 1.
     """
 
     def __init__(self) -> None:

@@ -6,6 +6,7 @@ import inspect
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,26 +21,20 @@ from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
 from distill.yolo.evaluation.evaluate import EvalSettings, evaluate
 from distill.yolo.training.learner import Learner
-from distill.yolo.training.state import StateFiles, TrainingState
+from distill.yolo.training.state import TrainingState
 from distill.yolo.upstream import RecordsDataset, StudentAverage, TrainingLoop, init_seeds, quiet
 
 
 @dataclass(frozen=True)
 class Job:
-    """What `run_loop` trains; see `train` for what is not described.
-
-    Args:
-        files: where the state is written after each epoch.
-        state: the finished part of the training, updated after each epoch.
-        state_dicts: of network, optimizer and averages, from an earlier run; None to begin.
-    """
+    """What `run_loop` trains; see `train` for what is not described."""
 
     learner: Learner
     data: DataSet
     schedule: Schedule
-    files: StateFiles
-    state: TrainingState
-    state_dicts: dict[str, Any] | None
+    folder: Path  # the state is written here after each epoch
+    state: TrainingState  # the finished part of the training, updated after each epoch
+    state_dicts: dict[str, Any] | None  # of network, optimizer and averages, from an earlier run; None to begin
     console: Console
     val_batch: int
 
@@ -59,8 +54,6 @@ class _Trainer(TrainingLoop):
         self.job, self.whole, self.bars = job, whole, bars
         self.batch_index, self.validated = 0, False
         super().__init__(job.learner, job.data.config, settings)
-
-    # Setup.
 
     def before_loaders(self) -> None:
         """Under torchrun, train in the processes that there are.
@@ -99,8 +92,6 @@ class _Trainer(TrainingLoop):
             raise DistillError(f"{what}; delete the folder to start anew") from error
         self.start_epoch = self.job.state.epoch
 
-    # Epochs and batches.
-
     def begin_epoch(self) -> None:
         # A seed for each epoch: a resumed run draws what an unbroken one would have drawn.
         seed = (self.args.seed * 100_003 + self.epoch + 7919 * parallel.rank()) % 2**32
@@ -129,8 +120,6 @@ class _Trainer(TrainingLoop):
         self.bar.advance(note=_format(self.tloss))
         self.seconds = time.monotonic() - self.start_time
 
-    # After an epoch.
-
     def validate(self) -> tuple[dict[str, float], float | None]:
         """Measure the averaged weights, if there are labels and this epoch is validated.
 
@@ -158,7 +147,6 @@ class _Trainer(TrainingLoop):
         self.job.state.seconds.append(self.seconds)
 
     def save_model(self) -> bool:
-        """Write the state after an epoch."""
         state, learner = self.job.state, self.job.learner
         state.epoch, state.stopped = self.epoch + 1, bool(self.stop)
         better = self.validated and (state.best_map is None or self.fitness > state.best_map)
@@ -176,7 +164,7 @@ class _Trainer(TrainingLoop):
             "stopper": {"best_fitness": self.stopper.best_fitness, "best_epoch": self.stopper.best_epoch},
             "updates": self.ema.updates,
         }
-        self.job.files.write(state, state_dicts)
+        state.write(self.job.folder, state_dicts)
         return True
 
     def end_epoch(self) -> None:

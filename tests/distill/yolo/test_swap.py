@@ -13,8 +13,7 @@ from distill.cli.main import main
 from distill.errors import DistillError
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data import dataset as data
-from distill.yolo.evaluation.evaluate import EvalSettings, evaluate
-from distill.yolo.evaluation.swap import swap_with_teacher
+from distill.yolo.evaluation.evaluate import EvalSettings, evaluate, swap_with_teacher
 from tests.distill.yolo.test_trainer import tiny
 from tests.prune.networks import randomize
 
