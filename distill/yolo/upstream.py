@@ -21,46 +21,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from ultralytics import __version__
-from ultralytics.cfg import get_cfg  # checked arguments: get_cfg(overrides={...})
-from ultralytics.data.augment import LetterBox  # pads an image as validation does
+from ultralytics.cfg import get_cfg
+from ultralytics.data.augment import LetterBox
 from ultralytics.data.build import build_dataloader
 from ultralytics.data.dataset import YOLODataset
-from ultralytics.data.utils import (
-    IMG_FORMATS,  # suffixes of images
-    exif_size,  # an image's size after the rotation that it asks for
-    img2label_paths,
-)
+from ultralytics.data.utils import IMG_FORMATS, exif_size, img2label_paths
 from ultralytics.engine.exporter import Exporter
 from ultralytics.engine.exporter import export_formats as _export_formats
 from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
 from ultralytics.nn import tasks  # layers of a description by name
 from ultralytics.nn.distill_model import DistillationModel  # its own distillation
-from ultralytics.nn.modules import (
-    Detect,
-    Focus,  # the first layer of YOLOv5 v5.0
-    block,  # these three stand for the original YOLOv5's modules
-    conv,
-    transformer,
-)
-from ultralytics.nn.tasks import (
-    DetectionModel,
-    torch_safe_load,  # unpickles, with the names of older versions
-    yaml_model_load,  # yolov5n.yaml -> a description with its `scale`
-)
-from ultralytics.utils import (
-    DATASETS_DIR,  # where a data.yaml's relative `path` may lie
-    DEFAULT_CFG,  # default arguments as a namespace
-    DEFAULT_CFG_DICT,  # and as a dict
-    LOGGER,
-    nms,
-)
+from ultralytics.nn.modules import Detect, Focus, block, conv, transformer  # the last three have the original YOLOv5's
+from ultralytics.nn.tasks import DetectionModel, torch_safe_load, yaml_model_load
+from ultralytics.utils import DATASETS_DIR, DEFAULT_CFG, DEFAULT_CFG_DICT, LOGGER, nms
 from ultralytics.utils.ops import segments2boxes
 from ultralytics.utils.patches import imread  # takes paths that are not ASCII
-from ultralytics.utils.torch_utils import (
-    ModelEMA,
-    init_seeds,  # Python, NumPy and torch
-    unwrap_model,
-)
+from ultralytics.utils.torch_utils import ModelEMA, init_seeds, unwrap_model
 
 
 @contextmanager
@@ -153,12 +129,7 @@ class TrainedModule(nn.Module):
 
 
 class StudentAverage(ModelEMA):
-    """Averages the network in a `TrainedModule`, and nothing beside it.
-
-    Args:
-        model: a `TrainedModule`, possibly wrapped for several devices.
-        tau: steps over which the average's memory grows.
-    """
+    """Averages the network in a `TrainedModule`, possibly wrapped for several devices, and nothing beside it."""
 
     def __init__(self, model: nn.Module, tau: float) -> None:
         super().__init__(_student(model), tau=tau)
@@ -179,18 +150,6 @@ def _student(model: nn.Module) -> nn.Module:
 class TrainingLoop(DetectionTrainer):
     """The training loop of ultralytics.
 
-    A subclass defines, in the order in which they are called:
-
-    - `before_loaders()`: the module is on its device, and all of its parameters have been made trainable.
-    - `make_dataset(batch)`: the training images.
-    - `before_training()`: optimizer and loaders are there; takes up what an earlier run left, and sets `ema`.
-    - `begin_epoch()`, then for each batch `begin_batch()`, `prepare_batch(batch)` and, after the step, `end_batch()`.
-    - `validate()`: (metrics, the one that decides about ending early).
-    - `check_losses()`: raises if the training cannot go on.
-    - `save_metrics(metrics)` and `save_model()`: what the epoch gave and, now that `stop` is decided, its state; in the
-      leading process.
-    - `end_epoch()`.
-
     It reads `args`, `device`, `stride`, `epoch` (from 0), `epochs`, `train_loader`, `optimizer` (`initial_lr` of each
     group), `tloss` (the epoch's mean losses by name), `metrics`, `fitness` (what `validate` gave), `stop`, `stopper`.
     It may set `model`, `world_size`, `ema` and `start_epoch`.
@@ -209,15 +168,18 @@ class TrainingLoop(DetectionTrainer):
     tloss: Any
     fitness: Any
     metrics: Any
-    # Of the subclass.
-    before_loaders: Callable[[], None]
-    make_dataset: Callable[[int], RecordsDataset]
-    before_training: Callable[[], None]
+    # What a subclass defines, in the order in which it is called.
+    before_loaders: Callable[[], None]  # the module is on its device, and all of its parameters were made trainable
+    make_dataset: Callable[[int], RecordsDataset]  # (images a batch) -> the training images
+    before_training: Callable[[], None]  # takes up what an earlier run left, and sets `ema`
     begin_epoch: Callable[[], None]
     begin_batch: Callable[[], None]
     prepare_batch: Callable[[dict[str, Any]], dict[str, Any]]
-    end_batch: Callable[[], None]
-    check_losses: Callable[[], None]
+    end_batch: Callable[[], None]  # after the step
+    validate: Callable[[], tuple[dict[str, float], float | None]]  # metrics, and the one for patience
+    check_losses: Callable[[], None]  # raises if the training cannot go on
+    save_metrics: Callable[[dict[str, Any]], None]  # in the leading process, as is `save_model`
+    save_model: Callable[[], bool]  # `stop` is decided by now
     end_epoch: Callable[[], None]
 
     def __init__(self, module: TrainedModule, data: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -274,10 +236,7 @@ class TrainingLoop(DetectionTrainer):
 
 
 class Validator(DetectionValidator):
-    """The parts of ultralytics' validator that make mAP, called one by one.
-
-    Its `__call__` would read the data set again, with all that comes with that (a font is fetched, a `download:` script
-    run), select a device and print.
+    """The parts of ultralytics' validator that make mAP, called one by one: its `__call__` reads the data set anew, and prints.
 
     Args:
         loader: of a `RecordsDataset`.

@@ -23,11 +23,11 @@ FORMATS = ", ".join(sorted(IMG_FORMATS))
 
 @dataclass(frozen=True)
 class DataFile:
-    """The content of a data.yaml with its paths resolved: `root` is its data folder, `train` and `val` are image files."""
+    """The content of a data.yaml with its paths resolved."""
 
-    root: Path
+    root: Path  # the data folder
     names: dict[int, str]
-    train: tuple[Path, ...]
+    train: tuple[Path, ...]  # image files
     val: tuple[Path, ...]
 
 

@@ -1,15 +1,13 @@
 """Data sets: what a `data.yaml` or a folder of images says, checked once, then handed to training and evaluation.
 
 `load` opens every image and label once and keeps the labels in memory. So nothing is scanned twice, and nothing is written
-beside the user's images, which may be read-only. Training and evaluation take images from `images.build_dataset` and never
-from ultralytics, whose `check_det_dataset` downloads and runs scripts, and whose `YOLODataset` writes *.cache files and
-rewrites JPEGs.
+beside the user's images, which may be read-only. ultralytics' own readers download, run scripts and leave files.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,45 +15,34 @@ from typing import Any, Literal
 from distill.errors import DistillError
 from distill.machine.progress import ProgressCallback
 from distill.yolo.data import datafile, labels
-from distill.yolo.data.labels import Records
+from distill.yolo.data.labels import Records, abridge
 
 Split = Literal["train", "val"]
 
 MIN_CLASS_OBJECTS = 5  # AP of a class with fewer objects says little
 MIN_VAL_OBJECTS = 100  # with fewer objects in val every AP says little, and the owner of the data knows
-_LISTED = 5  # damaged images or rare classes named in a warning
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A checked data set.
+    """A checked data set."""
 
-    Attributes:
-        path: the data.yaml, or the folder of images.
-        names: class names by id; None for a folder.
-        train: image files to calibrate on and to learn from.
-        val: image files to measure on. Of a folder, a fifth that is held back, the same whenever it is opened; all images,
-            as in `train`, if there are fewer than 10.
-        labelled: False for a folder of images: there is no mAP then.
-        config: what ultralytics' trainer calls `self.data`, with lists of image files for `train` and `val`.
-        warnings: what the user should know although it stops nothing: images left out, classes named differently.
-        records: the labels of each split, see `distill.yolo.data.labels.Labels`.
-    """
-
-    path: Path
-    names: dict[int, str] | None
-    train: tuple[Path, ...] = field(repr=False)
+    path: Path  # the data.yaml, or the folder of images
+    names: dict[int, str] | None  # class names by id; None for a folder
+    train: tuple[Path, ...] = field(repr=False)  # image files to calibrate on and to learn from
+    # Image files to measure on. Of a folder, a fifth that is held back, the same whenever it is opened; all images, as in
+    # `train`, if there are fewer than 10.
     val: tuple[Path, ...] = field(repr=False)
-    labelled: bool
-    config: dict[str, Any] = field(repr=False)
-    warnings: tuple[str, ...] = ()
-    records: dict[str, Records] = field(default_factory=dict, repr=False, compare=False)
+    labelled: bool  # False for a folder of images: there is no mAP then
+    config: dict[str, Any] = field(repr=False)  # what ultralytics' trainer calls `self.data`
+    warnings: tuple[str, ...] = ()  # what the user should know although it stops nothing
+    records: dict[str, Records] = field(default_factory=dict, repr=False, compare=False)  # of each split
 
 
 def load(
     path: str | Path, names: Mapping[int, str] | None = None, *, progress: ProgressCallback | None = None
 ) -> DataSet:
-    """Open a data set and check all of it, so that a mistake shows now and not after an hour of training.
+    """Open a data set and check all of it.
 
     Args:
         path: a YOLO data.yaml, with labels; or a folder of images, without. Images in its subfolders count.
@@ -75,25 +62,24 @@ def load(
         raise DistillError(f"{path}: 'data' must be a YOLO data.yaml or a folder of images")
     file = datafile.read(path)
     warnings = _compare_names(path, file.names, names)
-    records: dict[str, Records] = {}
-    for split, images in (("train", file.train), ("val", file.val)):
-        records[split], split_warnings = _read(path, split, images, file.names, progress)
-        warnings += split_warnings
-    warnings += _rare_classes(path, file.names, records["val"])
-    warnings += _shared_images(records)
-    if not any(len(record["cls"]) for record in records["train"]):
+    train, train_warnings = labels.read(path, "train", file.train, file.names, progress)
+    val, val_warnings = labels.read(path, "val", file.val, file.names, progress)
+    warnings += train_warnings + val_warnings + _rare_classes(path, file.names, val)
+    if shared := len({record["im_file"] for record in train} & {record["im_file"] for record in val}):
+        warnings.append(f"{shared} of the {len(val)} images of 'val' are in 'train' too: mAP looks too good")
+    if not any(len(record["cls"]) for record in train):
         warnings.append("there is not one object in the labels of 'train': training teaches to find nothing")
-    return _assemble(path, file.root, file.names, True, records, warnings)
+    return _assemble(path, file.root, file.names, True, {"train": train, "val": val}, warnings)
 
 
 def _load_folder(path: Path, names: Mapping[int, str] | None, progress: ProgressCallback | None) -> DataSet:
     for file in (path / "data.yaml", path / "data.yml"):
         if file.is_file():
             raise DistillError(f"{path}: is a folder with a {file.name}: give that file, or a folder of images only")
-    images = tuple(datafile.find_images(path.absolute()))
+    images = datafile.find_images(path.absolute())
     if not images:
         raise DistillError(f"{path}: no images in this folder (looked for {datafile.FORMATS})")
-    records, warnings = _read(path, "images", images, None, progress)
+    records, warnings = labels.read(path, "images", images, None, progress)
     train, val = labels.hold_back(records)
     if train == val:
         warnings.append(
@@ -102,29 +88,6 @@ def _load_folder(path: Path, names: Mapping[int, str] | None, progress: Progress
         )
     classes = dict(names) if names else {0: "object"}
     return _assemble(path, path.absolute(), classes, False, {"train": train, "val": val}, warnings)
-
-
-def _read(
-    path: Path, key: str, images: tuple[Path, ...], names: Mapping[int, str] | None, progress: ProgressCallback | None
-) -> tuple[Records, list[str]]:
-    """The records of one split, with warnings of images that were left out and of missing label files."""
-    try:
-        read = labels.read(images, names, label=f"checking {key}", progress=progress)
-    except DistillError as error:
-        raise DistillError(f"{path}: '{key}': {error}") from error
-    warnings = []
-    if names is not None and read.unlabelled == len(images):
-        first = datafile.label_files(images[:1])[0]
-        raise DistillError(
-            f"{path}: no label file for any of the {len(images)} images of '{key}' (looked for {first} and so on): "
-            "to work without labels give the folder of images as 'data'"
-        )
-    of_all = f"of the {len(images)} images of '{key}'"
-    if names is not None and 2 * read.unlabelled > len(images):
-        warnings.append(f"{read.unlabelled} {of_all} have no label file: counted as empty")
-    if read.problems:
-        warnings.append(f"{len(read.problems)} {of_all} left out: {_join(read.problems, '; ')}")
-    return read.records, warnings
 
 
 def _rare_classes(path: Path, names: Mapping[int, str], records: Records) -> list[str]:
@@ -136,29 +99,12 @@ def _rare_classes(path: Path, names: Mapping[int, str], records: Records) -> lis
     rare = [f"{names[cls]} {count}" for cls, count in ascending if count < MIN_CLASS_OBJECTS]
     if not rare or counts.total() < MIN_VAL_OBJECTS:
         return []
-    few = f"fewer than {MIN_CLASS_OBJECTS} objects of {len(rare)} of its {len(counts)} classes ({_join(rare, ', ')})"
+    few = f"fewer than {MIN_CLASS_OBJECTS} objects of {len(rare)} of its {len(counts)} classes ({abridge(rare, ', ')})"
     return [f"'val' has {few}: a box or two decide their AP, and each is 1/{len(counts)} of mAP"]
 
 
-def _shared_images(records: Mapping[str, Records]) -> list[str]:
-    """A warning if images are both learned from and measured on."""
-    train, val = ({record["im_file"] for record in records[split]} for split in ("train", "val"))
-    shared = len(train & val)
-    return [f"{shared} of the {len(val)} images of 'val' are in 'train' too: mAP looks too good"] if shared else []
-
-
-def _join(items: Sequence[str], separator: str) -> str:
-    """As many items as a message has room for."""
-    return separator.join((*items[:_LISTED], *(["..."] if len(items) > _LISTED else [])))
-
-
 def _assemble(
-    path: Path,
-    root: Path,
-    names: dict[int, str],
-    labelled: bool,
-    records: dict[str, Records],
-    warnings: Iterable[str],
+    path: Path, root: Path, names: dict[int, str], labelled: bool, records: dict[str, Records], warnings: list[str]
 ) -> DataSet:
     files = {split: [record["im_file"] for record in records[split]] for split in records}
     config = {"path": root, **files, "names": names, "nc": len(names), "channels": 3}
@@ -171,7 +117,7 @@ def _compare_names(path: Path, data: Mapping[int, str], model: Mapping[int, str]
     if model is None or list(data.values()) == list(model.values()):
         return []
     if len(data) != len(model):
-        ours, theirs = (_join(list(names.values()), ", ") for names in (data, model))
+        ours, theirs = (abridge(list(names.values()), ", ") for names in (data, model))
         raise DistillError(
             f"{path} has {len(data)} classes ({ours}), the model {len(model)} ({theirs}): give the data that the model "
             "was trained on, or train it on these first"
@@ -181,4 +127,4 @@ def _compare_names(path: Path, data: Mapping[int, str], model: Mapping[int, str]
         raise DistillError(f"{path} has the model's classes in another order: the model's is {order}")
     ids = [i for i in data if data[i] != model.get(i)]
     differing = [f"class {i} is '{data[i]}' there and '{model.get(i)}' in the model" for i in ids]
-    return [f"{path}: {_join(differing, '; ')}: taken to be the same"]
+    return [f"{path}: {abridge(differing, '; ')}: taken to be the same"]

@@ -7,9 +7,8 @@ an image without an error if its label names an unknown class.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,13 @@ from distill.machine.progress import ProgressCallback
 from distill.yolo.data.datafile import label_files
 from distill.yolo.upstream import IMG_FORMATS, exif_size, imread, segments2boxes
 
+# One dict an image, as ultralytics' YOLODataset keeps them: `im_file`, `shape` (h, w), `cls` (n, 1), `bboxes` (n, 4) as
+# xywh in shares of the image, `segments`, ...
 Records = tuple[dict[str, Any], ...]
 
 MIN_TO_SPLIT = 10  # images; fewer are not split
 
+_LISTED = 5  # damaged images or rare classes named in a warning
 _VERIFIED = {"jpeg", "mpo", "png", "webp"}  # formats of which Pillow's verify() reads more than the header
 _VAL_SHARE, _MAX_VAL = 0.2, 200  # of the images are held back, at most so many
 _TOLERANCE = 0.01  # of a side: annotation tools round, and ultralytics accepts as much
@@ -32,72 +34,72 @@ _MIN_SIDE = 10  # pixels
 _RECORD = {"keypoints": None, "normalized": True, "bbox_format": "xywh"}  # the same in all records
 
 
-@dataclass(frozen=True)
-class Labels:
-    """The usable images of one split.
-
-    Attributes:
-        records: one dict an image, as ultralytics' YOLODataset keeps them: `im_file`, `shape` (h, w), `cls` (n, 1),
-            `bboxes` (n, 4) as xywh in shares of the image, `segments`, ...
-        unlabelled: number of images without a label file.
-        problems: a line for each image that was left out: its file, and why.
-    """
-
-    records: Records
-    unlabelled: int
-    problems: tuple[str, ...]
-
-
 class _UnknownClass(Exception):
     """A label file names a class that the data set does not have: a mistake in the data, not a damaged file."""
 
 
 def read(
-    images: tuple[Path, ...], names: Mapping[int, str] | None, *, label: str, progress: ProgressCallback | None
-) -> Labels:
-    """Read and check images and their labels.
+    path: Path, key: str, images: Sequence[Path], names: Mapping[int, str] | None, progress: ProgressCallback | None
+) -> tuple[Records, list[str]]:
+    """Read and check the images of one split and their labels.
 
     Args:
+        path: the data set, as messages name it.
+        key: the split, as messages name it.
         images: image files.
         names: the data set's classes; None if there are no labels to read.
-        label: what the progress bar says.
         progress: shows a bar over the images.
 
+    Returns:
+        Records, and warnings of images that were left out and of missing label files.
+
     Raises:
-        DistillError: a class id that is not in `names`, or no usable image.
+        DistillError: a class id that is not in `names`, no label file, or no usable image.
     """
     files = label_files(images) if names is not None else [None] * len(images)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         results: Iterable[Any] = pool.map(lambda image, file: _read_one(image, file, names), images, files)
-        results = list(progress(results, label, len(images)) if progress else results)
+        results = list(progress(results, f"checking {key}", len(images)) if progress else results)
+    unknown = [result for result in results if isinstance(result, _UnknownClass)]
+    problems = [result for result in results if isinstance(result, str)]
     records = tuple(result for result in results if isinstance(result, dict))
-    unknown = [str(result) for result in results if isinstance(result, _UnknownClass)]
-    problems = tuple(result for result in results if isinstance(result, str))
     if unknown:
         rest = f" (and {len(unknown) - 1} more files)" if len(unknown) > 1 else ""
-        raise DistillError(unknown[0] + rest)
+        raise DistillError(f"{path}: '{key}': {unknown[0]}{rest}")
     if not records:
-        raise DistillError(f"none of the {len(images)} images can be used, first {problems[0]}")
-    return Labels(records, sum(not file or not file.is_file() for file in files), problems)
+        raise DistillError(f"{path}: '{key}': none of the {len(images)} images can be used, first {problems[0]}")
+    of_all = f"of the {len(images)} images of '{key}'"
+    warnings = []
+    unlabelled = sum(file is not None and not file.is_file() for file in files)
+    if unlabelled == len(images):
+        raise DistillError(
+            f"{path}: no label file for any {of_all} (looked for {files[0]} and so on): "
+            "to work without labels give the folder of images as 'data'"
+        )
+    if 2 * unlabelled > len(images):
+        warnings.append(f"{unlabelled} {of_all} have no label file: counted as empty")
+    if problems:
+        warnings.append(f"{len(problems)} {of_all} left out: {abridge(problems, '; ')}")
+    return records, warnings
+
+
+def abridge(items: Sequence[str], separator: str) -> str:
+    """As many items as a message has room for."""
+    return separator.join((*items[:_LISTED], *(["..."] if len(items) > _LISTED else [])))
 
 
 def hold_back(records: Records) -> tuple[Records, Records]:
     """(images to learn from, images to measure on); all of them in both if there are fewer than `MIN_TO_SPLIT`.
 
     The draw is random, because neighbours are often much alike, but the same for the same files: it does not depend on a
-    recipe's seed, so that runs can be compared.
-
-    Args:
-        records: sorted by file.
+    recipe's seed, so that runs can be compared. The records are sorted by file.
     """
     if len(records) < MIN_TO_SPLIT:
         return records, records
     order = np.random.default_rng(0).permutation(len(records))
     val = set(order[: min(_MAX_VAL, round(_VAL_SHARE * len(records)))].tolist())
-    return (
-        tuple(record for index, record in enumerate(records) if index not in val),
-        tuple(record for index, record in enumerate(records) if index in val),
-    )
+    train = tuple(record for index, record in enumerate(records) if index not in val)
+    return train, tuple(records[index] for index in sorted(val))
 
 
 def _read_one(image: Path, file: Path | None, names: Mapping[int, str] | None) -> dict[str, Any] | str | _UnknownClass:
