@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import NoReturn
 
-from distill.cli.commands import COMMANDS
+from distill.cli.commands import COMMANDS, Command
 from distill.errors import DistillError, Interrupted
 from distill.machine.console import replace_unencodable
 from distill.machine.words import nearest, text_table
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prune = sys.modules.get("prune.errors")  # a module that was not imported has raised nothing
         if prune is not None and isinstance(error, prune.PruneError):
             return _complain(error, DistillError.exit_status)
-        if not isinstance(error, ValueError) and (fault := machine_fault(error)):
+        if fault := machine_fault(error):
             return _complain(fault, fault.exit_status)
         raise
 
@@ -67,14 +67,15 @@ def _dispatch(words: list[str]) -> None:
         hint = nearest(name, COMMANDS) or f": there are {', '.join(COMMANDS)}"
         raise DistillError(f"no command '{name}'{hint}")
     else:
-        args = _parse(name, words[1:])
-        if args is not None:
-            COMMANDS[name].call(args)
+        try:
+            # Intermixed: `distill run demo --quiet seed=1` in any order.
+            args = _parser(name, COMMANDS[name]).parse_intermixed_args(words[1:])
+        except SystemExit:  # --help
+            return
+        COMMANDS[name].call(args)
 
 
-def _parse(name: str, words: list[str]) -> argparse.Namespace | None:
-    """The arguments of a command; None if its help was asked for and shown."""
-    command = COMMANDS[name]
+def _parser(name: str, command: Command) -> Parser:
     parser = Parser(
         prog=f"distill {name}",
         description=command.help,
@@ -84,10 +85,7 @@ def _parse(name: str, words: list[str]) -> argparse.Namespace | None:
     )
     for argument, options in command.arguments:
         parser.add_argument(argument, **options)
-    try:
-        return parser.parse_intermixed_args(words)  # intermixed: `distill run demo --quiet seed=1` in any order
-    except SystemExit:  # --help
-        return None
+    return parser
 
 
 def _overview() -> str:

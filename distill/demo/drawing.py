@@ -57,22 +57,15 @@ class _Picture:
     def __init__(self, size: int, ground: Array) -> None:
         self.size = size
         self.canvas = ground  # (S, S, 3) in [0, 1]
-        self.owner = np.full((size, size), -1)  # index into `classes`; -1: the ground or clutter
-        self.classes: list[int] = []
-        self.areas: list[int] = []  # pixels of the whole object, including hidden ones and those outside the image
+        self.owner = np.full((size, size), -1)  # index into `objects`; -1: the ground or clutter
+        # Class, and pixels of the whole object, including hidden ones and those outside the image.
+        self.objects: list[tuple[int, int]] = []
 
     def add(self, alpha: Array, left: int, top: int, paint: Array, class_id: int | None) -> bool:
-        """Paint an item, unless too little of it or of an object below it would stay visible.
+        """Paint an item, and return True, unless too little of it or of an object below it would stay visible.
 
-        Args:
-            alpha: (H, W) coverage in [0, 1], not clipped to the canvas.
-            left: column of the canvas under alpha[:, 0]; may be negative.
-            top: row of the canvas under alpha[0]; may be negative.
-            paint: (H, W, 3) in [0, 1].
-            class_id: index into `CLASSES`; None for clutter.
-
-        Returns:
-            Whether it was painted.
+        `alpha` (H, W) is its coverage in [0, 1], whose first pixel lies at (left, top), which may be outside of the canvas;
+        `paint` (H, W, 3) its colours in [0, 1]; `class_id` is None for clutter.
         """
         height, width = alpha.shape
         y1, y2, x1, x2 = max(top, 0), min(top + height, self.size), max(left, 0), min(left + width, self.size)
@@ -80,21 +73,20 @@ class _Picture:
             return False
         source = slice(y1 - top, y2 - top), slice(x1 - left, x2 - left)
         target = slice(y1, y2), slice(x1, x2)
-        solid = alpha[source] > 0.5
-        owner = self.owner.copy()
-        owner[target][solid] = -1 if class_id is None else len(self.classes)
-        classes = self.classes if class_id is None else [*self.classes, class_id]
-        areas = self.areas if class_id is None else [*self.areas, int((alpha > 0.5).sum())]
-        if not _all_visible(owner, areas):
+        solid, owner = alpha > 0.5, self.owner.copy()
+        owner[target][solid[source]] = -1 if class_id is None else len(self.objects)
+        objects = self.objects if class_id is None else [*self.objects, (class_id, int(solid.sum()))]
+        if not _all_visible(owner, [area for _, area in objects]):
             return False
-        self.owner, self.classes, self.areas = owner, classes, areas
+        self.owner, self.objects = owner, objects
         cover = alpha[source][..., None]
         self.canvas[target] = self.canvas[target] * (1 - cover) + paint[source] * cover
         return True
 
     def labels(self) -> tuple[NDArray[np.int64], Array]:
-        boxes = [_extent(self.owner == index) for index in range(len(self.classes))]
-        return np.array(self.classes, dtype=np.int64), np.array(boxes, dtype=np.float64).reshape(-1, 4)
+        boxes = [_extent(self.owner == index) for index in range(len(self.objects))]
+        classes = [class_id for class_id, _ in self.objects]
+        return np.array(classes, dtype=np.int64), np.array(boxes, dtype=np.float64).reshape(-1, 4)
 
 
 def _all_visible(owner: NDArray[np.int64], areas: list[int]) -> bool:
@@ -116,8 +108,7 @@ def _place(picture: _Picture, is_object: bool, rng: np.random.Generator) -> None
     for _ in range(12):
         x, y = rng.uniform(0.04, 0.96, 2) * size
         # Log-uniform: as many small objects as large ones.
-        radius = size * 0.5 * math.exp(rng.uniform(math.log(0.18), math.log(0.55)))
-        radius = max(radius, 4.5)
+        radius = max(size * 0.5 * math.exp(rng.uniform(math.log(0.18), math.log(0.55))), 4.5)
         reach = math.ceil(radius * 1.5) + 2
         left, top = math.floor(x) - reach, math.floor(y) - reach
         rows, columns = np.mgrid[0 : 2 * reach + 1, 0 : 2 * reach + 1] + 0.5

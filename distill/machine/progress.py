@@ -25,9 +25,6 @@ class Bar:
         label: what the loop does.
         total: number of items; None if that is not known.
         unit: what the items are.
-
-    Attributes:
-        note: what stands behind it, such as the loss.
     """
 
     def __init__(self, say: Callable[[str], None], label: str, total: int | None, unit: str) -> None:

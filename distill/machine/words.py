@@ -30,9 +30,5 @@ def text_table(rows: Iterable[Sequence[str]], *, numbers: bool = False) -> list[
     """
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        first, *others = zip(row, widths, strict=True)
-        cells = [cell.rjust(width) if numbers else cell.ljust(width) for cell, width in others]
-        lines.append("  ".join([first[0].ljust(first[1]), *cells]).rstrip())
-    return lines
+    align = str.rjust if numbers else str.ljust
+    return ["  ".join([row[0].ljust(widths[0]), *map(align, row[1:], widths[1:])]).rstrip() for row in rows]

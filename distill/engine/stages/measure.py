@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from distill.engine.session import Session
 from distill.engine.stage import Stage
@@ -29,7 +29,7 @@ def _work(session: Session) -> MeasureRecord:
             params=measure.count_params(network),
             gflops=measure.count_gflops(network, size),
             size_mb=measure.file_size_mb(session.folder.path / f"{name}.pt"),
-            latency_ms=Latency(**asdict(latency[name])),
+            latency_ms=Latency(*latency[name], runs),
         )
         for name, network in networks.items()
     }
