@@ -5,38 +5,23 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from distill.errors import DistillError
 from distill.machine.words import nearest
 from distill.recipe.load import changed
 from distill.recipe.schema import Accept, Distill, Latency, Recipe
-from distill.recipe.section import Overrides
-from distill.results.comparison import ArmRecord, ComparisonResults
+from distill.results.comparison import Arm, ComparisonResults
 
 DEFAULT = ("finetune", "ultralytics", "ours", "ours-unlabelled")
 SEEDS = 3
 OURS = "ours"  # what the others are compared with
 
 _LABELS = {"distill.losses": {}, "distill.labels": 1}
-_STOCK = {
-    "distill.losses": {"ultralytics": 1},
-    "distill.labels": 1,
-    "distill.balance": False,
-}
+_STOCK = {"distill.losses": {"ultralytics": 1}, "distill.labels": 1, "distill.balance": False}
 _PRUNED = {"repair": None}
 _COMMON = {"prune.importance": "bn_scale", "repair": None}
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way: its name, what it does in a line, and the keys in which its recipe differs."""
-
-    name: str
-    help: str
-    overrides: Overrides = field(default_factory=dict)
 
 
 BUILTIN = (
@@ -74,16 +59,12 @@ class Comparison:
     def variant(self, arm: Arm, seed: int, lr: float | None) -> Recipe:
         """The recipe of one run. What its cut costs and how it exports is the same for every arm, so neither is done."""
         own = {"name": arm.name, "seed": seed, "export": [], "latency.runs": 1}
-        rate = {} if lr is None else {"distill.lr": lr}
+        if lr is not None:
+            own["distill.lr"] = lr
         try:
-            return changed(changed(self.recipe, arm.overrides), {**own, **rate})
+            return changed(changed(self.recipe, arm.overrides), own)
         except DistillError as error:
             raise DistillError("\n".join(f"arm {arm.name}: {line}" for line in str(error).splitlines())) from None
-
-    def records(self) -> dict[str, Any]:
-        """Its part of `ComparisonResults`."""
-        arms = tuple(ArmRecord(arm.name, arm.help, _plain(arm.overrides)) for arm in self.arms)
-        return {"arms": arms, "seeds": self.seeds, "lrs": self.lrs}
 
 
 def start_of(variant: Recipe, common: Recipe) -> Recipe:
@@ -97,17 +78,6 @@ def start_of(variant: Recipe, common: Recipe) -> Recipe:
     if variant.sparsify and variant.sparsify.distill:
         distill = replace(distill, losses=common.distill.losses, labels=common.distill.labels)
     return replace(variant, name="base", distill=distill, accept=Accept(), export=(), latency=Latency(runs=1))
-
-
-def shared_part(variant: Recipe, common: Recipe) -> Recipe:
-    """The recipe of a run, as it is compared with the recipes of finished runs to share their stages.
-
-    Args:
-        variant: of the run.
-        common: what the arms have in common: its losses teach in a sparsify stage, whatever those of the arm are.
-    """
-    start = start_of(variant, common)
-    return replace(start, distill=replace(start.distill, epochs=variant.distill.epochs))
 
 
 def plan(
@@ -141,11 +111,11 @@ def plan(
         raise DistillError(f"--seeds {count}: give at least 1; two or more tell how much of a difference is noise")
     rates = (before.lrs if before else ()) if lrs is None else _rates(lrs)
     named = names is not None or bool(before and before.arms)
-    made = Comparison(recipe, arms, tuple(range(recipe.seed, recipe.seed + count)), rates, named)
+    comparison = Comparison(recipe, arms, tuple(range(recipe.seed, recipe.seed + count)), rates, named)
     for arm in arms:
-        if not made.variant(arm, recipe.seed, None).distill.epochs:
+        if not comparison.variant(arm, recipe.seed, None).distill.epochs:
             raise DistillError(f"arm {arm.name}: distill.epochs is 0, so it would not be trained")
-    return made
+    return comparison
 
 
 def _choose(recipe: Recipe, names: str | None, own: list[Arm], before: ComparisonResults | None) -> tuple[Arm, ...]:
@@ -153,24 +123,22 @@ def _choose(recipe: Recipe, names: str | None, own: list[Arm], before: Compariso
         Arm(f"no-{loss.label}", f"The recipe without {loss.label}.", {f"distill.losses.{loss.name}": 0})
         for loss in recipe.distill.losses
     ]
-    known = {arm.name: arm for arm in (*without, *BUILTIN)}
+    arms = {arm.name: arm for arm in (*without, *BUILTIN)}
     for arm in own:
-        if arm.name in known:
+        if arm.name in arms:
             raise DistillError(f"--arm {arm.name}: there is an arm of that name already: choose another")
-        known[arm.name] = arm
-    earlier = [Arm(arm.name, arm.help, arm.overrides) for arm in before.arms] if before else []
-    known |= {arm.name: arm for arm in earlier if arm.name not in known}
-    wanted = [arm.name for arm in earlier] or list(DEFAULT)
-    if names is not None:
-        wanted = [name.strip() for name in names.split(",")]
-    wanted += [arm.name for arm in own if arm.name not in wanted]
-    for name in wanted:
-        if wanted.count(name) > 1:
+        arms[arm.name] = arm
+    earlier = {arm.name: arm for arm in before.arms} if before else {}
+    arms |= {name: arm for name, arm in earlier.items() if name not in arms}
+    chosen = list(earlier or DEFAULT) if names is None else [name.strip() for name in names.split(",")]
+    chosen += [arm.name for arm in own if arm.name not in chosen]
+    for name in chosen:
+        if chosen.count(name) > 1:
             raise DistillError(f"--arms: {name} is given twice")
-        if name not in known:
-            hint = nearest(name, known) or f": there are {', '.join(known)}"
+        if name not in arms:
+            hint = nearest(name, arms) or f": there are {', '.join(arms)}"
             raise DistillError(f"--arms: no arm '{name}'{hint}")
-    return tuple(known[name] for name in wanted)
+    return tuple(arms[name] for name in chosen)
 
 
 def _read(text: str) -> Arm:
@@ -185,7 +153,7 @@ def _read(text: str) -> Arm:
         words = shlex.split(rest)
     except ValueError as error:
         raise DistillError(f"--arm {name}: {error}") from None
-    return Arm(name, rest, tuple(words))
+    return Arm(name, rest, words)
 
 
 def _rates(text: str) -> tuple[float, ...]:
@@ -196,7 +164,3 @@ def _rates(text: str) -> tuple[float, ...]:
     if not rates or not all(0 < rate < math.inf for rate in rates) or len(set(rates)) < len(rates):
         raise DistillError(f"--lrs: expected different learning rates above 0, as in 1e-4,3e-4, got '{text}'")
     return rates
-
-
-def _plain(overrides: Overrides) -> dict[str, Any] | list[str]:
-    return dict(overrides) if isinstance(overrides, Mapping) else list(overrides)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import prune
-from distill.comparison.arms import BUILTIN, OURS, Arm, Comparison, shared_part, start_of
+from distill.comparison.arms import BUILTIN, OURS, Comparison, start_of
 from distill.engine import pipeline
 from distill.engine.folder import COMPARISON, LOG, RECIPE, RunFolder
 from distill.engine.preflight import fitting, fitting_losses, preflight
@@ -21,7 +21,7 @@ from distill.machine.console import Console
 from distill.recipe.load import to_yaml
 from distill.recipe.schema import Distill, Recipe
 from distill.report import compare as report
-from distill.results.comparison import ArmRun, ComparisonResults, FailedRun, Setting
+from distill.results.comparison import Arm, ArmRun, ComparisonResults, FailedRun, Setting
 from distill.results.results import FILE, Results
 from distill.yolo.checkpoint.detector import Detector
 
@@ -193,7 +193,8 @@ class _Work:
 
     def seed(self, folder: RunFolder, recipe: Recipe) -> None:
         """Give a new run the stages that it shares with the base that has most of them."""
-        recipe = shared_part(recipe, self.comparison.recipe)
+        start = start_of(recipe, self.comparison.recipe)
+        recipe = replace(start, distill=replace(start.distill, epochs=recipe.distill.epochs))
         shared, source = max(
             ((shared_stages(pipeline.STAGES, base, recipe), path) for base, path in self.bases),
             key=lambda each: len(each[0]),
@@ -206,7 +207,9 @@ class _Work:
         """What compare.json holds: every single figure, and what they were made with."""
         return ComparisonResults(
             recipe_name=self.comparison.recipe.name,
-            **self.comparison.records(),
+            arms=self.comparison.arms,
+            seeds=self.comparison.seeds,
+            lrs=self.comparison.lrs,
             about=self.about,
             chosen=dict(self.chosen),
             runs=tuple(self.rows),

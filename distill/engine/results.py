@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import yaml
@@ -61,7 +60,7 @@ def assemble(session: Session) -> Results:
         chosen=chosen,
         student_is=selection.chosen,
         native=selection.native,
-        accept=Accept(**asdict(recipe.accept)),
+        accept=Accept(recipe.accept.map_drop),
         accepted=None if before is None or after is None else after >= before - recipe.accept.map_drop,
         trained=evaluation_of(TRAINED).recorded(session),
         average=_average(session, selection.chosen),

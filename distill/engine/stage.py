@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import reduce
 from typing import Any, Generic, TypeVar
 
@@ -13,7 +13,7 @@ from distill.errors import DistillError
 from distill.machine import parallel
 from distill.recipe.schema import Recipe
 from distill.results.networks import Network
-from distill.results.records import RecordError, from_plain, to_plain
+from distill.results.records import RecordError, from_plain
 from distill.results.results import Evaluation
 
 R = TypeVar("R")
@@ -116,7 +116,7 @@ def run_stage(stage: Stage[Any], session: Session, index: int, total: int, after
     elif parallel.is_leader():
         console.stage(stage.name, index, total, work=stage.passes(session), after=after)
         start, warned = time.monotonic(), len(console.warnings)
-        record = to_plain(stage.work(session))
+        record = asdict(stage.work(session))
         seconds, warnings = time.monotonic() - start, console.warnings[warned:]
         folder.finish(stage.name, {**record, "seconds": seconds, "warnings": warnings})
     elif stage.distributed:

@@ -11,7 +11,7 @@ from distill.report import compare_facts as facts
 from distill.report import plain, plain_table, write_files
 from distill.report.format import value_text
 from distill.report.render import report_files
-from distill.results.comparison import ArmRecord, ComparisonResults
+from distill.results.comparison import Arm, ComparisonResults
 
 WIDTH = 100  # columns of the last screen, about those of its table
 
@@ -42,7 +42,7 @@ def write(folder: Path) -> None:
     write_files(folder, report_files("compare", plots, results=results, facts=facts, arms=arms, folder=folder))
 
 
-def arm_text(arm: ArmRecord) -> str:
+def arm_text(arm: Arm) -> str:
     """An arm in words, and the keys that make it, which are all that it differs in."""
     if not isinstance(arm.overrides, Mapping):
         return arm.help  # the user's own: its help is what was typed

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from distill.errors import DistillError
-from distill.results.records import RecordError, from_plain, to_plain
+from distill.results.records import RecordError, from_plain
 from distill.results.results import DataFacts, Results
 
 FORMAT = 1
@@ -18,12 +18,12 @@ FILE = "compare.json"
 
 
 @dataclass(frozen=True)
-class ArmRecord:
+class Arm:
     """One way of training: its name, what it does in a line, and the keys in which its recipe differs, or a list of words."""
 
     name: str
     help: str
-    overrides: Any
+    overrides: Any = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,30 +69,22 @@ class ArmRun:
 
     @classmethod
     def of(cls, results: Results, arm: str, seed: int, lr_tried: float | None, folder: str) -> ArmRun:
-        """The figures of a finished run: what training came to, even if the student is the network before it.
-
-        Args:
-            results: of the run, with labels and with a training.
-            arm: see the attributes.
-            seed: see the attributes.
-            lr_tried: see the attributes.
-            folder: see the attributes.
-        """
+        """The figures of a finished run with labels and a training: what that came to, even if it is not the student."""
         trained, schedule, average = results.trained, results.schedule, results.average
         start = results.models.get("repaired") or results.models["pruned"]
         assert trained is not None and schedule is not None  # a comparison trains, and it needs labels
-        best = trained.map50_95, trained.map50
+        map50_95, map50 = trained.map50_95, trained.map50
         if average is not None and trained.map50_95 is not None and average.averaged > trained.map50_95:
-            best = average.averaged, average.map50
-        assert best[0] is not None and best[1] is not None and start.map50_95 is not None
+            map50_95, map50 = average.averaged, average.map50
+        assert map50_95 is not None and map50 is not None and start.map50_95 is not None
         return cls(
             arm=arm,
             seed=seed,
             lr_tried=lr_tried,
             lr=schedule["lr"],
             start=start.map50_95,
-            map50_95=best[0],
-            map50=best[1],
+            map50_95=map50_95,
+            map50=map50,
             labels=results.recipe["distill"]["labels"] > 0,
             history=tuple(row.get("map50_95") for row in results.history),
             seconds_per_step=median(results.epoch_seconds) / (schedule["steps"] / schedule["epochs"]),
@@ -159,7 +151,7 @@ class ComparisonResults:
     """
 
     recipe_name: str
-    arms: tuple[ArmRecord, ...]
+    arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
     lrs: tuple[float, ...]
     about: Setting | None
@@ -186,4 +178,4 @@ class ComparisonResults:
 
     def to_dict(self) -> dict[str, Any]:
         """What compare.json holds."""
-        return {"format": FORMAT, **to_plain(self), "about": to_plain(self.about) if self.about else {}}
+        return {"format": FORMAT, **asdict(self), "about": asdict(self.about) if self.about else {}}

@@ -6,7 +6,6 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -17,13 +16,8 @@ class RecordError(ValueError):
     """Plain data that is not the record it should be: says which value, and what it should be."""
 
 
-def to_plain(record: Any) -> dict[str, Any]:
-    """A record as dicts, lists and scalars."""
-    return asdict(record)
-
-
 def from_plain(record: type[R], data: Any, path: str = "") -> R:
-    """Read a record that `to_plain` wrote, perhaps by way of JSON.
+    """Read a record that `dataclasses.asdict` made plain, perhaps by way of JSON.
 
     Args:
         record: a frozen dataclass. Its fields are scalars, `dict`, `tuple[X, ...]`, other records, or one of these or None.
@@ -35,21 +29,18 @@ def from_plain(record: type[R], data: Any, path: str = "") -> R:
     """
     if not isinstance(data, Mapping):
         raise RecordError(f"{path or record.__name__}: expected a mapping, got {type(data).__name__}")
-    values = {}
-    for name, kind in _fields(cast(Any, record)).items():
+    values, kinds = {}, _fields(cast(Any, record))
+    for name, kind in kinds.items():
         if name in data:
             values[name] = _value(kind, data[name], f"{path}.{name}" if path else name)
     try:
         return record(**values)
     except TypeError:
-        missing = [field.name for field in dataclasses.fields(record) if field.name not in values]  # type: ignore[arg-type]
-        raise RecordError(f"{path or record.__name__}: no '{missing[0]}'") from None
+        missing = next(name for name in kinds if name not in values)
+        raise RecordError(f"{path or record.__name__}: no '{missing}'") from None
 
 
-@cache
-def _fields(record: type[Any]) -> dict[str, Any]:
-    hints = typing.get_type_hints(record)
-    return {field.name: hints[field.name] for field in dataclasses.fields(record)}
+_fields = cache(typing.get_type_hints)  # of a dataclass: the types of its fields by name
 
 
 def _value(kind: Any, value: Any, path: str) -> Any:

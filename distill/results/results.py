@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from distill.errors import DistillError
-from distill.results.records import RecordError, from_plain, to_plain
+from distill.results.records import RecordError, from_plain
 
 FORMAT = 2
 FILE = "results.json"
@@ -315,7 +315,7 @@ class Results:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as results.json holds it."""
-        return to_plain(self)
+        return asdict(self)
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat row per network, for `pandas.DataFrame(results.rows())`."""

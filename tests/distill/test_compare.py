@@ -32,7 +32,7 @@ from distill.recipe.schema import Latency
 from distill.report import compare as report
 from distill.report import compare_facts as facts
 from distill.results.comparison import (
-    ArmRecord,
+    Arm,
     ArmRun,
     ComparedNetwork,
     ComparisonResults,
@@ -349,9 +349,9 @@ def test_arms_are_the_recipe_with_a_few_keys_changed(here: Path) -> None:
     alone = arms.plan(taught, "finetune")
     start = arms.start_of(alone.variant(alone.arms[0], 0, None), taught)
     assert (start.distill.losses, start.distill.labels) == (taught.distill.losses, 0.5), "sparsified as the recipe says"
-    nothing_yet = ComparisonResults("tiny", **made.records(), about=None, chosen={}, runs=(), failed=())
+    nothing_yet = ComparisonResults("tiny", made.arms, made.seeds, made.lrs, about=None, chosen={}, runs=(), failed=())
     before = ComparisonResults.from_dict(json.loads(json.dumps(nothing_yet.to_dict())))
-    assert arms.plan(recipe, before=before).records() == made.records()
+    assert arms.plan(recipe, before=before) == made
     assert arms.plan(recipe, seeds=4, before=before).seeds == (0, 1, 2, 3)
 
 
@@ -360,7 +360,7 @@ def comparison(scores: dict[str, list[float]]) -> ComparisonResults:
     size = TrainingSize(1, 10, 4)
     return ComparisonResults(
         recipe_name="tiny",
-        arms=tuple(ArmRecord(name, "", {}) for name in scores),
+        arms=tuple(Arm(name, "", {}) for name in scores),
         seeds=(0, 1, 2),
         lrs=(),
         about=None,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from distill.errors import DistillError
 from distill.results.networks import NETWORKS, network_of
-from distill.results.records import RecordError, from_plain, to_plain
+from distill.results.records import RecordError, from_plain
 from distill.results.results import (
     Accept,
     Cut,
@@ -105,8 +105,8 @@ def test_there_must_be_a_file_of_json(tmp_path: Path) -> None:
 def test_a_record_knows_its_types() -> None:
     assert from_plain(Latency, {"median": 1, "p10": 1.0, "p90": 2.0, "runs": 3, "more": 0}) == Latency(1.0, 1.0, 2.0, 3)
     with pytest.raises(RecordError, match="runs: expected int, got True"):
-        from_plain(Latency, {**to_plain(Latency(1.0, 1.0, 2.0, 3)), "runs": True})
-    assert from_plain(Tuning, to_plain(replace(RESULTS.tuning, search=None))).search is None
+        from_plain(Latency, {**asdict(Latency(1.0, 1.0, 2.0, 3)), "runs": True})
+    assert from_plain(Tuning, asdict(replace(RESULTS.tuning, search=None))).search is None
 
 
 def test_networks_are_told_apart_by_name_and_file() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 
 import pytest
 
@@ -11,7 +11,7 @@ from distill.engine.stage import Stage, key_of, shared_stages, with_evaluations
 from distill.recipe import load as recipes
 from distill.recipe.schema import Recipe
 from distill.results.networks import NETWORKS
-from distill.results.records import from_plain, to_plain
+from distill.results.records import from_plain
 from distill.results.results import Repair, Repaired, Search, Tuning
 
 # Keys that change no stage's outcome: a name, and the limit of the verdict.
@@ -62,4 +62,4 @@ def test_runs_share_stages_up_to_the_first_that_reads_differing_keys() -> None:
 def test_records_come_back_from_plain_data() -> None:
     tuning = Tuning(True, {"box_iou": 1.5}, 1e-3, Search(2.0, 2.1, ((1e-3, 2.05), (1e-2, None))))
     repair = Repair(96, (Repaired("model.0.conv", 0.5, None, False),), ())
-    assert from_plain(Tuning, to_plain(tuning)) == tuning and from_plain(Repair, to_plain(repair)) == repair
+    assert from_plain(Tuning, asdict(tuning)) == tuning and from_plain(Repair, asdict(repair)) == repair

@@ -48,7 +48,9 @@ def compare_dir(folder: Path, flops: float, own: str = "") -> Path:
     data = DataFacts("/srv/sets/cells/data.yaml", 205, 87, ("a",), True)
     content = ComparisonResults(
         recipe_name=recipe.name,
-        **comparison.records(),
+        arms=comparison.arms,
+        seeds=comparison.seeds,
+        lrs=comparison.lrs,
         about=Setting("/srv/best.pt", data, 320, "a CPU", {"torch": "2.9.1"}, *networks),
         chosen=dict.fromkeys((arm.name for arm in comparison.arms), None),
         runs=tuple(runs),
