@@ -70,9 +70,7 @@ class Comparison:
 def start_of(variant: Recipe, common: Recipe) -> Recipe:
     """An arm's recipe up to where training starts. Two runs with the same one have the same network there.
 
-    Args:
-        variant: of the arm.
-        common: what the arms have in common: its losses teach in a sparsify stage, whatever those of the arm are.
+    In a sparsify stage the losses of `common` teach, which all arms have in common, whatever those of the arm are.
     """
     distill = Distill(epochs=0)
     if variant.sparsify and variant.sparsify.distill:

@@ -73,14 +73,9 @@ def run(comparison: Comparison, folder: RunFolder, console: Console, *, quiet: b
 
 
 def possible(comparison: Comparison, console: Console) -> Comparison:
-    """Open everything that the runs need. Nothing is written.
+    """Open everything that the runs need; nothing is written. Returns the comparison without arms that are impossible.
 
-    Args:
-        comparison: as asked for.
-        console: gets a line for each arm that is left out.
-
-    Returns:
-        What can be compared: of arms that the user has not named, those that the teacher's head can serve.
+    These are arms that the user has not named and that the teacher's head cannot serve. The console says which.
 
     Raises:
         DistillError: the first error, and its arm.

@@ -30,13 +30,14 @@ class RunFolder:
 
     Attributes:
         path: the folder.
-        resumed: True where it goes on with an earlier run.
+        resumed: True if it goes on with an earlier run.
+        stages: what every finished stage left, in the order they finished.
     """
 
     def __init__(self, path: Path, recipe_yaml: str, *, resumed: bool) -> None:
         self.path, self.resumed = path, resumed
         self._recipe = recipe_yaml
-        self._stages: dict[str, Any] = {}
+        self.stages: dict[str, dict[str, Any]] = {}
         self._lock: TextIO | None = None
         self._follows = False
 
@@ -53,24 +54,21 @@ class RunFolder:
             DistillError: the folder is there already or in use; or it holds no run to go on with, or another recipe's.
         """
         if not resume:
-            if path.exists() and (not path.is_dir() or any(not _ours(file.name) for file in path.iterdir())):
+            if path.exists() and (not path.is_dir() or any(_is_content(file.name) for file in path.iterdir())):
                 command = "compare" if (path / COMPARISON).is_file() else "run"
                 goes_on = f", or go on with it: distill {command} --resume {path}" if (path / RECIPE).is_file() else ""
                 raise DistillError(f"{path} is there already: choose another --out{goes_on}")
             return cls(path, recipe_yaml, resumed=False)
         recipe = recipe_of(path)
-        old = recipe.read_text(encoding="utf-8")
-        if old != recipe_yaml:
-            lines = difflib.unified_diff(
-                flatten(old, str(recipe)), flatten(recipe_yaml, "the recipe now"), n=0, lineterm=""
-            )
-            changed = "\n".join(f"  {line}" for line in lines if line[0] in "+-" and line[:3] not in ("---", "+++"))
-            if changed:
-                mend = "take the change back, or start a new run"
-                raise DistillError(f"{path} was started with another recipe: {mend}\n{changed}")
+        old, new = flatten(recipe.read_text(encoding="utf-8"), str(recipe)), flatten(recipe_yaml, "the recipe now")
+        lines = difflib.unified_diff(old, new, n=0, lineterm="")
+        changed = "\n".join(f"  {line}" for line in lines if line[0] in "+-" and line[:3] not in ("---", "+++"))
+        if changed:
+            mend = "take the change back, or start a new run"
+            raise DistillError(f"{path} was started with another recipe: {mend}\n{changed}")
         folder = cls(path, recipe_yaml, resumed=True)
         folder.open()
-        folder._stages = _read_stages(path / STAGES)
+        folder.refresh()
         return folder
 
     @classmethod
@@ -87,22 +85,13 @@ class RunFolder:
         """Whether there is something to go on with."""
         return (self.path / RECIPE).is_file()
 
-    @property
-    def stages(self) -> dict[str, dict[str, Any]]:
-        """What every finished stage left, in the order they finished."""
-        return dict(self._stages)
-
-    def done(self, stage: str) -> dict[str, Any] | None:
-        """What a stage left when it finished, or None where it has not."""
-        return self._stages.get(stage)
-
     def refresh(self) -> None:
-        """Take what the leader has recorded of stages."""
-        self._stages = _read_stages(self.path / STAGES)
+        """Read what is recorded of stages, by the leader or an earlier run."""
+        self.stages = _read_stages(self.path / STAGES)
 
     def finish(self, stage: str, payload: dict[str, Any]) -> None:
         """Record that a stage is finished, with what those after it need."""
-        self._write_stages(self._stages | {stage: to_json(payload)})
+        self._write_stages(self.stages | {stage: to_json(payload)})
 
     def seed_from(self, source: Path, files: Mapping[str, Iterable[str]]) -> None:
         """Take over stages that another run has finished, as if they had been done here.
@@ -118,7 +107,7 @@ class RunFolder:
 
     def _write_stages(self, stages: dict[str, Any]) -> None:
         self.write_json(STAGES, {"format": FORMAT, "stages": stages})
-        self._stages = stages
+        self.stages = stages
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a file of the folder; `name` may be in a folder of it. Returns its path."""
@@ -157,8 +146,8 @@ class RunFolder:
                 self.close()
                 raise DistillError(f"{self.path} was taken by another run in the meantime: start again")
             self.write_text(RECIPE, self._recipe)
-        known = json.loads((self.path / ENV).read_text(encoding="utf-8")) if (self.path / ENV).is_file() else []
-        self.write_json(ENV, [*known, env.collect()])  # one entry for each time that it was started
+        earlier = json.loads((self.path / ENV).read_text(encoding="utf-8")) if (self.path / ENV).is_file() else []
+        self.write_json(ENV, [*earlier, env.collect()])  # one entry for each time that it was started
 
     def close(self) -> None:
         """Let another run have the folder."""
@@ -206,9 +195,9 @@ def _read_stages(file: Path) -> dict[str, Any]:
 
 
 def _numbers(name: str, root: Path) -> list[int]:
-    found = (re.fullmatch(rf"{re.escape(name)}-([0-9]+)", folder.name) for folder in root.glob(f"{name}-*"))
-    return [int(match[1]) for match in found if match]
+    matches = (re.fullmatch(rf"{re.escape(name)}-([0-9]+)", folder.name) for folder in root.glob(f"{name}-*"))
+    return [int(match[1]) for match in matches if match]
 
 
-def _ours(name: str) -> bool:
-    return name == LOCK or name.startswith(UNFINISHED)
+def _is_content(name: str) -> bool:
+    return name != LOCK and not name.startswith(UNFINISHED)

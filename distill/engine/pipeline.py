@@ -28,18 +28,7 @@ from distill.machine.console import Console
 from distill.recipe.schema import Recipe
 from distill.results.results import FILE, Results
 
-STAGES: tuple[Stage[Any], ...] = (
-    TEACHER,
-    SPARSIFY,
-    CUT,
-    REPAIR,
-    TUNE,
-    TRAIN,
-    AVERAGE,
-    SELECT,
-    MEASURE,
-    EXPORT,
-)
+STAGES: tuple[Stage[Any], ...] = (TEACHER, SPARSIFY, CUT, REPAIR, TUNE, TRAIN, AVERAGE, SELECT, MEASURE, EXPORT)
 
 
 def run(recipe: Recipe, folder: RunFolder, console: Console) -> Results | None:
@@ -62,12 +51,10 @@ def run(recipe: Recipe, folder: RunFolder, console: Console) -> Results | None:
     for number, stage in enumerate(stages, 1):
         if stage.applies(session):
             run_stage(stage, session, number, len(stages), after=sum(passes[number:]))
-    return _report(session) if parallel.is_leader() else None
-
-
-def _report(session: Session) -> Results:
+    if not parallel.is_leader():
+        return None
     results = assemble(session)
-    session.folder.write_json(FILE, results.to_dict())
-    report.write(session.folder.path)
-    session.console.result("\n" + report.summary_table(results, session.folder.path))
+    folder.write_json(FILE, results.to_dict())
+    report.write(folder.path)
+    console.result("\n" + report.summary_table(results, folder.path))
     return results

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 import prune
 from distill import losses
@@ -168,21 +167,16 @@ def check_labels(recipe: Recipe, data: DataSet, teaching: Sequence[WeightedLoss]
 
 
 def check_network(recipe: Recipe, teacher: Detector | None) -> None:
-    """Check that the network takes images of `imgsz` and can be cut as far as the recipe says.
-
-    Args:
-        recipe: what is to be done.
-        teacher: the checkpoint; None if the recipe trains one, which is built here to be checked.
+    """Check that the network takes images of `imgsz` and can be cut as far as the recipe says. One to be trained is built.
 
     Raises:
         DistillError: `teacher.train.model` is no detector that is supported, or `imgsz` is none that the network takes.
         PruneError: a budget that cannot be met, or a pattern of `prune.protect` that names nothing.
     """
-    network: nn.Module
+    options = recipe.teacher.train
     if teacher is not None:
         network = teacher.model
     else:
-        options = recipe.teacher.train
         assert options is not None  # a recipe without a model has it
         network = build(options.model, {0: "object"}, width=options.width)
     stride = stride_of(network)

@@ -57,12 +57,8 @@ class Session:
         self.recipe, self.folder, self.console = recipe, folder, console
         checked = preflight(recipe, generate=self._generate, progress=console.track)
         assert checked.data is not None  # generated data are there too
-        self.device, self.teacher, self.losses, self.data = (
-            checked.device,
-            checked.teacher,
-            checked.losses,
-            checked.data,
-        )
+        self.device, self.teacher = checked.device, checked.teacher
+        self.losses, self.data = checked.losses, checked.data
         self.warnings = checked.warnings
         folder.open()
         checked.show(console)
@@ -153,12 +149,7 @@ class Session:
         return EvalSettings(self.recipe.imgsz, self.recipe.batch, self.device)
 
     def task(self, student: Detector, keep_inputs: Mapping[str, Sequence[int]] | None = None) -> DistillationTask:
-        """Teacher, student and losses; the labels take part if there are any.
-
-        Args:
-            student: a network of this run.
-            keep_inputs: of the plan that cut it; None if it has all of the teacher's channels.
-        """
+        """Teacher, student and losses; the labels take part if there are any. `keep_inputs`: of the plan that cut it."""
         return outputs.distillation(
             student.model,
             checkpoint.fused(self.load(TEACHER).model),
@@ -170,9 +161,7 @@ class Session:
     def training_start(self, lr: float | None = None, freeze_bn: bool = False) -> tuple[Detector, Schedule]:
         """The network that training starts from, with BatchNorm statistics of augmented images, and the schedule.
 
-        Args:
-            lr: highest learning rate; None while it is not chosen.
-            freeze_bn: BatchNorm keeps its statistics.
+        `lr` is None while it is not chosen; with `freeze_bn` BatchNorm keeps its statistics.
         """
         options, student = self.recipe.distill, self.load(self.start)
         schedule = schedules.recovery(

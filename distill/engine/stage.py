@@ -61,7 +61,7 @@ class Stage(Generic[R]):
 
     def recorded(self, session: Session) -> R | None:
         """What the stage left in this run; None if it was not part of it, or is still to come."""
-        plain = session.folder.done(self.name)
+        plain = session.folder.stages.get(self.name)
         if plain is None:
             return None
         try:
@@ -110,7 +110,7 @@ def run_stage(stage: Stage[Any], session: Session, index: int, total: int, after
         after: the passes of all later stages.
     """
     folder, console = session.folder, session.console
-    if (record := folder.done(stage.name)) is not None:
+    if (record := folder.stages.get(stage.name)) is not None:
         console.line(f"{stage.name}: done before")
         console.calibrate(stage.passes(session), record.get("seconds", 0.0))
     elif parallel.is_leader():

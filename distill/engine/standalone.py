@@ -16,7 +16,6 @@ from distill.recipe.schema import SHAPES, Distill, EvalOptions, ExportOptions, R
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.data import dataset as datasets
-from distill.yolo.data.dataset import DataSet
 from distill.yolo.evaluation.evaluate import PARTS, EvalSettings, Metrics, Swap, swap_with_teacher
 from distill.yolo.evaluation.evaluate import evaluate as measure
 from distill.yolo.export import check_exports, export_checkpoint
@@ -31,11 +30,11 @@ def plan(recipe: Recipe, console: Console) -> prune.PrunePlan:
     checked = preflight(replace(recipe, sparsify=None, distill=Distill(epochs=0), export=()), progress=console.track)
     assert checked.teacher is not None and checked.data is not None  # neither is made by a run
     checked.show(console)
-    made = make_plan(recipe, checked.teacher, checked.data, checked.device, console)
-    rows = [(group.name, str(group.before), str(group.after)) for group in made.groups]
+    cut = make_plan(recipe, checked.teacher, checked.data, checked.device, console)
+    rows = [(group.name, str(group.before), str(group.after)) for group in cut.groups]
     console.result("\n".join(text_table([("channels of", "before", "after"), *rows], numbers=True)))
-    console.result(describe(made))
-    return made
+    console.result(describe(cut))
+    return cut
 
 
 def check(recipe: Recipe, console: Console) -> None:
@@ -52,21 +51,22 @@ def evaluate(path: str, options: EvalOptions, console: Console) -> None:
     device = pick_device(options.device)
     student = checkpoint.load(path, trust=options.trust)
     teacher = checkpoint.load(options.teacher, trust=options.trust) if options.teacher else None
-    data = _open(options.data, student, console)
+    data = datasets.load(options.data, student.names, progress=console.track)
+    for warning in data.warnings:
+        console.warn(warning)
     size = options.imgsz or student.imgsz or 640
 
     def measured(network: Detector, swap: Swap | None = None) -> Metrics:
         return measure(network.model, data, EvalSettings(size, options.batch, device), swap=swap)
 
-    found = measured(student)
-    rows = {"mAP50-95": found.map50_95, "mAP50": found.map50, **found.per_class}
+    metrics = measured(student)
+    rows = {"mAP50-95": metrics.map50_95, "mAP50": metrics.map50, **metrics.per_class}
     if teacher is not None:
         for part in PARTS:
-            rows[f"mAP50-95 with the teacher's {part}"] = measured(
-                student, swap_with_teacher(teacher.model, part, device)
-            ).map50_95
+            swap = swap_with_teacher(teacher.model, part, device)
+            rows[f"mAP50-95 with the teacher's {part}"] = measured(student, swap).map50_95
         rows["mAP50-95 of the teacher"] = measured(teacher).map50_95
-    console.result(f"{found.images} images, {found.instances} objects, imgsz {size}")
+    console.result(f"{metrics.images} images, {metrics.instances} objects, imgsz {size}")
     console.result("\n".join(text_table((name, f"{value:.3f}") for name, value in rows.items())))
 
 
@@ -75,14 +75,6 @@ def export(path: str, formats: tuple[str, ...], options: ExportOptions, console:
     check_exports(formats)
     size = options.imgsz or checkpoint.load(path, trust=options.trust).imgsz or 640
     for name in formats:
-        made = export_checkpoint(Path(path), name, Path(path).absolute().parent, size, trust=options.trust)
-        checked = "not compared" if made.max_abs_diff is None else f"outputs differ by {made.max_abs_diff:.1e}"
-        console.result(f"{made.file}  {made.size_mb:.1f} MB, {checked}")
-
-
-def _open(path: str, network: Detector | None, console: Console) -> DataSet:
-    """A data set, with what its user should know of it on the screen."""
-    data = datasets.load(path, network.names if network else None, progress=console.track)
-    for warning in data.warnings:
-        console.warn(warning)
-    return data
+        exported = export_checkpoint(Path(path), name, Path(path).absolute().parent, size, trust=options.trust)
+        checked = "not compared" if exported.max_abs_diff is None else f"outputs differ by {exported.max_abs_diff:.1e}"
+        console.result(f"{exported.file}  {exported.size_mb:.1f} MB, {checked}")

@@ -10,10 +10,8 @@ from typing import Any
 from distill.machine.files import write_bytes
 from distill.machine.words import text_table
 from distill.report import details, facts
-from distill.report.facts import Table, findings, verdict
+from distill.report.facts import Table
 from distill.results.results import Results
-
-__all__ = ["findings", "history", "plain", "plain_table", "summary_table", "verdict", "write", "write_files"]
 
 ASCII: dict[str, str | int | None] = {"→": "->", "×": "x", "–": "-", "−": "-", "±": "+-"}
 
@@ -34,10 +32,8 @@ def write(run_dir: Path) -> None:
 
     results = Results.read(run_dir)
     plots = run_plots(results, history(run_dir, results))
-    write_files(
-        run_dir,
-        report_files("report", plots, results=results, facts=facts, details=details, run_dir=run_dir),
-    )
+    files = report_files("report", plots, results=results, facts=facts, details=details, run_dir=run_dir)
+    write_files(run_dir, files)
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
@@ -69,13 +65,11 @@ def _number(cell: str | None) -> int | float | str | None:
 def summary_table(results: Results, run_dir: Path | None = None) -> str:
     """The last screen of a run: the table, the verdict, what to watch out for, and what to do next. Plain ASCII.
 
-    Args:
-        results: what is in results.json.
-        run_dir: the run folder as the user would type it; default: paths relative to it.
+    `run_dir` is the run folder as the user would type it; by default paths are relative to it.
     """
     notes = [facts.agreement_note(results, brief=True), facts.latency_note(results, spread=False)]
-    lines = [*plain_table(facts.comparison(results)), *filter(None, notes), "", f"{verdict(results)}."]
-    lines += [f"warning: {finding}" for finding in findings(results)]
+    lines = [*plain_table(facts.comparison(results)), *filter(None, notes), "", f"{facts.verdict(results)}."]
+    lines += [f"warning: {finding}" for finding in facts.findings(results)]
     commands = details.commands(results, run_dir or Path())
     lines += [f"{'' if number else 'Use it:':9}{command}" for number, command in enumerate(commands)]
     return plain("\n".join(lines))

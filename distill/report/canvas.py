@@ -84,8 +84,7 @@ def new_axes(size: tuple[float, float], xlabel: str, ylabel: str) -> tuple[Figur
     axes.grid(axis="y")
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     return figure, axes
 
 

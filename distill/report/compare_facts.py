@@ -183,20 +183,11 @@ def search(results: ComparisonResults) -> Table | None:
 
 def every_run(results: ComparisonResults) -> Table | None:
     """All runs, those of the search too."""
-    rows = tuple(
-        (
-            run.arm,
-            str(run.seed),
-            rate_text(run.lr),
-            f"{run.start:.3f}",
-            f"{run.map50_95:.3f}",
-            f"{run.map50:.3f}",
-            digits(run.seconds_per_step),
-            run.folder,
-        )
-        for run in results.runs
-    )
-    return Table(("arm", "seed", "lr", "start", "mAP50-95", "mAP50", "s/step", "folder"), rows) if rows else None
+    rows = []
+    for run in results.runs:
+        scores = (f"{score:.3f}" for score in (run.start, run.map50_95, run.map50))
+        rows.append((run.arm, str(run.seed), rate_text(run.lr), *scores, digits(run.seconds_per_step), run.folder))
+    return Table(("arm", "seed", "lr", "start", "mAP50-95", "mAP50", "s/step", "folder"), tuple(rows)) if rows else None
 
 
 def rate_text(rate: float) -> str:

@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from distill.report.canvas import THEME, Plot
 from distill.report.format import digits
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-    from markupsafe import Markup
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -44,8 +43,6 @@ def render(page: str, suffix: str, **facts: Any) -> str:
 
 @cache
 def _environment(suffix: str) -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -68,8 +65,6 @@ def _environment(suffix: str) -> Environment:
 
 def markdown(value: object) -> Markup:
     """Plain text on one line, escaped so that Markdown takes it for nothing else. Markup stays as it is."""
-    from markupsafe import Markup
-
     return value if isinstance(value, Markup) else Markup(_escaped(re.sub(r"\s+", " ", str(value))))
 
 
@@ -83,8 +78,6 @@ def _one_line(text: str) -> str:
 
 def _markdown_prose(text: str) -> Markup:
     """A paragraph; of plain text, `words` between backticks stay code."""
-    from markupsafe import Markup
-
     if isinstance(text, Markup):
         return Markup(_one_line(text))
     pieces = re.split(r"(`[^`]+`)", _one_line(text))
@@ -93,14 +86,10 @@ def _markdown_prose(text: str) -> Markup:
 
 def _html_prose(text: str) -> Markup:
     """A paragraph in which `words` between backticks are code."""
-    from markupsafe import Markup, escape
-
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", _one_line(escape(text))))
 
 
 def _fenced(text: str, language: str) -> Markup:
     """A code block with a fence longer than any run of backticks inside it."""
-    from markupsafe import Markup
-
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return Markup(f"{fence}{language}\n{text}\n{fence}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import DistillError
+from distill.machine.words import text_table
 from distill.results.records import RecordError, from_plain
 
 FORMAT = 2
@@ -274,15 +275,7 @@ class Results:
 
     @classmethod
     def from_dict(cls, data: Any, source: str = FILE) -> Results:
-        """Read plain data.
-
-        Args:
-            data: what `to_dict` gave, perhaps by way of JSON.
-            source: the file it comes from, for messages.
-
-        Raises:
-            DistillError: it is no results.json, or one of another version of this program.
-        """
+        """The inverse of `to_dict`. Raises `DistillError`, with its source: it is none, or of another version."""
         if not isinstance(data, Mapping) or not isinstance(data.get("models"), Mapping):
             raise DistillError(f"{source}: no 'models' in it; is it the results.json of a run?")
         if data.get("format") != FORMAT:
@@ -340,11 +333,9 @@ class Results:
             "latency (ms)": lambda model: model.latency_ms.median,
             "size (MB)": lambda model: model.size_mb,
         }
-        lines = ["".join([f"{'':<16}", *(f"{name:>11}" for name in self.models)])]
+        rows = [("", *self.models)]
         for label, figure in figures.items():
             values = [figure(model) for model in self.models.values()]
             if any(value is not None for value in values):
-                lines.append(
-                    label.ljust(16) + "".join(f"{'' if value is None else f'{value:.3f}':>11}" for value in values)
-                )
-        return "\n".join(lines)
+                rows.append((label, *("" if value is None else f"{value:.3f}" for value in values)))
+        return "\n".join(text_table(rows, numbers=True))

@@ -43,13 +43,17 @@ def test_nothing_is_there_before_the_first_write(tmp_path: Path) -> None:
 
 def test_a_run_goes_on_with_its_stages(tmp_path: Path) -> None:
     folder = started(tmp_path / "a")
-    assert folder.done("score") is None
+    assert folder.stages.get("score") is None
     folder.finish("score", {"file": "plan.json"})
     folder.finish("repair", {"images": 96})
     folder.close()
     again = RunFolder.create(tmp_path / "a", RECIPE, resume=True)
-    assert again.resumed and again.done("score") == {"file": "plan.json"} and again.done("repair") == {"images": 96}
-    assert again.done("distill") is None
+    assert (
+        again.resumed
+        and again.stages.get("score") == {"file": "plan.json"}
+        and again.stages.get("repair") == {"images": 96}
+    )
+    assert again.stages.get("distill") is None
     assert json.loads((tmp_path / "a" / "env.json").read_text()) == [{"cpu": "test"}, {"cpu": "test"}]
 
 
@@ -58,15 +62,15 @@ def test_a_follower_writes_nothing_and_knows_what_the_leader_has_done(tmp_path: 
     leader.finish("score", {"file": "plan.json"})
     before = sorted(file.name for file in leader.path.iterdir())
     follower = RunFolder.follow(leader.path, RECIPE, resume=True)
-    assert follower.done("score") == {"file": "plan.json"}  # else it would begin what is not to be done again
+    assert follower.stages.get("score") == {"file": "plan.json"}  # else it would begin what is not to be done again
     follower.open()
     assert follower.write_text("metrics.csv", "x") == leader.path / "metrics.csv"
     assert sorted(file.name for file in leader.path.iterdir()) == before
     leader.finish("repair", {"images": 96})
-    assert follower.done("repair") is None
+    assert follower.stages.get("repair") is None
     follower.refresh()
-    assert follower.done("repair") == {"images": 96}
-    assert RunFolder.follow(tmp_path / "b", RECIPE, resume=False).done("score") is None
+    assert follower.stages.get("repair") == {"images": 96}
+    assert RunFolder.follow(tmp_path / "b", RECIPE, resume=False).stages.get("score") is None
 
 
 def test_a_folder_that_is_there_is_refused(tmp_path: Path) -> None:
