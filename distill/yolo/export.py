@@ -75,19 +75,14 @@ def export_checkpoint(path: Path, format: str, out_dir: Path, imgsz: int, *, tru
     """Export one YOLO checkpoint and compare the result with it.
 
     The exporter writes beside the file it believes the model came from; that is a temporary folder here, and only the
-    finished and checked result moves into `out_dir`, replacing an older one of the same name.
-
-    The output has the layout of the family's own project, see `Family.prepare_export`.
+    checked result moves into `out_dir`. The output has the layout of the family's own project, see `prepare_export`.
 
     Args:
         path: a `.pt` file, opened as `checkpoint.load` does.
         format: one of `upstream.export_formats()`.
-        out_dir: where the result goes; made if missing.
+        out_dir: where the result goes, named after the checkpoint; made if missing.
         imgsz: side of the square input in pixels; rounded up to a multiple of the largest stride, as ultralytics does.
         trust: see `checkpoint.load`.
-
-    Returns:
-        The result, named after the checkpoint: `out_dir/student.onnx`.
 
     Raises:
         DistillError: unknown format, missing package, a format this machine cannot make, or outputs that differ.
@@ -124,8 +119,7 @@ def _export(model: Any, format: str, imgsz: int) -> Path:
     options: dict[str, Any] = {"format": format, "imgsz": imgsz, "batch": 1, "mode": "export", "verbose": False}
     options["device"] = "0" if format == "engine" else "cpu"  # TensorRT builds for the GPU that it runs on
     if format == "onnx":
-        # The exporter's default; if the package is missing, it warns and goes on.
-        options["simplify"] = find_spec("onnxslim") is not None
+        options["simplify"] = find_spec("onnxslim") is not None  # otherwise the exporter warns and goes on
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer's
         return upstream.export(model, options)

@@ -25,9 +25,6 @@ class Learner(TrainedModule):
         task: trains it towards its teacher, copied except for the teacher; None trains on the labels alone.
         penalty: (network, progress 0 to 1) -> scalar, added to the loss.
         schedule: how BatchNorm trains. With `freeze_bn` it uses its running statistics and does not update them.
-
-    Attributes:
-        progress: share of the training that is over, 0 to 1; set before each batch.
     """
 
     def __init__(
@@ -38,7 +35,8 @@ class Learner(TrainedModule):
         student = copy.deepcopy(model) if task is None else task.student
         self.student_model = cast(DetectionModel, student)
         self.task = task
-        self.penalty, self.freeze_bn, self.progress = penalty, schedule.freeze_bn, 0.0
+        self.penalty, self.freeze_bn = penalty, schedule.freeze_bn
+        self.progress = 0.0  # share of the training that is over, set before each batch
         self.frozen = [weight for weight in self.learned.parameters() if not weight.requires_grad]
         # Convolutions take a fifth to a third less time in this format; `python -m tests.bench.step` measures it.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -56,12 +56,9 @@ class _Trainer(TrainingLoop):
         super().__init__(job.learner, job.data.config, settings)
 
     def before_loaders(self) -> None:
-        """Under torchrun, train in the processes that there are.
-
-        ultralytics would open a process group of its own, for GPUs only, and pass a device index to the wrapper, which a
-        CPU does not have.
-        """
         self.job.learner.refreeze()
+        # Under torchrun, train in the processes that there are. ultralytics would open a process group of its own, for
+        # GPUs only, and pass a device index to the wrapper, which a CPU does not have.
         if parallel.world() > 1 and self.world_size <= 1:
             self.world_size = parallel.world()
             device_ids = None if self.device.type == "cpu" else [self.device.index]
@@ -121,10 +118,7 @@ class _Trainer(TrainingLoop):
         self.seconds = time.monotonic() - self.start_time
 
     def validate(self) -> tuple[dict[str, float], float | None]:
-        """Measure the averaged weights, if there are labels and this epoch is validated.
-
-        `evaluate` measures, and not the loop's own validator, so that the figures are those of the report.
-        """
+        """Measure the averaged weights as `evaluate` does, not the loop's own validator: figures are those of the report."""
         due = self.stop or self.epoch + 1 >= self.epochs or (self.epoch + 1) % self.job.schedule.val_every == 0
         self.validated = self.job.data.labelled and due and parallel.is_leader()
         if not self.validated:
