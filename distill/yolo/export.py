@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -41,15 +41,9 @@ _PACKAGES = {
 class Exported:
     """One exported network."""
 
-    format: str  # the name it was asked for by, "onnx"
     file: Path  # the file, or the folder for formats that are one (OpenVINO, ncnn)
     size_mb: float  # megabytes of 10^6 bytes
     max_abs_diff: float | None  # see `compare_outputs`; None for a format that cannot be run here
-
-    def as_dict(self, run_dir: Path) -> dict[str, Any]:
-        """The form it takes in results.json; a file in the run folder by its path from there."""
-        file = self.file.relative_to(run_dir) if self.file.is_relative_to(run_dir) else self.file
-        return {**asdict(self), "file": file.as_posix()}
 
 
 def check_exports(formats: Iterable[str]) -> None:
@@ -111,7 +105,7 @@ def export_checkpoint(path: Path, format: str, out_dir: Path, imgsz: int, *, tru
     except Exception as error:  # asserts and errors of many packages: this export cannot be made here
         fault = machine_fault(error, out_dir)
         raise fault or DistillError(f"export: {path.name} to '{format}' failed: {first_line(error)}") from error
-    return Exported(format, result, file_size_mb(result), difference)
+    return Exported(result, file_size_mb(result), difference)
 
 
 def _export(model: Any, format: str, imgsz: int) -> Path:

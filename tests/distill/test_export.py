@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from distill.engine.stages.export import EXPORT
 from distill.errors import DistillError, RunError
 from distill.yolo import export
 from distill.yolo.export import (
     PARITY_TOLERANCE,
-    Exported,
     check_exports,
     check_parity,
     compare_outputs,
@@ -149,12 +153,15 @@ def test_a_format_that_cannot_run_here_has_no_parity(tmp_path: Path) -> None:
     assert check_parity(tmp_path / "x.mlpackage", "coreml", nn.Identity(), torch.rand(1, 3, 8, 8)) is None
 
 
-def test_results_json_gets_a_relative_path(tmp_path: Path) -> None:
-    exported = Exported("onnx", tmp_path / "exports" / "student.onnx", 1.5, 1e-6)
-    assert json.loads(json.dumps(exported.as_dict(tmp_path))) == {
-        "format": "onnx",
-        "file": "exports/student.onnx",
-        "size_mb": 1.5,
-        "max_abs_diff": 1e-6,
+def test_results_json_gets_a_relative_path(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copyfile(checkpoint, tmp_path / "student.pt")
+    recipe = SimpleNamespace(imgsz=64, export=("torchscript",))
+    session: Any = SimpleNamespace(folder=SimpleNamespace(path=tmp_path), recipe=recipe)
+    (exported,) = EXPORT.work(session).exports
+    assert json.loads(json.dumps(asdict(exported))) == {
+        "format": "torchscript",
+        "file": "exports/student.torchscript",
+        "size_mb": (tmp_path / "exports" / "student.torchscript").stat().st_size / 1e6,
+        "max_abs_diff": exported.max_abs_diff,
     }
-    assert exported.as_dict(tmp_path / "elsewhere")["file"] == (tmp_path / "exports" / "student.onnx").as_posix()
+    assert exported.max_abs_diff < PARITY_TOLERANCE

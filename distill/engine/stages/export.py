@@ -20,10 +20,12 @@ class ExportRecord:
 
 def _work(session: Session) -> ExportRecord:
     folder, size = session.folder.path, session.recipe.imgsz
-    exported = [
-        export_checkpoint(folder / STUDENT.file, name, folder / "exports", size) for name in session.recipe.export
-    ]
-    return ExportRecord(tuple(Export(**each.as_dict(folder)) for each in exported))
+    exports = []
+    for name in session.recipe.export:
+        exported = export_checkpoint(folder / STUDENT.file, name, folder / "exports", size)
+        file = exported.file.relative_to(folder).as_posix()
+        exports.append(Export(name, file, exported.size_mb, exported.max_abs_diff))
+    return ExportRecord(tuple(exports))
 
 
 EXPORT = Stage("export", ExportRecord, _work, reads=("export",))
