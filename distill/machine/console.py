@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
@@ -90,17 +90,15 @@ class Console:
         with self._display.hidden() if self._display else contextlib.nullcontext():
             print(text, flush=True)
 
-    def track(self, iterable: Iterable[T], label: str, total: int | None = None, unit: str = "") -> Iterator[T]:
+    def track(self, iterable: Iterable[T], label: str, total: int) -> Iterator[T]:
         """Yield the items, with a bar that moves when the next one is asked for."""
-        if total is None and isinstance(iterable, Sized):
-            total = len(iterable)
-        with self.bar(label, total, unit) as bar:
+        with self.bar(label, total) as bar:
             for item in iterable:
                 yield item
                 bar.advance()
 
     @contextlib.contextmanager
-    def bar(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Bar]:
+    def bar(self, label: str, total: int, unit: str = "") -> Iterator[Bar]:
         """Show a bar while the body runs, inside those that are shown already, and leave a line when it is through."""
         bar = Bar(self._say_of_bar, label, total, unit)
         self._bars.append(bar)

@@ -68,9 +68,9 @@ class Display:
         # Never empty: rich before 14.3 would leave a blank line when the display is taken off.
         return Group(*rows, Text(last, "dim")) if last or not rows else Group(*rows)
 
-    def _row(self, share: float | None, text: str) -> RenderableType:
+    def _row(self, share: float, text: str) -> RenderableType:
         room = min(self._console.width - len(text) - 2, BAR_COLUMNS)
-        if share is None or room < 5:
+        if room < 5:
             return Text(text)
         row = Table.grid(padding=(0, 1))
         row.add_row(ProgressBar(total=1.0, completed=share, width=room, complete_style="cyan"), Text(text))

@@ -110,13 +110,10 @@ def file_size_mb(path: str | Path) -> float:
 
 
 def _time_forward(model: nn.Module, image: torch.Tensor) -> float:
-    _synchronize(image.device)
+    if image.is_cuda:
+        torch.cuda.synchronize(image.device)
     start = time.perf_counter()
     model(image)
-    _synchronize(image.device)
+    if image.is_cuda:
+        torch.cuda.synchronize(image.device)
     return (time.perf_counter() - start) * 1e3
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

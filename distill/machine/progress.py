@@ -23,11 +23,11 @@ class Bar:
     Args:
         say: takes a line from time to time, for those who see no live display.
         label: what the loop does.
-        total: number of items; None if that is not known.
+        total: number of items.
         unit: what the items are.
     """
 
-    def __init__(self, say: Callable[[str], None], label: str, total: int | None, unit: str) -> None:
+    def __init__(self, say: Callable[[str], None], label: str, total: int, unit: str) -> None:
         self._say, self._label, self._total, self._unit = say, label, total, unit
         self._done, self.note = 0, ""
         self._start = self._last_line = time.monotonic()
@@ -39,15 +39,14 @@ class Bar:
         self.note = note or self.note
         now = time.monotonic()
         silent, more = now - self._last_line, self._done - self._last_done
-        finished = self._total is not None and self._done >= self._total
-        tenth = self._total is None or more >= PLAIN_SHARE * self._total
-        if silent >= PLAIN_S and not finished and (tenth or silent >= PLAIN_LATEST_S):
+        tenth = more >= PLAIN_SHARE * self._total
+        if silent >= PLAIN_S and self._done < self._total and (tenth or silent >= PLAIN_LATEST_S):
             self._last_line, self._last_done = now, self._done
             self._say(self.text() + self._tail())
 
-    def share(self) -> float | None:
-        """The share of the items that is done; None if their number is not known."""
-        return min(self._done / self._total, 1.0) if self._total else None
+    def share(self) -> float:
+        """The share of the items that is done."""
+        return min(self._done / self._total, 1.0) if self._total else 0.0
 
     def seconds_left(self) -> float:
         """Expected time to the end, at the pace so far; 0 if that cannot be told."""
@@ -64,8 +63,7 @@ class Bar:
         return f"{self._counted()} in {duration(time.monotonic() - self._start)}{self._tail()}"
 
     def _counted(self) -> str:
-        total = f"/{self._total}" if self._total is not None else ""
-        return f"{self._label} {self._done}{total}" + (f" {self._unit}" if self._unit else "")
+        return f"{self._label} {self._done}/{self._total}" + (f" {self._unit}" if self._unit else "")
 
     def _tail(self) -> str:
         return f"  {self.note}" if self.note else ""

@@ -63,11 +63,12 @@ def test_a_terminal_gets_one_bar_that_ends_as_a_line(clock: Clock) -> None:
     terminal = Terminal()
     console = Console(terminal)
     drawn = []
-    for item in console.track(range(4), "statistics", unit="images"):
-        assert item == clock.now
-        console._update()
-        drawn += terminal.screen()[:1]
-        clock.now += 1
+    with console.bar("statistics", 4, "images") as bar:
+        for _ in range(4):
+            console._update()
+            drawn += terminal.screen()[:1]
+            clock.now += 1
+            bar.advance()
     assert any(re.fullmatch(r"━+[╸╺]?━* statistics 1/4 images, 3\.0 s left", text) for text in drawn), drawn
     assert terminal.screen() == ["statistics 4/4 images in 4.0 s", ""]
 
@@ -101,7 +102,7 @@ def test_lines_and_inner_bars_do_not_break_a_bar(clock: Clock) -> None:
     console = Console(terminal)
     with console.bar("epoch", 2) as outer:
         console.line("hello")
-        list(console.track("ab", "inner"))
+        list(console.track("ab", "inner", 2))
         assert terminal.screen()[:2] == ["hello", "inner 2/2 in 0.0 s"]
         assert terminal.screen()[2].endswith("epoch 0/2")
         outer.advance(2, note="loss 0.5")
@@ -174,7 +175,7 @@ def test_a_terminal_of_another_encoding_gets_bars_of_its_characters(clock: Clock
 
     stream = Ascii(io.BytesIO(), encoding="ascii")
     console = Console(stream)
-    for _ in console.track(range(2), "≤"):
+    for _ in console.track(range(2), "≤", 2):
         clock.now += 1
         console._update()
     assert b"? 1/2" in stream.buffer.getvalue() and b"? 2/2 in 2.0 s" in stream.buffer.getvalue()
@@ -185,7 +186,7 @@ def test_a_loop_that_breaks_off_leaves_no_bar(clock: Clock) -> None:
     console = Console(terminal)
     with pytest.raises(RuntimeError), console.bar("broken", 3):
         raise RuntimeError
-    for _ in console.track(range(3), "left"):
+    for _ in console.track(range(3), "left", 3):
         break
     console.line("after")
     assert terminal.screen() == ["after", ""]
@@ -193,21 +194,21 @@ def test_a_loop_that_breaks_off_leaves_no_bar(clock: Clock) -> None:
 
 def test_without_a_terminal_there_are_few_plain_lines(clock: Clock) -> None:
     stream = io.StringIO()
-    for _ in Console(stream).track(range(100), "epochs"):
+    for _ in Console(stream).track(range(100), "epochs", 100):
         clock.now += 3
     lines = stream.getvalue().splitlines()
     assert lines[0] == "epochs 10/100, 4 min 30 s left" and lines[-1] == "epochs 100/100 in 5 min 00 s"
     assert len(lines) == 10 and "\r" not in stream.getvalue()
     stream.truncate(0)
-    for _ in Console(stream).track(range(100), "quick"):
+    for _ in Console(stream).track(range(100), "quick", 100):
         clock.now += 0.01
     assert stream.getvalue().strip("\0") == "quick 100/100 in 1.0 s\n"
 
 
-def test_an_iterable_of_unknown_length_counts(clock: Clock) -> None:
+def test_the_items_of_a_loop_pass_through(clock: Clock) -> None:
     stream = io.StringIO()
-    assert list(Console(stream).track(iter("abc"), "items")) == ["a", "b", "c"]
-    assert stream.getvalue() == "items 3 in 0.0 s\n"
+    assert list(Console(stream).track(iter("abc"), "items", 3)) == ["a", "b", "c"]
+    assert stream.getvalue() == "items 3/3 in 0.0 s\n"
 
 
 def test_quiet_shows_warnings_only_and_the_log_gets_everything(
@@ -221,7 +222,7 @@ def test_quiet_shows_warnings_only_and_the_log_gets_everything(
     console.warn("odd")
     assert not log.parent.exists()  # a run that cannot start leaves nothing
     log.parent.mkdir()
-    list(console.track(range(2), "batches"))
+    list(console.track(range(2), "batches", 2))
     console.result("mAP 0.6")
     console.close()
     assert stream.screen() == ["warning: odd", ""] and console.warnings == ["odd"]

@@ -107,7 +107,7 @@ class Interrupting(Console):
     def __init__(self) -> None:
         super().__init__(quiet=True)
 
-    def bar(self, label: str, total: int | None = None, unit: str = ""):
+    def bar(self, label: str, total: int, unit: str = ""):
         if label == "epoch 3/3":
             raise Interrupted
         return super().bar(label, total, unit)
@@ -244,7 +244,7 @@ import test_trainer as here
 
 class Death(here.Console):
     @contextmanager
-    def bar(self, label, total=None, unit=""):
+    def bar(self, label, total, unit=""):
         with super().bar(label, total, unit) as bar:
             advance, seen = bar.advance, []
             def fatal(n=1, note=""):
