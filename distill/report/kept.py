@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from distill.results.comparison import ComparisonResults, Setting
 from distill.results.records import RecordError, from_plain
 from distill.results.results import Results
 
-RECIPE = "recipe.yaml"
 # Long lists that no page shows, by the key they stand under.
 _DROPPED = ("history", "epoch_seconds", "groups", "layers", "blocks")
 _PATH = re.compile(r"(?<![\w.~-])/(?:[^\s/:'\",{}\[\]]+/)*(?P<parent>[^\s/:'\",{}\[\]]+/)(?P<name>[^\s/:'\",{}\[\]]+)")
@@ -59,11 +57,11 @@ def shrink(run_dir: Path) -> dict[str, Any]:
         raise DistillError(f"{run_dir} holds neither {' nor '.join(names)}: give the folder of a run that is finished")
     content = _load(file)
     if "recipe" not in content:  # that of a comparison lies beside it
-        recipe = run_dir / RECIPE
+        recipe = run_dir / "recipe.yaml"
         if not recipe.is_file():
             raise DistillError(f"{recipe}: not there, and only it says how {file} was made")
         content["recipe"] = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    kept: dict[str, Any] = _without_paths(_without_lists(content))
+    kept: dict[str, Any] = _small(content)
     return kept
 
 
@@ -86,16 +84,10 @@ def _load(file: Path) -> dict[str, Any]:
     return content
 
 
-def _without_lists(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: [] if key in _DROPPED and inner else _without_lists(inner) for key, inner in value.items()}
-    return [_without_lists(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _without_paths(value: Any) -> Any:
-    """Absolute paths by their last part; of a data.yaml, which all are called so, the folder too."""
+def _small(value: Any) -> Any:
+    """Without long lists, and absolute paths by their last part; of a data.yaml, which all are called so, the folder too."""
     if isinstance(value, str):
         return _PATH.sub(lambda path: path["parent"] * path["name"].endswith(("yaml", "yml")) + path["name"], value)
-    if isinstance(value, Mapping):
-        return {_without_paths(key): _without_paths(inner) for key, inner in value.items()}
-    return [_without_paths(inner) for inner in value] if isinstance(value, list) else value
+    if isinstance(value, dict):
+        return {_small(key): [] if key in _DROPPED and inner else _small(inner) for key, inner in value.items()}
+    return [_small(inner) for inner in value] if isinstance(value, list) else value

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
+from typing import Any
+
+import yaml
 
 from distill.errors import DistillError
+from distill.recipe import load as recipes
+from distill.recipe.section import UNSET
 from distill.report import write_files
-from distill.report.command import command
 from distill.report.compare_facts import NOISE, OURS, base_name, standings, with_spread
 from distill.report.facts import comparison
 from distill.report.format import digits, speed
@@ -19,10 +23,12 @@ from distill.report.kept import Comparison, read, shrink
 from distill.results.comparison import ArmRun
 from distill.results.results import Results
 
+# What names a run and where it computes; the machine stands beside the figures.
+_NO_PART = ("name", "device", "workers")
+_WHOLE = ("losses", "train", "sparsify")  # mappings that a word replaces as one
 BEGIN, END = "<!-- results: written by `make results` -->", "<!-- /results -->"
 # Arms that the table by budget shows, and what it calls them.
 COLUMNS = {OURS: "labels and teacher", "ours-unlabelled": "teacher alone", "finetune": "labels alone"}
-SETTING = ("model", "data", "imgsz")  # what the rows of a table have in common
 
 
 def collect(run_dirs: Iterable[Path], folder: Path) -> None:
@@ -60,41 +66,37 @@ def write(folder: Path, table_in: Path | None = None) -> Path:
 
 
 def render(kept: dict[str, Results | Comparison], folder: str) -> str:
-    """The page, as Markdown.
-
-    Args:
-        kept: file name -> what it holds.
-        folder: the name of the files' folder, for links.
-    """
-    files = {id(one): name for name, one in kept.items()}
+    """The page, as Markdown, of what each file of a folder holds, with links into the folder."""
+    sources = {id(one): f"Every figure: [{name}]({folder}/{name})." for name, one in kept.items()}
     source = f"Written by `make results` from the files in [{folder}/]({folder}/): do not edit."
     reading = "Figures are mAP50-95 on the val images; ± is the standard deviation over seeds."
     parts = ["# Results", f"{source} {reading}"]
-    for group in _groups(kept.values()):
-        parts += [f"## {_title(group[0])}", _setting(group[0]), _by_budget(group), "The commands, row by row:"]
-        parts.append(_code(_compare_command(one) for one in group))
+    for title, group in sorted(_groups(kept.values()).items()):
+        parts += [f"## {title}", _setting(group[0]), _by_budget(group), "The commands, row by row:"]
+        parts.append("\n".join(f"    {_compare_command(one)}" for one in group))
         for one in group:
-            parts += [f"### {_share(one):.0%} of the FLOPs", _arms(one), _source(files[id(one)], folder)]
+            parts += [f"### {_share(one):.0%} of the FLOPs", _arms(one), sources[id(one)]]
     for run in _runs(kept.values()):
         parts += [f"## One run: {_share(run):.0%} of the FLOPs, {_title(run)}", _setting(run), _networks(run)]
-        parts += [_code([command("run", run.recipe_name, run.recipe)]), _source(files[id(run)], folder)]
+        parts += [f"    {_command('run', run.recipe_name, run.recipe)}", sources[id(run)]]
     return "\n\n".join(parts) + "\n"
 
 
-def table(kept: Iterable[Results | Comparison]) -> str:
+def table(kept: Collection[Results | Comparison]) -> str:
     """The table by budget of the setting with most comparisons, and what single runs of it say of speed, as Markdown.
 
     Without a comparison it is the table of the least cut run.
     """
-    kept = list(kept)
-    groups = _groups(kept)
+    groups, runs = _groups(kept), _runs(kept)
     if not groups:
-        run = _runs(kept)[0]
-        return "\n\n".join((f"{_title(run)}. {_setting(run)}", _networks(run)))
-    group = max(groups, key=len)
-    same = [one for one in _runs(kept) if _key(one) == _key(group[0])]
-    parts = [f"{_title(group[0])}. {_setting(group[0])}", _by_budget(group)]
-    parts += [f"One run at {_share(one):.0%}: {_speed(one)} ({one.device}, batch 1)." for one in same]
+        return f"{_title(runs[0])}. {_setting(runs[0])}\n\n{_networks(runs[0])}"
+    title, group = max(groups.items(), key=lambda item: len(item[1]))
+    parts = [f"{title}. {_setting(group[0])}", _by_budget(group)]
+    for run in runs:
+        if _title(run) == title:
+            before, after = run.teacher.latency_ms.median, run.student.latency_ms.median
+            latency = f"{speed(before, after)}, {digits(before)} ms → {digits(after)} ms"
+            parts.append(f"One run at {_share(run):.0%}: {latency} ({run.device}, batch 1).")
     return "\n\n".join(parts)
 
 
@@ -113,12 +115,12 @@ def with_table(document: str, content: str, name: str) -> str:
     return f"{before}{BEGIN}\n\n{content}\n\n{END}{after}"
 
 
-def _groups(kept: Iterable[Results | Comparison]) -> list[list[Comparison]]:
-    """Comparisons that differ in how much they cut, and in nothing else that a table must say; the least cut first."""
-    groups: dict[tuple[object, ...], list[Comparison]] = {}
+def _groups(kept: Iterable[Results | Comparison]) -> dict[str, list[Comparison]]:
+    """Comparisons that differ in how much they cut, by the title that they share; the least cut first."""
+    groups: dict[str, list[Comparison]] = {}
     for one in sorted((one for one in kept if isinstance(one, Comparison)), key=_share, reverse=True):
-        groups.setdefault((*_key(one), one.recipe["distill"]["epochs"]), []).append(one)
-    return [groups[key] for key in sorted(groups, key=str)]
+        groups.setdefault(_title(one), []).append(one)
+    return groups
 
 
 def _runs(kept: Iterable[Results | Comparison]) -> list[Results]:
@@ -133,19 +135,11 @@ def _share(one: Results | Comparison) -> float:
     return one.about.pruned.gflops / one.about.teacher.gflops
 
 
-def _key(one: Results | Comparison) -> tuple[object, ...]:
-    return tuple(one.recipe[key] for key in SETTING)
-
-
 def _title(one: Results | Comparison) -> str:
-    model = one.recipe["model"] or (one.recipe["teacher"]["train"] or {}).get("model")
-    return f"{model} on {_data(one)}, {one.recipe['imgsz']} px, {one.recipe['distill']['epochs']} epochs"
-
-
-def _data(one: Results | Comparison) -> str:
-    """The folder of a data.yaml, which all are called so."""
-    path = Path(one.recipe["data"])
-    return path.parent.name if path.suffix and path.parent.name else path.name
+    recipe = one.recipe
+    model = recipe["model"] or (recipe["teacher"]["train"] or {}).get("model")
+    data = recipe["data"].removesuffix("/data.yaml")
+    return f"{model} on {data}, {recipe['imgsz']} px, {recipe['distill']['epochs']} epochs"
 
 
 def _setting(one: Results | Comparison) -> str:
@@ -196,13 +190,8 @@ def _start(runs: Sequence[ArmRun]) -> str:
     return with_spread(f"{mean(values):.3f}", values)
 
 
-def _speed(run: Results) -> str:
-    first, last = run.teacher.latency_ms.median, run.student.latency_ms.median
-    return f"{speed(first, last)}, {digits(first)} ms → {digits(last)} ms"
-
-
 def _compare_command(one: Comparison) -> str:
-    words = [command("compare", one.recipe_name, one.recipe), "--arms", ",".join(arm.name for arm in one.arms)]
+    words = [_command("compare", one.recipe_name, one.recipe), "--arms", ",".join(arm.name for arm in one.arms)]
     for arm in one.arms:
         if not isinstance(arm.overrides, dict):  # the user's own
             words += ["--arm", shlex.quote(f"{arm.name}={shlex.join(arm.overrides)}")]
@@ -211,12 +200,32 @@ def _compare_command(one: Comparison) -> str:
     return " ".join([*words, "--seeds", str(len(one.seeds))])
 
 
-def _source(file: str, folder: str) -> str:
-    return f"Every figure: [{file}]({folder}/{file})."
+def _command(verb: str, name: str, recipe: Mapping[str, Any]) -> str:
+    """A line for a shell: the words in which a resolved recipe differs from the shipped one of its name."""
+    if name not in recipes.shipped():  # a file beside the user, with nothing to differ from
+        return f"distill {verb} {shlex.quote(f'{name}.yaml')}"
+    given = yaml.safe_load(recipes.find(name).read_text(encoding="utf-8"))
+    unset = {key: UNSET for key, value in given.items() if value == UNSET}
+    shipped = yaml.safe_load(recipes.to_yaml(recipes.load(name, dict.fromkeys(unset, "unset"))))
+    changes = (f"{key}={_flow(value)}" for key, value in _changes(recipe, {**shipped, **unset}))
+    return " ".join([f"distill {verb} {name}", *map(shlex.quote, changes)])
 
 
-def _code(lines: Iterable[str]) -> str:
-    return "\n".join(f"    {line}" for line in lines)
+def _changes(recipe: Mapping[str, Any], base: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in recipe.items():
+        before = base.get(key)
+        if value == before or prefix + key in _NO_PART:
+            continue
+        if isinstance(value, Mapping) and isinstance(before, Mapping) and key not in _WHOLE:
+            yield from _changes(value, before, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _flow(value: Any) -> str:
+    """A value on one line, as YAML reads it."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True)
+    return text.removesuffix("...\n").strip()
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
