@@ -10,6 +10,7 @@ functions and classes give what ultralytics has other names, and leave the rest 
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -243,7 +244,6 @@ class Validator(DetectionValidator):
         network: on its device, with `names`.
         data: as for `TrainingLoop`.
         device: where the network is.
-        folder: an empty one.
         confidence: boxes of a lower score do not count.
         nms_iou: of two boxes of a class that overlap by more than this, one counts.
     """
@@ -260,11 +260,11 @@ class Validator(DetectionValidator):
         data: Mapping[str, Any],
         *,
         device: torch.device,
-        folder: Path,
         confidence: float,
         nms_iou: float,
     ) -> None:
         options = {"conf": confidence, "iou": nms_iou, "plots": False, "save_json": False, "verbose": False}
+        folder = Path(tempfile.gettempdir())  # one that exists: nothing is written there
         super().__init__(loader, folder, {**options, "task": "detect", "mode": "val"})
         self.training, self.data, self.device = False, data, device
         self.init_metrics(network)

@@ -6,11 +6,8 @@ With the teacher's boxes or scores in place of a student's, it says what the stu
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,7 +73,8 @@ def evaluate(
     """
     if not data.labelled:
         raise DistillError(f"{data.path}: has no labels, so there is no mAP to measure: give a data.yaml as 'data'")
-    with _validator(model, data, settings) as (validator, network):
+    validator, network = _validator(model, data, settings)
+    with torch.inference_mode():
         for images, boxes in _predictions(validator, network, bar, swap):
             validator.update_metrics(boxes, images)
         return Metrics(**validator.results(family_of(network).evaluation.average_precision))
@@ -94,7 +92,8 @@ def detect(
         score, class.
     """
     result = {}
-    with _validator(model, data, settings) as (validator, network):
+    validator, network = _validator(model, data, settings)
+    with torch.inference_mode():
         for images, boxes in _predictions(validator, network, bar):
             for file, one, area in zip(images["im_file"], boxes, _image_areas(images), strict=True):
                 result[file] = _as_shares(one, area)
@@ -126,8 +125,7 @@ def swap_with_teacher(teacher: nn.Module, part: str, device: torch.device) -> Sw
     return swap
 
 
-@contextmanager
-def _validator(model: nn.Module, data: DataSet, settings: EvalSettings) -> Iterator[tuple[Validator, nn.Module]]:
+def _validator(model: nn.Module, data: DataSet, settings: EvalSettings) -> tuple[Validator, nn.Module]:
     """The validator, ready for the val images, and a fused copy of the network on its device."""
     device, family = pick_device(settings.device), family_of(model)
     network: Any = checkpoint.fused(model).to(device)
@@ -139,8 +137,7 @@ def _validator(model: nn.Module, data: DataSet, settings: EvalSettings) -> Itera
     workers = min(8, os.cpu_count() or 1) if on_gpu else 0
     loader = DataLoader(dataset, settings.batch, num_workers=workers, collate_fn=dataset.collate_fn, pin_memory=on_gpu)
     limits = {"confidence": CONFIDENCE, "nms_iou": family.evaluation.nms_iou}
-    with tempfile.TemporaryDirectory(prefix="distill-val-") as folder, torch.inference_mode():
-        yield Validator(loader, network, data.config, device=device, folder=Path(folder), **limits), network
+    return Validator(loader, network, data.config, device=device, **limits), network
 
 
 def _predictions(

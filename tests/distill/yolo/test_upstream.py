@@ -294,13 +294,13 @@ def test_the_validators_parts():
         rely(f"non_max_suppression({name}=)", name in parameters)
 
 
-def test_map_is_the_mean_of_all_ap(data, tmp_path):
+def test_map_is_the_mean_of_all_ap(data):
     """`metrics.stats` has what AP is made of, and writing `metrics.box.all_ap` changes every mAP."""
     network: Any = tiny()
     network.names = data.names
     images = build_dataset(data, "val", imgsz=64, batch=6)
     loader = DataLoader(images, 6, collate_fn=images.collate_fn)
-    options = {"device": torch.device("cpu"), "folder": tmp_path, "confidence": 0.001, "nms_iou": 0.7}
+    options = {"device": torch.device("cpu"), "confidence": 0.001, "nms_iou": 0.7}
     validator = upstream.Validator(loader, network, data.config, **options)
     with torch.inference_mode():
         (batch,) = (validator.preprocess(batch) for batch in loader)
