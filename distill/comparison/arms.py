@@ -40,21 +40,13 @@ WITHOUT = ("no-<loss>", "The recipe without one of its losses, named here.")
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared.
+    """What is compared."""
 
-    Attributes:
-        recipe: what the arms have in common.
-        arms: in the order of the table.
-        seeds: each arm is trained once with each, and with each of `lrs` with the first.
-        lrs: learning rates to choose from; empty where the recipe or its schedule says it.
-        named: whether the user has named the arms; of the others, those that the network's head cannot have are left out.
-    """
-
-    recipe: Recipe
-    arms: tuple[Arm, ...]
-    seeds: tuple[int, ...]
-    lrs: tuple[float, ...]
-    named: bool
+    recipe: Recipe  # what the arms have in common
+    arms: tuple[Arm, ...]  # in the order of the table
+    seeds: tuple[int, ...]  # each arm is trained once with each, and with each of `lrs` with the first
+    lrs: tuple[float, ...]  # learning rates to choose from; empty if the recipe or its schedule says it
+    named: bool  # by the user; of other arms, those that the network's head cannot have are left out
 
     def variant(self, arm: Arm, seed: int, lr: float | None) -> Recipe:
         """The recipe of one run. What its cut costs and how it exports is the same for every arm, so neither is done."""

@@ -35,23 +35,14 @@ from distill.yolo.families.ultralytics_dfl import DFL
 
 @dataclass(frozen=True)
 class Preflight:
-    """The checked inputs of a recipe.
-
-    Attributes:
-        device: where to compute.
-        teacher: the checkpoint that the recipe names; None if it trains one.
-        losses: of the recipe, those that the teacher's head can serve.
-        data: the data set; None if it is still to be generated.
-        notes: lines about what is left out.
-        warnings: lines that the user must know, on the screen and in the report.
-    """
+    """The checked inputs of a recipe."""
 
     device: torch.device
-    teacher: Detector | None
-    losses: tuple[WeightedLoss, ...]
-    data: DataSet | None
-    notes: tuple[str, ...]
-    warnings: tuple[str, ...]
+    teacher: Detector | None  # the checkpoint that the recipe names; None if it trains one
+    losses: tuple[WeightedLoss, ...]  # of the recipe, those that the teacher's head can serve
+    data: DataSet | None  # None if it is still to be generated
+    notes: tuple[str, ...]  # lines about what is left out
+    warnings: tuple[str, ...]  # lines that the user must know, on the screen and in the report
 
     def show(self, console: Console) -> None:
         """Print notes and warnings."""
@@ -89,18 +80,17 @@ def preflight(
     if recipe.data != SHAPES or generate is not None:
         path = generate() if recipe.data == SHAPES and generate is not None else Path(recipe.data)
         data = datasets.load(path, teacher.names if teacher else None, progress=progress)
-        check_labels(recipe, data, teaching)
+        _check_labels(recipe, data, teaching)
         warnings += data.warnings
     return Preflight(device, teacher, teaching, data, notes, tuple(warnings))
 
 
 def size_warnings(recipe: Recipe, teacher: Detector | None) -> tuple[str, ...]:
     """A warning if a network will see images of another size than it was trained on."""
-    size = teacher.imgsz if teacher is not None else None
-    if teacher is None or not size or size == recipe.imgsz:
+    if teacher is None or not teacher.imgsz or teacher.imgsz == recipe.imgsz:
         return ()
-    mend = f"give imgsz={size} unless that is meant"
-    return (f"{teacher.source} was trained at {size} pixels, and imgsz is {recipe.imgsz}: {mend}",)
+    sizes = f"was trained at {teacher.imgsz} pixels, and imgsz is {recipe.imgsz}"
+    return (f"{teacher.source} {sizes}: give imgsz={teacher.imgsz} unless that is meant",)
 
 
 def fitting(specs: Iterable[LossSpec], teacher: Detector | None) -> tuple[list[LossSpec], list[str]]:
@@ -141,17 +131,8 @@ def _try_out(doubtful: list[WeightedLoss], teacher: Detector) -> None:
     task.try_out({"img": torch.rand(1, 3, PROBE, PROBE, generator=torch.Generator().manual_seed(0)), **box})
 
 
-def check_labels(recipe: Recipe, data: DataSet, teaching: Sequence[WeightedLoss]) -> None:
-    """Check that a training has something to learn from if the data has no labels.
-
-    Args:
-        recipe: what is to be done.
-        data: where it is to be done.
-        teaching: `fitting_losses` of the recipe.
-
-    Raises:
-        DistillError: a training that needs labels.
-    """
+def _check_labels(recipe: Recipe, data: DataSet, teaching: Sequence[WeightedLoss]) -> None:
+    """Refuse a training that has nothing to learn from if the data has no labels. `teaching`: the losses that are left."""
     if data.labelled:
         return
     if recipe.teacher.train:

@@ -67,9 +67,8 @@ class Stage(Generic[R]):
         try:
             return from_plain(self.record, plain)
         except RecordError as error:
-            raise DistillError(
-                f"{session.folder.path}: stage {self.name} is damaged: {error}: start a new run"
-            ) from error
+            place = f"{session.folder.path}: stage {self.name}"
+            raise DistillError(f"{place} is damaged: {error}: start a new run") from error
 
 
 def evaluation_of(network: Network, maker: Stage[Any] | None = None) -> Stage[Evaluation]:

@@ -38,11 +38,7 @@ def plan(recipe: Recipe, console: Console) -> prune.PrunePlan:
 
 
 def check(recipe: Recipe, console: Console) -> None:
-    """Open everything that a run needs.
-
-    Raises:
-        DistillError, PruneError: the first error.
-    """
+    """Open everything that a run needs, and raise the first error."""
     preflight(recipe, progress=console.track).show(console)
 
 

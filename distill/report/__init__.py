@@ -17,11 +17,9 @@ ASCII: dict[str, str | int | None] = {"→": "->", "×": "x", "–": "-", "−":
 
 
 def write(run_dir: Path) -> None:
-    """Write report.md, report.html and plots/*.png into a run folder.
+    """Write report.md, report.html and plots/*.png into a run folder, each whole or not at all.
 
-    Args:
-        run_dir: a folder with a results.json and, if the student was trained, a metrics.csv. Nothing else is read, so a
-            report can be made again at any time. Each file appears whole or not at all.
+    Nothing but its results.json and metrics.csv is read, so a report can be made again at any time.
 
     Raises:
         DistillError: there is no results.json, or it is not one of this version.

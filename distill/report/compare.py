@@ -94,7 +94,7 @@ def _curves(arms: Sequence[Standing]) -> canvas.Drawing | None:
         axes.plot(list(curve), list(curve.values()), color=colour, linewidth=1.6)
     whole_epochs(axes, [epoch for *_, curve in curves for epoch in curve])
     ends = [(name, list(curve.values())[-1], colour) for name, colour, curve in curves]
-    label_lines(axes, [(name[:22], end, colour) for name, end, colour in ends])
+    label_lines(axes, ends)
     return figure, "mAP50-95 per epoch: " + ", ".join(f"{name} to {end:.3f}" for name, end, _ in ends)
 
 

@@ -20,17 +20,11 @@ NOISE = {True: "within noise", False: "beyond noise", None: ""}
 
 @dataclass(frozen=True)
 class Standing:
-    """How an arm did: its runs with the learning rate that was chosen for it, in the order of their seeds.
-
-    Attributes:
-        name: of the arm.
-        runs: at least one.
-        others: those of the arm that it is compared with; None for that arm itself.
-    """
+    """How an arm did: its runs with the learning rate that was chosen for it, in the order of their seeds."""
 
     name: str
-    runs: Sequence[ArmRun]
-    others: Sequence[ArmRun] | None
+    runs: Sequence[ArmRun]  # at least one
+    others: Sequence[ArmRun] | None  # those of the arm that it is compared with; None for that arm itself
 
     @property
     def values(self) -> list[float]:
@@ -165,9 +159,8 @@ def judgement(results: ComparisonResults) -> str:
     if not others:
         return ""
     best = max(others, key=lambda arm: mean(arm.differences))
-    return ", ".join(
-        filter(None, [f"{best.name} against {base_name(arms)}: {best.difference}", NOISE[best.within_noise]])
-    )
+    words = f"{best.name} against {base_name(arms)}: {best.difference}", NOISE[best.within_noise]
+    return ", ".join(filter(None, words))
 
 
 def search(results: ComparisonResults) -> Table | None:

@@ -92,7 +92,7 @@ def _losses(history: History) -> canvas.Drawing | None:
         ends.append((name, relative[-1], series_colour(number)))
         axes.plot([epoch for epoch, _ in curve], relative, color=series_colour(number), linewidth=1.6)
     whole_epochs(axes, [row["epoch"] for row in history])
-    label_lines(axes, [(name[:22], end, colour) for name, end, colour in ends])
+    label_lines(axes, ends)
     return figure, "Losses per epoch: " + ", ".join(f"{name} to {end:.2f}" for name, end, _ in ends)
 
 

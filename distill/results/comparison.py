@@ -37,35 +37,20 @@ class TrainingSize:
 
 @dataclass(frozen=True)
 class ArmRun:
-    """One finished training of an arm.
-
-    Attributes:
-        arm: its name.
-        seed: of the run.
-        lr_tried: the learning rate that the comparison gave it; None if the recipe or its schedule chose.
-        lr: the learning rate that it trained with.
-        start: mAP50-95 of the network before training.
-        map50_95: what training came to.
-        map50: the same at an IoU of 0.5.
-        labels: whether it trained on labels.
-        history: mAP50-95 after each epoch; None for an epoch that was not measured.
-        seconds_per_step: median over the epochs.
-        schedule: its length.
-        folder: of the run, inside that of the comparison.
-    """
+    """One finished training of an arm."""
 
     arm: str
     seed: int
-    lr_tried: float | None
-    lr: float
-    start: float
-    map50_95: float
+    lr_tried: float | None  # the rate that the comparison gave it; None if the recipe or its schedule chose
+    lr: float  # the rate that it trained with
+    start: float  # mAP50-95 of the network before training
+    map50_95: float  # what training came to
     map50: float
-    labels: bool
-    history: tuple[float | None, ...]
-    seconds_per_step: float
+    labels: bool  # whether it trained on labels
+    history: tuple[float | None, ...]  # mAP50-95 after each epoch; None for one that was not measured
+    seconds_per_step: float  # median over the epochs
     schedule: TrainingSize
-    folder: str
+    folder: str  # of the run, inside that of the comparison
 
     @classmethod
     def of(cls, results: Results, arm: str, seed: int, lr_tried: float | None, folder: str) -> ArmRun:
@@ -137,27 +122,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class ComparisonResults:
-    """What compare.json says.
+    """What compare.json says."""
 
-    Attributes:
-        recipe_name: of the recipe that the arms have in common.
-        arms: in the order of the table.
-        seeds: each arm is trained once with each.
-        lrs: learning rates that were searched, with the first seed; empty if there was no search.
-        about: what all runs have in common; None until the first has finished.
-        chosen: learning rate of each arm that has finished a run with the first seed; None if its schedule chose it.
-        runs: all finished runs, those of the search too.
-        failed: all others that were tried.
-    """
-
-    recipe_name: str
-    arms: tuple[Arm, ...]
-    seeds: tuple[int, ...]
-    lrs: tuple[float, ...]
-    about: Setting | None
-    chosen: dict[str, float | None]
-    runs: tuple[ArmRun, ...]
-    failed: tuple[FailedRun, ...]
+    recipe_name: str  # of the recipe that the arms have in common
+    arms: tuple[Arm, ...]  # in the order of the table
+    seeds: tuple[int, ...]  # each arm is trained once with each
+    lrs: tuple[float, ...]  # learning rates that were searched, with the first seed; empty if there was no search
+    about: Setting | None  # what all runs have in common; None until the first has finished
+    chosen: dict[str, float | None]  # by arm, once its first seed is finished: the rate; None if its schedule chose
+    runs: tuple[ArmRun, ...]  # all finished runs, those of the search too
+    failed: tuple[FailedRun, ...]  # all others that were tried
 
     @classmethod
     def read(cls, folder: Path) -> ComparisonResults:

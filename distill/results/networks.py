@@ -7,21 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Network:
-    """One network of a run folder.
+    """One network of a run folder."""
 
-    Attributes:
-        name: in files, records and tables: `pruned` is in pruned.pt.
-        title: in a sentence.
-        color: of its marks in plots, on a light page.
-        dark: the same on a dark page.
-        legend: what it is, for who reads a table first.
-    """
-
-    name: str
-    title: str
-    color: str
-    dark: str
-    legend: str
+    name: str  # in files, records and tables: `pruned` is in pruned.pt
+    title: str  # in a sentence
+    color: str  # of its marks in plots, on a light page
+    dark: str  # the same on a dark page
+    legend: str  # what it is, for who reads a table first
 
     @property
     def file(self) -> str:

@@ -18,30 +18,20 @@ FILE = "results.json"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good one network is; all values are 0 to 1. Without labels the mAP is None, and agreement takes its place.
+    """How good one network is; all values are 0 to 1. Without labels the mAP is None, and agreement takes its place."""
 
-    Attributes:
-        map50_95, map50: mean average precision over the IoU thresholds 0.50 to 0.95, and at 0.5.
-        per_class: AP50-95 by class name.
-        precision, recall: at the confidence of the largest F1, IoU 0.5.
-        images, instances: how many were looked at, and the labelled objects on them.
-        agreement50_95, agreement50, agreement_per_class: the same against the teacher's own boxes.
-        teacher_boxes: of each class, by its name.
-        confidence: a box of the teacher counts from this score on.
-    """
-
-    map50_95: float | None
-    map50: float | None
-    per_class: dict[str, float] | None
-    precision: float | None = None
-    recall: float | None = None
-    images: int | None = None
-    instances: int | None = None
-    agreement50_95: float | None = None
+    map50_95: float | None  # mean average precision over the IoU thresholds 0.50 to 0.95
+    map50: float | None  # at an IoU of 0.5
+    per_class: dict[str, float] | None  # AP50-95 by class name
+    precision: float | None = None  # at the confidence of the largest F1, IoU 0.5
+    recall: float | None = None  # at the same
+    images: int | None = None  # how many were looked at
+    instances: int | None = None  # labelled objects on them
+    agreement50_95: float | None = None  # as mAP50-95, against the teacher's own boxes
     agreement50: float | None = None
     agreement_per_class: dict[str, float] | None = None
-    teacher_boxes: dict[str, int] | None = None
-    confidence: float | None = None
+    teacher_boxes: dict[str, int] | None = None  # of each class, by its name
+    confidence: float | None = None  # a box of the teacher counts from this score on
 
     @property
     def yardstick(self) -> tuple[str, float | None]:
@@ -178,19 +168,12 @@ class Search:
 
 @dataclass(frozen=True)
 class Tuning:
-    """How the student is trained, found by short trials.
+    """How the student is trained, found by short trials."""
 
-    Attributes:
-        freeze_bn: BatchNorm keeps its statistics.
-        factors: what each loss is multiplied by beside its weight, by name.
-        lr: the highest learning rate.
-        search: the trials that chose it; None if the recipe gives it.
-    """
-
-    freeze_bn: bool
-    factors: dict[str, float]
-    lr: float
-    search: Search | None
+    freeze_bn: bool  # BatchNorm keeps its statistics
+    factors: dict[str, float]  # what each loss is multiplied by beside its weight, by name
+    lr: float  # the highest learning rate
+    search: Search | None  # the trials that chose it; None if the recipe gives it
 
 
 @dataclass(frozen=True)
@@ -214,54 +197,35 @@ class Native:
 
 @dataclass(frozen=True)
 class Results:
-    """What a run has measured.
-
-    Attributes:
-        recipe: the resolved recipe as plain data.
-        recipe_name, model, imgsz, seed: of it; `model` is None if the run trained its teacher.
-        agreement: what agreement was measured on; None with labels.
-        device: that latency was measured on.
-        versions: of the packages that can change a result.
-        models: by name of the network, from the teacher to the result.
-        chosen: the name in `models` whose figures are student.pt's.
-        student_is: the network that student.pt is: trained, averaged, repaired or pruned.
-        native: the student once more, for the project that the checkpoint came from; None if that is ultralytics.
-        accepted: whether the student keeps to `accept`; None without labels.
-        trained: the network after training, also if the student is another one; None without training.
-        schedule: of the training, by name; None without training.
-        history: one row per epoch.
-        epoch_seconds: of each epoch of this process.
-        warnings: what the reader must know, in the order it came up.
-        seconds: of each stage, by its name.
-    """
+    """What a run has measured."""
 
     format: int
-    recipe: dict[str, Any]
+    recipe: dict[str, Any]  # resolved, as plain data
     recipe_name: str
-    model: str | None
+    model: str | None  # None if the run trained its teacher
     imgsz: int
     seed: int
     data: DataFacts
-    agreement: Agreement | None
-    device: str
-    versions: dict[str, str]
-    models: dict[str, ModelResult]
-    chosen: str
-    student_is: str
-    native: Native | None
+    agreement: Agreement | None  # what it was measured on; None with labels
+    device: str  # that latency was measured on
+    versions: dict[str, str]  # of the packages that can change a result
+    models: dict[str, ModelResult]  # by name of the network, from the teacher to the result
+    chosen: str  # the name in `models` whose figures are student.pt's
+    student_is: str  # the network that student.pt is: trained, averaged, repaired or pruned
+    native: Native | None  # the student for the project that the checkpoint came from; None if that is ultralytics
     accept: Accept
-    accepted: bool | None
-    trained: Evaluation | None
+    accepted: bool | None  # whether the student keeps to `accept`; None without labels
+    trained: Evaluation | None  # the network after training, also if the student is another one; None without training
     average: Average | None
-    schedule: dict[str, Any] | None
-    history: tuple[dict[str, Any], ...]
-    epoch_seconds: tuple[float, ...]
+    schedule: dict[str, Any] | None  # of the training, by name; None without training
+    history: tuple[dict[str, Any], ...]  # one row per epoch
+    epoch_seconds: tuple[float, ...]  # of each epoch of this process
     plan: Cut
     repair: Repair | None
     tuning: Tuning | None
     exports: tuple[Export, ...]
-    warnings: tuple[str, ...]
-    seconds: dict[str, float]
+    warnings: tuple[str, ...]  # what the reader must know, in the order it came up
+    seconds: dict[str, float]  # of each stage, by its name
 
     @property
     def teacher(self) -> ModelResult:
@@ -289,11 +253,7 @@ class Results:
 
     @classmethod
     def read(cls, path: str | Path) -> Results:
-        """Read a results.json, or that of a run folder.
-
-        Raises:
-            DistillError: it is not there, no JSON, or of another version of this program.
-        """
+        """Read a results.json, or that of a run folder. Raises `DistillError`: not there, no JSON, or another version."""
         file = Path(path)
         file = file / FILE if file.is_dir() else file
         try:
