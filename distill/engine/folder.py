@@ -27,17 +27,12 @@ class RunFolder:
     """One run's folder. Nothing is on the disk before the first write, so a run that cannot start leaves no trace.
 
     A file is written under another name and renamed when it is complete: what is there is whole, at every moment.
-
-    Attributes:
-        path: the folder.
-        resumed: True if it goes on with an earlier run.
-        stages: what every finished stage left, in the order they finished.
     """
 
     def __init__(self, path: Path, recipe_yaml: str, *, resumed: bool) -> None:
         self.path, self.resumed = path, resumed
         self._recipe = recipe_yaml
-        self.stages: dict[str, dict[str, Any]] = {}
+        self.stages: dict[str, dict[str, Any]] = {}  # what every finished one left, in the order they finished
         self._lock: TextIO | None = None
         self._follows = False
 

@@ -77,7 +77,7 @@ def make_plan(
 
 
 def importance_of(name: str) -> str | Callable[..., Any]:
-    """What `prune.score` takes for `prune.importance`: one of its names, or a user's function, which fails in one line."""
+    """What `prune.score` takes for `prune.importance`: a name of its own, or a user's function, failing in one line."""
     if name in prune.IMPORTANCES:
         return name
     function = plugins.load("importance", name, prune.IMPORTANCES)

@@ -132,7 +132,7 @@ def _try_out(doubtful: list[WeightedLoss], teacher: Detector) -> None:
 
 
 def _check_labels(recipe: Recipe, data: DataSet, teaching: Sequence[WeightedLoss]) -> None:
-    """Refuse a training that has nothing to learn from if the data has no labels. `teaching`: the losses that are left."""
+    """Refuse a training that has nothing to learn from if the data has no labels. `teaching`: its losses."""
     if data.labelled:
         return
     if recipe.teacher.train:

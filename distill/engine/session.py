@@ -43,11 +43,6 @@ class Session:
         folder: where everything goes.
         console: what the user watches.
 
-    Attributes:
-        teacher: the checkpoint that the recipe names; None if the run trains its teacher.
-        losses: of the recipe, those that the teacher's head can serve.
-        warnings: about the inputs; those of stages are in their records.
-
     Raises:
         DistillError: an error in the recipe's model, data, losses, exports or device.
         PruneError: a budget that cannot be met.
@@ -59,7 +54,7 @@ class Session:
         assert checked.data is not None  # generated data are there too
         self.device, self.teacher = checked.device, checked.teacher
         self.losses, self.data = checked.losses, checked.data
-        self.warnings = checked.warnings
+        self.warnings = checked.warnings  # those of stages are in their records
         folder.open()
         checked.show(console)
 

@@ -26,33 +26,19 @@ class Nothing:
 
 @dataclass(frozen=True)
 class Stage(Generic[R]):
-    """One stage. `distill.engine.pipeline.STAGES` has them in order.
+    """One stage. `distill.engine.pipeline.STAGES` has them in order."""
 
-    Attributes:
-        name: its key in stages.json and its header on the screen.
-        record: frozen dataclass that its work returns; it goes to stages.json, and a resumed run reads it back.
-        work: (session) -> record.
-        reads: recipe keys that it depends on. Two runs that agree on those of all stages up to it share its outcome.
-        makes: the network that it saves; the run evaluates it next.
-        files: what it leaves in the run folder beside that network.
-        when: (recipe) -> whether it is part of the run.
-        applies: (session) -> the same, by what earlier stages have recorded; asked when its turn comes.
-        judge: (session, evaluation of what it makes) -> None. Warns or raises `DistillError`.
-        passes: (session) -> passes of an image forward or back, roughly, for the estimate of the remaining time.
-        distributed: all processes of `torchrun` do its work together; otherwise the leader alone.
-    """
-
-    name: str
-    record: type[R]
+    name: str  # its key in stages.json and its header on the screen
+    record: type[R]  # frozen dataclass that goes to stages.json; a resumed run reads it back
     work: Callable[[Session], R]
-    reads: tuple[str, ...]
-    makes: Network | None = None
-    files: tuple[str, ...] = ()
-    when: Callable[[Recipe], bool] = lambda recipe: True
-    applies: Callable[[Session], bool] = lambda session: True
-    judge: Callable[[Session, Evaluation], None] = lambda session, evaluation: None
-    passes: Callable[[Session], float] = lambda session: 0.0
-    distributed: bool = False
+    reads: tuple[str, ...]  # recipe keys: two runs that agree on those of all stages up to it share its outcome
+    makes: Network | None = None  # the network that it saves; the run evaluates it next
+    files: tuple[str, ...] = ()  # what it leaves in the run folder beside that network
+    when: Callable[[Recipe], bool] = lambda recipe: True  # whether it is part of the run
+    applies: Callable[[Session], bool] = lambda session: True  # the same, by what is recorded when its turn comes
+    judge: Callable[[Session, Evaluation], None] = lambda session, evaluation: None  # of what it makes; warns or raises
+    passes: Callable[[Session], float] = lambda session: 0.0  # of images, forward or back: estimates the time left
+    distributed: bool = False  # all processes of `torchrun` do its work together; otherwise the leader alone
 
     @property
     def leaves(self) -> tuple[str, ...]:

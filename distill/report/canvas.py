@@ -103,7 +103,7 @@ def whole_epochs(axes: Axes, epochs: Sequence[int]) -> None:
 
 
 def label_lines(axes: Axes, labels: Sequence[tuple[str, float, str]]) -> None:
-    """Write labels (text, height, colour), cut if long, to the right of the axes, moved apart until none covers another."""
+    """Write labels (text, height, colour) right of the axes, cut if long, moved apart until none covers another."""
     low, high = axes.get_ylim()
     heights = spread([height for _, height, _ in labels], 0.075 * (high - low))
     for (text, _, colour), height in zip(labels, heights, strict=True):

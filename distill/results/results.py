@@ -253,7 +253,7 @@ class Results:
 
     @classmethod
     def read(cls, path: str | Path) -> Results:
-        """Read a results.json, or that of a run folder. Raises `DistillError`: not there, no JSON, or another version."""
+        """Read a results.json, or that of a run folder. Raises `DistillError`: it is not there, or no such file."""
         file = Path(path)
         file = file / FILE if file.is_dir() else file
         try:
