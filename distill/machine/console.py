@@ -87,8 +87,10 @@ class Console:
     def result(self, text: str) -> None:
         """Print a result to stdout, and keep it in the log."""
         self.record(text)
-        with self._display.hidden() if self._display else contextlib.nullcontext():
-            print(text, flush=True)
+        if self._display is not None:
+            self._display.show(False)
+        print(text, flush=True)
+        self._update()
 
     def track(self, iterable: Iterable[T], label: str, total: int) -> Iterator[T]:
         """Yield the items, with a bar that moves when the next one is asked for."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TextIO
 
 from rich.console import Console, Group, RenderableType
@@ -21,9 +20,7 @@ REDRAWS = 4  # a second
 class Display:
     """Lines in colour, and bars that are redrawn by a thread. `NO_COLOR` in the environment turns colours off.
 
-    Args:
-        stream: the terminal.
-        content: called at each redraw; gives the bars and a last line.
+    `stream` is the terminal; `content` is called at each redraw and gives the bars and a last line.
     """
 
     def __init__(self, stream: TextIO, content: Callable[[], tuple[list[Bar], str]]) -> None:
@@ -44,20 +41,11 @@ class Display:
 
     def show(self, visible: bool) -> None:
         """Draw the live display anew, or take it off the screen."""
-        if visible and self._live.is_started:
+        if visible:
+            self._live.start()
             self._live.refresh()
-        elif visible:
-            self._live.start(refresh=True)
         else:
             self._live.stop()
-
-    @contextmanager
-    def hidden(self) -> Iterator[None]:
-        """Take the live display off the screen while the body writes to it in another way."""
-        visible = self._live.is_started
-        self.show(False)
-        yield
-        self.show(visible)
 
     def _render(self) -> RenderableType:
         bars, last = self._content()

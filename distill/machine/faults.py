@@ -18,9 +18,7 @@ _FAULTS = _NO_ROOM | {errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
 def machine_fault(error: BaseException, path: Path | None = None) -> RunError | None:
     """The error as one line for the user if the machine is to blame, otherwise None.
 
-    Args:
-        error: any exception.
-        path: what was being written, or its folder; None if only the error itself can tell.
+    `path` is what was being written, or its folder; None if only the error itself can tell.
     """
     if isinstance(error, OSError) and error.errno in _FAULTS:
         verb, name = "write" if error.errno in _NO_ROOM else "use", path or error.filename

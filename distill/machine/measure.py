@@ -27,19 +27,12 @@ def count_gflops(model: nn.Module, imgsz: int) -> float:
     activations, pooling and the decoding of boxes do not. So fused and unfused networks cost the same, and the figure
     equals the one that ultralytics prints for a fused model.
 
-    The model takes a batch of one RGB image of `imgsz` pixels a side; it is not changed.
+    The model takes a batch of one RGB image of `imgsz` pixels a side; a copy of it runs.
     """
     parameter = next(model.parameters())
     image = torch.zeros(1, 3, imgsz, imgsz, device=parameter.device, dtype=parameter.dtype)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        # no_grad and not inference_mode: heads cache anchors, and an inference tensor could not be trained with later.
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(image)
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        copy.deepcopy(model).eval()(image)
     return counter.get_total_flops() / 1e9
 
 

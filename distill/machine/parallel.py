@@ -46,13 +46,10 @@ def require_single(what: str) -> None:
 
 
 def check_divisible(batches: Mapping[str, int | None]) -> None:
-    """Check that the processes can share each batch evenly.
-
-    Args:
-        batches: key of the recipe -> images; None if the recipe does not set it.
+    """Check that the processes can share each batch evenly: key of the recipe -> images, None if it is not set.
 
     Raises:
-        DistillError: the first batch that cannot be shared evenly.
+        DistillError: the first batch that they cannot.
     """
     for name, batch in batches.items():
         if batch is not None and batch % world():
