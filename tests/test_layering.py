@@ -50,12 +50,12 @@ HEAVY = ("torch", "ultralytics", "timm", "matplotlib", "cv2", "onnxruntime", "ri
 
 def modules() -> dict[str, Path]:
     """Every module of the product, by its dotted name."""
-    found = {}
+    files = {}
     for package in ("prune", "distill"):
         for file in sorted((ROOT / package).rglob("*.py")):
             parts = file.relative_to(ROOT).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
-    return found
+            files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return files
 
 
 MODULES = modules()

@@ -133,10 +133,6 @@ def _attention(feature: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     return place * place[0].numel(), channel * channel.shape[1]
 
 
-def _levels(ctx: LossContext) -> Iterator[tuple[Tensor, ...]]:
-    yield from ctx.features()
-
-
 def _levels_with_quality(ctx: LossContext) -> Iterator[tuple[Tensor, ...]]:
     """Adds the teacher's quality on the grid of each level: that of the best of a cell's anchors."""
     grids = [feature.shape[-2:] for feature in ctx.teacher.features]
@@ -153,8 +149,8 @@ def _levels_with_quality(ctx: LossContext) -> Iterator[tuple[Tensor, ...]]:
 
 
 LOSSES = {
-    "feature_pkd": FromContext(feature_pkd, _levels),
-    "feature_cwd": FromContext(feature_cwd, _levels),
-    "feature_at": FromContext(feature_at, _levels),
+    "feature_pkd": FromContext(feature_pkd, LossContext.features),
+    "feature_cwd": FromContext(feature_cwd, LossContext.features),
+    "feature_at": FromContext(feature_at, LossContext.features),
     "feature_fgd": FromContext(feature_fgd, _levels_with_quality),
 }

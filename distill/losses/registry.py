@@ -55,7 +55,7 @@ class LossRow:
     name: str
     help: str
     options: Mapping[str, Any]
-    required: tuple[str, ...] = ()
+    required: tuple[str, ...]
 
 
 def fitting(specs: Iterable[LossSpec], gives: Collection[str]) -> tuple[list[LossSpec], list[str]]:
@@ -73,11 +73,10 @@ def fitting(specs: Iterable[LossSpec], gives: Collection[str]) -> tuple[list[Los
     fit, lines = [], []
     for spec in specs:
         loss = resolve(spec.name) if spec.name in BUILTIN else None
-        needs = loss.needs if isinstance(loss, FromContext) else None
-        if needs is None or needs in gives:
-            fit.append(spec)
+        if isinstance(loss, FromContext) and loss.needs and loss.needs not in gives:
+            lines.append(f"loss {spec.name} left out: this head {NEEDS[loss.needs]}")
         else:
-            lines.append(f"loss {spec.name} left out: this head {NEEDS[needs]}")
+            fit.append(spec)
     return fit, lines
 
 

@@ -88,14 +88,9 @@ def nkd(
     Reference: Yang et al., From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with
     Normalized Loss and Customized Soft Labels, ICCV 2023.
 
-    Args:
-        student: logits of each class.
-        teacher: the logits to reach.
-        target: the class of each image; the teacher's likeliest if None.
-        gamma: weight of the others' part.
-        temperature: T, of the others' part alone.
+    `gamma` is the weight of the others' part, and `temperature` T, of that part alone.
 
-    Shape, Raises: as for `dkd`.
+    Other Args, Shape, Raises: as for `dkd`.
     """
     target = _target(teacher, target)
     student_log, teacher_log = (F.log_softmax(logits, 1).gather(1, target) for logits in (student, teacher))

@@ -10,7 +10,7 @@ from distill.errors import DistillError
 from distill.machine.words import nearest
 from distill.recipe.keys import Key
 from distill.recipe.schema import Recipe
-from distill.recipe.section import Overrides, bind, rows, write
+from distill.recipe.section import Overrides, bind, walk, write
 from distill.recipe.yaml import Item, dump, read, wrap
 
 
@@ -52,8 +52,14 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def keys() -> list[tuple[str, str, str, str]]:
-    """Rows of `distill ls keys`: dotted key, type, default, help."""
-    return list(rows(Recipe))
+    """Rows of `distill ls keys`: dotted key, type, default as in a recipe file, help."""
+    rows = []
+    for path, key in walk(Recipe):
+        default = "(required)" if key.required else "(as below)"
+        if not key.required and (key.default is None or not key.section):
+            default = dump(write(key, key.default)).strip()
+        rows.append((path, str(key).removeprefix("a "), default, key.help))
+    return rows
 
 
 def shipped() -> dict[str, Path]:

@@ -18,13 +18,8 @@ IMPORTANCES = {
     "l1": "Size of the weights that make the channel.",
     "random": "Nothing: a baseline that any other importance has to beat.",
 }
-DEFAULT_LOSSES = (
-    LossSpec("score_bce", 1.0),
-    LossSpec("objectness_bce", 1.0),
-    LossSpec("box_iou", 2.0),
-    LossSpec("dfl_kl", 1.0),
-    LossSpec("feature_pkd", 1.0),
-)
+_WEIGHTS = {"score_bce": 1.0, "objectness_bce": 1.0, "box_iou": 2.0, "dfl_kl": 1.0, "feature_pkd": 1.0}
+DEFAULT_LOSSES = tuple(LossSpec(name, weight) for name, weight in _WEIGHTS.items())
 
 _NAMES = tuple(IMPORTANCES)
 _COUNT = {"minimum": 1}

@@ -15,7 +15,7 @@ from distill.machine.words import nearest
 from distill.recipe import losses
 from distill.recipe.keys import Key, keys_of
 from distill.recipe.reading import Node, read_scalar
-from distill.recipe.yaml import Item, dump, read, wrap
+from distill.recipe.yaml import Item, read, wrap
 
 UNSET = "???"
 Overrides = Mapping[str, Any] | Sequence[str]
@@ -44,7 +44,7 @@ def bind(
         DistillError: with one line for each complaint.
     """
     problems = list(problems)
-    keys = dict(_walk(cls))
+    keys = dict(walk(cls))
     for name, value, where in _pairs(overrides, problems) if isinstance(item.value, dict) else ():
         new = _parse(keys.get(name), name, value, where, problems)
         item = item if new is None else _assign(cls, item, name, new)
@@ -67,21 +67,13 @@ def write(key: Key, value: Any) -> Any:
     return list(value) if key.many else value
 
 
-def rows(cls: type) -> Iterator[tuple[str, str, str, str]]:
-    """Every key that can be given: dotted path, type, default as in a recipe file, help."""
-    for path, key in _walk(cls):
-        default = "(required)" if key.required else "(as below)"
-        if not key.required and (key.default is None or not key.section):
-            default = dump(write(key, key.default)).strip()
-        yield path, str(key).removeprefix("a "), default, key.help
-
-
-def _walk(cls: type, prefix: str = "") -> Iterator[tuple[str, Key]]:
+def walk(cls: type, prefix: str = "") -> Iterator[tuple[str, Key]]:
+    """Every key that can be given, by its dotted path."""
     for name, key in keys_of(cls).items():
         if not key.section or key.none:  # other sections are always there: only their keys are given
             yield prefix + name, key
         if key.section:
-            yield from _walk(key.type, f"{prefix}{name}.")
+            yield from walk(key.type, f"{prefix}{name}.")
 
 
 def _read(key: Key, node: Node) -> Any:

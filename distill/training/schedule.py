@@ -22,12 +22,11 @@ class Schedule:
 
     epochs: int
     batch: int  # images to a forward pass
-    steps: int  # optimizer steps in the whole run: epochs times batches, by `accumulate`
+    steps: int  # optimizer steps in the whole run
     optimizer: str = "AdamW"
     lr: float = 3e-4  # at its highest
     lrf: float = 0.01  # the last learning rate as a part of the highest
     warmup_steps: int = 0  # optimizer steps
-    accumulate: int = 1  # forward passes to an optimizer step
     momentum: float = 0.9  # of SGD, or AdamW's first beta
     weight_decay: float = 5e-4
     bn_momentum: float | None = None  # how fast BatchNorm statistics move; None leaves the network's own
@@ -55,13 +54,12 @@ class Schedule:
 
     def describe(self) -> str:
         """One line for the screen and the report."""
-        batch = f"{self.batch}" if self.accumulate == 1 else f"{self.batch}x{self.accumulate}"
         mosaic = f"mosaic {self.mosaic:g}" if self.mosaic else "no mosaic"
         if self.mosaic and self.close_mosaic:
             mosaic += f", none in the last {self.close_mosaic} epochs"
         bn = "" if self.bn_momentum is None else f"BatchNorm momentum {self.bn_momentum:g}"
         parts = [
-            f"{self.epochs} epochs, {self.steps} steps of {batch} images",
+            f"{self.epochs} epochs, {self.steps} steps of {self.batch} images",
             f"{self.optimizer}, lr {self.lr:.1e} to {self.lr * self.lrf:.1e} by cosine",
             f"{self.warmup_steps} steps of warm-up" if self.warmup_steps else "no warm-up",
             "BatchNorm statistics frozen" if self.freeze_bn else bn,
@@ -82,9 +80,9 @@ def recovery(
 ) -> Schedule:
     """Training a repaired student towards its teacher: a correction, not a new start.
 
-    Gradients are not accumulated. A run of fewer than 1000 steps takes smaller batches to have more steps, down to 8
-    images; one of fewer than 250, down to 4. No learning rate suits every network and length, and batch statistics do
-    not suit every data set: `distill.yolo.training.tuning` chooses both.
+    A run of fewer than 1000 steps takes smaller batches to have more steps, down to 8 images; one of fewer than 250,
+    down to 4. No learning rate suits every network and length, and batch statistics do not suit every data set:
+    `distill.yolo.training.tuning` chooses both.
 
     Args:
         images: training images.
@@ -146,11 +144,7 @@ def teacher(images: int, batch: int, epochs: int, *, lr: float | None = None, mo
 def sparsify(images: int, batch: int, epochs: int, *, lr: float | None = None) -> Schedule:
     """Training on under a penalty that pushes channels to zero, at a high rate because the scales have far to go.
 
-    Args:
-        images: training images.
-        batch: images to a step.
-        epochs: passes over the images.
-        lr: highest learning rate; `LR` if None. It ends at a tenth, so that the penalty works to the end.
+    The rate ends at a tenth, so that the penalty works to the end. Args: as for `teacher`.
     """
     steps, lr = _steps(images, batch, epochs), LR if lr is None else lr
     warmup, ema_tau = min(100, steps // 20), _ema_tau(steps)

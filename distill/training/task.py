@@ -66,7 +66,6 @@ class DistillationTask(nn.Module):
         self.run, self.labelled, self.labels = run, labelled, labels
         # In a list, because a Module assigned to an attribute would become a submodule.
         self._teacher = [copy.deepcopy(teacher).eval().requires_grad_(False)]
-        self._levels = 0 if keep is None else len(keep)
         for level, channels in enumerate(keep or ()):
             self.register_buffer(f"keep{level}", torch.as_tensor(channels, dtype=torch.long), persistent=False)
         self._set_up()
@@ -81,7 +80,7 @@ class DistillationTask(nn.Module):
     @property
     def keep(self) -> tuple[Tensor, ...] | None:
         """Per level the teacher's channels that the student still has, or None if it has them all."""
-        return tuple(getattr(self, f"keep{level}") for level in range(self._levels)) or None
+        return tuple(self.buffers(recurse=False)) or None
 
     def scale(self, factors: Mapping[str, float]) -> None:
         """Multiply the weights of losses, by name; the others stay as they are."""
@@ -125,18 +124,17 @@ class DistillationTask(nn.Module):
     def _set_up(self) -> None:
         """Let losses make their layers: now, because an optimizer may be made of the task's parameters next."""
         modules = {loss.name: loss.call for loss in self.losses if isinstance(loss.call, LossModule)}
-        networks = Networks(self.student, self.teacher, self._channels()) if modules else None
+        if not modules:
+            return
+        if self.keep is not None:
+            channels = tuple(map(len, self.keep))
+        else:  # they are the teacher's, and running it leaves no trace: it is in eval mode
+            probe = next(self.teacher.parameters()).new_zeros(1, 3, PROBE, PROBE)
+            with torch.no_grad():
+                channels = tuple(feature.shape[1] for feature in self.run(self.teacher, probe).neck)
+        networks = Networks(self.student, self.teacher, channels)
         for name, module in modules.items():
             plugins.call(f"loss '{name}'", module.setup, networks, passing=(torch.OutOfMemoryError,))
-
-    def _channels(self) -> tuple[int, ...]:
-        """Channels of the student's features, per pyramid level."""
-        if self.keep is not None:
-            return tuple(len(channels) for channels in self.keep)
-        # They are the teacher's, and running it leaves no trace: it is in eval mode.
-        with torch.no_grad():
-            probe = next(self.teacher.parameters()).new_zeros(1, 3, PROBE, PROBE)
-            return tuple(feature.shape[1] for feature in self.run(self.teacher, probe).neck)
 
     def _check(self, values: Mapping[str, Tensor], student: Outputs) -> None:
         """Raise for a loss that cannot teach the student anything."""

@@ -106,7 +106,7 @@ def train(
             "amp": "bf16" if in_bfloat16(torch.device(device)) else False,
             **{name: getattr(schedule, name) for name in SAME_NAME},
             **schedule.augmentation,
-            "nbs": schedule.batch * schedule.accumulate,  # gradients are accumulated to this many images
+            "nbs": schedule.batch,  # gradients are not accumulated
             "lr0": schedule.lr,
             "warmup_epochs": 0,  # the schedule warms up, step by step
         }
