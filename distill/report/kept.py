@@ -43,10 +43,7 @@ def read(folder: Path) -> dict[str, Results | Comparison]:
 
 
 def shrink(run_dir: Path) -> dict[str, Any]:
-    """What is kept of a finished run or comparison: no long lists, and no path of the machine it ran on.
-
-    Args:
-        run_dir: its folder, with results.json or compare.json, and recipe.yaml.
+    """What is kept of the folder of a finished run or comparison: no long lists, and no path of the machine it ran on.
 
     Raises:
         DistillError: the folder holds neither file, or a damaged one.

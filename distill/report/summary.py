@@ -43,14 +43,9 @@ def collect(run_dirs: Iterable[Path], folder: Path) -> None:
 
 
 def write(folder: Path, table_in: Path | None = None) -> Path:
-    """Write the page of all results beside the folder that holds them, `docs/results.md` for `docs/results/`.
+    """Write and return the page of all results, beside the folder from `collect`: `docs/results.md` for `docs/results/`.
 
-    Args:
-        folder: small JSON files, from `collect`.
-        table_in: a document that gets the table by budget, between the lines BEGIN and END; none by default.
-
-    Returns:
-        The page.
+    The document `table_in`, if any, gets the table by budget between its lines BEGIN and END.
 
     Raises:
         DistillError: there are no such files, or the document lacks the two lines.
@@ -58,7 +53,7 @@ def write(folder: Path, table_in: Path | None = None) -> Path:
     """
     kept = read(folder)
     page = folder.with_suffix(".md")
-    text = table_in and with_table(table_in.read_text(encoding="utf-8"), table(kept.values()), str(table_in))
+    text = table_in and _with_table(table_in.read_text(encoding="utf-8"), table(kept.values()), str(table_in))
     write_files(page.parent, {page.name: render(kept, folder.name).encode()})
     if table_in and text:
         write_files(table_in.parent, {table_in.name: text.encode()})
@@ -100,12 +95,7 @@ def table(kept: Collection[Results | Comparison]) -> str:
     return "\n\n".join(parts)
 
 
-def with_table(document: str, content: str, name: str) -> str:
-    """A document with other content between its lines BEGIN and END.
-
-    Raises:
-        DistillError: it does not have each of the two lines once, in this order.
-    """
+def _with_table(document: str, content: str, name: str) -> str:
     before, begin, rest = document.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end or BEGIN in rest or END in after:

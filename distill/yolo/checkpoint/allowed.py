@@ -72,8 +72,7 @@ def unpickle(archive: Archive) -> Any:
     foreign = [name for name in names if name not in allowed]
     if foreign == ["builtins.getattr"]:  # how a method put in place of forward() is pickled
         raise fused_network(path)
-    project = own_project(names)
-    if project is not None:
+    if (project := own_project(names)) is not None:
         project.checkpoints.check_names(path, foreign)
     if foreign:
         raise _foreign(path, foreign[0])

@@ -55,9 +55,8 @@ class Archive:
             raise DistillError(f"{path} is a zip file, but not a PyTorch checkpoint: give the .pt that training saved")
         unpacked, packed = sum(info.file_size for info in self._zip.infolist()), path.stat().st_size
         if unpacked > _MOST_UNPACKED * packed:
-            raise DistillError(
-                f"{path} would unpack from {packed:,} to {unpacked:,} bytes, as no checkpoint does: refused"
-            )
+            sizes = f"{packed:,} to {unpacked:,} bytes"
+            raise DistillError(f"{path} would unpack from {sizes}, as no checkpoint does: refused")
         self._folder = pickles[0].removesuffix("data.pkl")
         try:
             self._pickle = self._zip.read(pickles[0])
@@ -69,22 +68,15 @@ class Archive:
             raise DistillError(f"{path} was written on a big-endian machine: save it again on another")
 
     def load(self, modules: Mapping[str, type[nn.Module]], ignored: Collection[str] = ()) -> Any:
-        """Unpickle the file.
-
-        Args:
-            modules: the class that each name stands for; the names may be another project's.
-            ignored: names whose objects become `Ignored`.
+        """Unpickle the file: names become the classes in `modules`, objects of those in `ignored` become `Ignored`.
 
         Raises:
             DistillError: the pickle uses a name that is in neither and not in `PLAIN`, or does not hold together.
         """
-        reader = Reader(self._pickle, self._read_storage, modules, ignored)
         try:
-            content = reader.load()
-            reader.finish()
+            return Reader(self._pickle, self._read_storage, modules, ignored).read()
         except Exception as error:  # a malformed pickle can end in any exception at all
             raise DistillError(f"{self.path} is damaged ({first_line(error)}): copy or download it again") from error
-        return content
 
     def _read_storage(self, key: str, dtype: torch.dtype, count: int) -> Tensor:
         info = self._zip.getinfo(f"{self._folder}data/{key}")
@@ -126,9 +118,8 @@ def _names(data: bytes) -> tuple[str, ...]:
     for instruction, argument, _ in pickletools.genops(data):
         if instruction.name not in _INSTRUCTIONS:
             raise ValueError(f"pickle instruction {instruction.name}")
-        if instruction.name == "LONG_BINPUT" and int(argument or 0) > len(
-            data
-        ):  # it would allocate an array of that size
+        # The unpickler would allocate an array of that size.
+        if instruction.name == "LONG_BINPUT" and int(argument or 0) > len(data):
             raise ValueError("pickle memo out of range")
         tuples += instruction.name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
         if tuples > _MOST_TUPLES:

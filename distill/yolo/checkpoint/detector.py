@@ -17,7 +17,6 @@ from distill.machine.files import write_bytes
 from distill.yolo.checkpoint.allowed import check_description, check_task, fused_network, own_project, unpickle
 from distill.yolo.checkpoint.archive import Archive
 from distill.yolo.checkpoint.saving import bare_copy, half, stripped
-from distill.yolo.families.family import Family
 from distill.yolo.families.table import FAMILIES, family_of, supported
 from distill.yolo.upstream import DEFAULT_CFG_DICT, DetectionModel, Focus, __version__, torch_safe_load
 
@@ -36,10 +35,8 @@ class Detector:
 def load(path: str | Path, *, trust: bool = False) -> Detector:
     """Open a checkpoint that ultralytics saved, in training or after.
 
-    Args:
-        path: the .pt file.
-        trust: let Python unpickle it, as `YOLO(path)` does. It may then hold classes of its own, as long as they can be
-            imported, and run any code it likes. Only for files from hands you trust.
+    With `trust`, Python unpickles it, as `YOLO(path)` does. It may then hold classes of its own, as long as they can be
+    imported, and run any code it likes. Only for files from hands you trust.
 
     Raises:
         DistillError: no checkpoint, no detector, a kind of detector that is not supported, or a file that holds anything
@@ -48,7 +45,13 @@ def load(path: str | Path, *, trust: bool = False) -> Detector:
     path = Path(path).expanduser()
     archive = Archive(path)
     trust = trust and own_project(archive.names) is None  # those are read without their project, so never run
-    content = _trusted(path) if trust else unpickle(archive)
+    if trust:
+        try:
+            content = torch_safe_load(str(path))[0]
+        except Exception as error:  # the file's own code may raise anything
+            raise DistillError(f"{path} cannot be unpickled: {first_line(error)}") from error
+    else:
+        content = unpickle(archive)
     try:
         return _detector(path, content, trust)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -72,12 +75,10 @@ def save(
     Raises:
         RunError: the disk is full or not writable.
     """
-    path = Path(path)
     network: Any = bare_copy(model).cpu().eval().requires_grad_(False)
     network.names = dict(names)
     network.model[-1] = family_of(network).checkpoints.portable(network.model[-1])
-    args = getattr(network, "args", None)
-    network.args = {**_plain(args), "task": "detect", "imgsz": imgsz}
+    network.args = {**_plain(getattr(network, "args", None)), "task": "detect", "imgsz": imgsz}
     checkpoint = {
         **stripped(half(network)),
         "train_args": dict(network.args),
@@ -89,21 +90,13 @@ def save(
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     _check_own(buffer, network)
-    write_bytes(path, buffer.getbuffer())
+    write_bytes(Path(path), buffer.getbuffer())
 
 
 def fused(model: nn.Module) -> nn.Module:
     """A copy for inference: eval mode, every BatchNorm folded into its convolution. `model` is not changed."""
     network: Any = bare_copy(model).eval()
     return network.fuse(verbose=False)
-
-
-def _trusted(path: Path) -> Any:
-    """The checkpoint's content, by ultralytics' own unpickling."""
-    try:
-        return torch_safe_load(str(path))[0]
-    except Exception as error:  # the file's own code may raise anything
-        raise DistillError(f"{path} cannot be unpickled: {first_line(error)}") from error
 
 
 def _detector(path: Path, content: Any, trust: bool) -> Detector:
@@ -122,10 +115,10 @@ def _detector(path: Path, content: Any, trust: bool) -> Detector:
         raise DistillError(f"{path} is a {type(model).__name__}, not a detector: {supported()}")
     for family in FAMILIES:
         family.checkpoints.adopt(path, model, content)
-    family = check_network(path, model)
+    check_network(path, model)
     if not trust:
         check_description(path, getattr(model, "yaml", None))
-    args = _plain(family.checkpoints.train_args(content))
+    args = _plain(content.get("train_args"))
     _renew(model, args)
     model.pt_path = str(path)  # type: ignore[assignment]
     _check_runs(path, model)
@@ -134,13 +127,13 @@ def _detector(path: Path, content: Any, trust: bool) -> Detector:
     return Detector(model, _names(path, model), _imgsz(args.get("imgsz")), path, plan)
 
 
-def check_network(path: Path, model: Any) -> Family:
-    """The family of a DetectionModel.
+def check_network(path: Path, model: Any) -> None:
+    """Refuse a DetectionModel of no family, a fused one, and one for images of other than 3 channels.
 
     Raises:
-        DistillError: it has none, is fused, or takes images of other than 3 channels. The message begins with `path`.
+        DistillError: the message begins with `path`.
     """
-    family = family_of(model, path)
+    family_of(model, path)
     if model.is_fused():
         raise fused_network(path)
     channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
@@ -148,7 +141,6 @@ def check_network(path: Path, model: Any) -> Family:
         channels //= 4
     if channels != 3:
         raise DistillError(f"{path} takes images of {channels} channels: only 3 are supported")
-    return family
 
 
 def _renew(model: Any, args: Mapping[str, Any]) -> None:
@@ -193,8 +185,7 @@ def _names(path: Path, model: Any) -> dict[int, str]:
 
 def _imgsz(value: Any) -> int | None:
     sizes = value if isinstance(value, (list, tuple)) else [value]
-    whole = [size for size in sizes if isinstance(size, int) and size > 0]
-    return max(whole, default=None)
+    return max((size for size in sizes if isinstance(size, int) and size > 0), default=None)
 
 
 def _plain(args: Any) -> dict[str, Any]:
@@ -209,7 +200,6 @@ def _check_own(buffer: io.BytesIO, network: nn.Module) -> None:
     roots = {"torch", "ultralytics", "collections", "builtins", "__builtin__"}
     roots |= {type(module).__module__.split(".")[0] for module in network.modules()}
     roots -= {"distill", "prune", "__main__"}
-    names = torch.serialization.get_unsafe_globals_in_checkpoint(buffer)
-    foreign = [name for name in names if name.split(".")[0] not in roots]
-    if foreign:
-        raise TypeError(f"the network holds {foreign[0]}, which a user of the file may not have")
+    for name in torch.serialization.get_unsafe_globals_in_checkpoint(buffer):
+        if name.split(".")[0] not in roots:
+            raise TypeError(f"the network holds {name}, which a user of the file may not have")

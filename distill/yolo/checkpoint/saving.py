@@ -15,12 +15,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 def bare_copy(model: Network) -> Network:
     """A deep copy without hooks, loss and file name. They are passed over, not copied: they may hold the teacher."""
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        memo |= {id(value): OrderedDict() for key, value in vars(module).items() if "_hooks" in key}
-    criterion = getattr(model, "criterion", None)
-    if criterion is not None:
-        memo[id(criterion)] = None
+    hooks = [value for module in model.modules() for key, value in vars(module).items() if "_hooks" in key]
+    memo: dict[int, Any] = {id(value): OrderedDict() for value in hooks}
+    if getattr(model, "criterion", None) is not None:
+        memo[id(model.criterion)] = None
     bare = copy.deepcopy(model, memo)
     for name in ("criterion", "pt_path"):
         vars(bare).pop(name, None)
@@ -37,9 +35,5 @@ def half(network: Network) -> Network:
 def stripped(network: nn.Module) -> dict[str, Any]:
     """A checkpoint's content as ultralytics and the original YOLOv5 leave it when training has ended."""
     date = datetime.now().astimezone().isoformat()
-    return {
-        "epoch": -1,
-        "model": network,
-        "date": date,
-        **dict.fromkeys(("best_fitness", "ema", "updates", "optimizer")),
-    }
+    empty = dict.fromkeys(("best_fitness", "ema", "updates", "optimizer"))
+    return {"epoch": -1, "model": network, "date": date, **empty}

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 _MOST_EXPANDED = 2**21  # values of all tensors that repeat their storage
 _MOST_SHARED = 4  # tensors to a storage, by the values of all of them
 
+_CHILDREN: dict[str, type] = {"modules": nn.Module, "parameters": nn.Parameter, "buffers": Tensor}  # of a module
 _TENSOR, _PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
 GRAPH = "torch.fx.graph_module.reduce_graph_module"  # a module as its parts, and code that is not run here
 
@@ -61,14 +62,10 @@ class GraphParts(nn.Module):
 
 
 class Reader(pickle.Unpickler):
-    """Builds plain data, tensors and stand-ins; `finish` then turns the stand-ins into modules."""
+    """Builds plain data, tensors and stand-ins; `read` then turns the stand-ins into modules."""
 
     def __init__(
-        self,
-        data: bytes,
-        read_storage: Any,
-        modules: Mapping[str, type[nn.Module]],
-        ignored: Collection[str],
+        self, data: bytes, read_storage: Any, modules: Mapping[str, type[nn.Module]], ignored: Collection[str]
     ) -> None:
         super().__init__(io.BytesIO(data))
         self._read_storage = read_storage
@@ -100,8 +97,9 @@ class Reader(pickle.Unpickler):
             self._left += _MOST_SHARED * count
         return self._storages[key, dtype]
 
-    def finish(self) -> None:
-        """Give every stand-in its class and state."""
+    def read(self) -> Any:
+        """Load the pickle, then give every stand-in its class and state."""
+        content = self.load()
         modules = []
         for item in self._stand_ins:
             state = vars(item).pop("state", None)
@@ -113,7 +111,10 @@ class Reader(pickle.Unpickler):
             for key, value in list(vars(module).items()):
                 if isinstance(value, Ignored):
                     del vars(module)[key]
-            _check_children(module)
+            for kind, expected in _CHILDREN.items():
+                if not all(child is None or isinstance(child, expected) for child in vars(module)[f"_{kind}"].values()):
+                    raise pickle.UnpicklingError(f"something else among the {kind} of a module")
+        return content
 
     def _stand_in(self, becomes: type) -> type:
         """A class of its own for each name and each file, so that a hostile pickle has nothing lasting to change."""
@@ -161,12 +162,3 @@ def _checked(state: Any) -> dict[str, Any]:
     if not isinstance(state, dict) or not all(isinstance(state.get(f"_{k}"), dict) for k in _CHILDREN):
         raise pickle.UnpicklingError("a module without its parts")
     return {key: OrderedDict() if "_hooks" in key else value for key, value in state.items()}
-
-
-_CHILDREN: dict[str, type] = {"modules": nn.Module, "parameters": nn.Parameter, "buffers": Tensor}
-
-
-def _check_children(module: nn.Module) -> None:
-    for kind, expected in _CHILDREN.items():
-        if not all(child is None or isinstance(child, expected) for child in vars(module)[f"_{kind}"].values()):
-            raise pickle.UnpicklingError(f"something else among the {kind} of a module")

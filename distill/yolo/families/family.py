@@ -45,12 +45,10 @@ class Checkpoints:
     # (file, its names that stand for nothing) -> None. Raises `DistillError` that says what the file is.
     check_names: Callable[[Path, list[str]], None] = lambda path, names: None
     # (file, network, the checkpoint's content) -> None. Gives the network this family's head if its last layer is one in
-    # another form; leaves every other network alone.
+    # another form, and the content its `train_args`; leaves every other network alone.
     adopt: Callable[[Path, Any, dict[str, Any]], None] = lambda path, model, content: None
     # (head) -> the form in which ultralytics can load it without this project.
     portable: Callable[[Any], nn.Module] = lambda head: head
-    # (the checkpoint's content) -> how it was trained, `imgsz` above all.
-    train_args: Callable[[dict[str, Any]], Any] = lambda content: content.get("train_args")
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,5 @@ class Family:
     # (head) -> None. Makes the head give what the code expects that such a network is deployed with.
     prepare_export: Callable[[Any], None] = lambda head: None
     native: NativeFormat | None = None  # None if the family's own project is ultralytics
-    untrainable: str = (
-        ""  # why none is trained from scratch, to follow the file's name in a message; empty if one can be
-    )
+    # Why none is trained from scratch, to follow the file's name in a message; empty if one can be.
+    untrainable: str = ""

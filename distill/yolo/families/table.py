@@ -13,14 +13,10 @@ FAMILIES: tuple[Family, ...] = (ANCHOR, DFL)
 
 
 def family_of(model: nn.Module, source: object = "the network") -> Family:
-    """The family whose head a network ends in.
-
-    Args:
-        model: an ultralytics DetectionModel, or any other network.
-        source: what the message calls it, such as its file.
+    """The family whose head a network, which need not be a YOLO, ends in.
 
     Raises:
-        DistillError: the head is of no family. The message names it and what is supported.
+        DistillError: the head is of no family. The message names it and what is supported, and calls the network `source`.
     """
     layers = getattr(model, "model", None)
     head = layers[-1] if isinstance(layers, nn.Sequential) and len(layers) else model

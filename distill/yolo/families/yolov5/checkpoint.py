@@ -17,8 +17,7 @@ class OriginalHead(nn.Module):
     """The original's Detect as it was unpickled; `adopt` makes an `AnchorDetect` of it."""
 
 
-# The project's own folders, and the same inside its package on PyPI.
-_ROOTS = ("", "yolov5.")
+_PACKAGE = "yolov5."  # on PyPI, the project's folders are inside it
 
 # What each module of the original is here: the same forward pass on the same attributes. Most have the same name.
 _SAME_NAME = {
@@ -40,7 +39,7 @@ _MODULES: dict[str, type[nn.Module]] = {
     "utils.activations.SiLU": nn.SiLU,
     "utils.activations.Hardswish": nn.Hardswish,
 }
-MODULES: dict[str, type[nn.Module]] = {f"{root}{name}": kind for root in _ROOTS for name, kind in _MODULES.items()}
+MODULES = {**_MODULES, **{_PACKAGE + name: kind for name, kind in _MODULES.items()}}
 
 _OTHER_TASKS = {
     "models.yolo.SegmentationModel": "a segmentation model",
@@ -63,27 +62,22 @@ HYP = {**_RATES, **_WARMUP, **_GAINS, **_MATCHING}
 
 def is_original(names: tuple[str, ...]) -> bool:
     """Whether a checkpoint that uses these names is of the original project, or of a fork or kin of it."""
-    return any(name.startswith(tuple(f"{root}models.yolo." for root in _ROOTS)) for name in names)
+    return any(name.removeprefix(_PACKAGE).startswith("models.yolo.") for name in names)
 
 
 def check_names(path: Path, names: list[str]) -> None:
-    """Refuse other tasks, wrapped networks and forks, each in a line of its own.
-
-    Args:
-        path: the checkpoint.
-        names: those names in it that stand for none of the modules read here.
-    """
-    for name in (name.removeprefix("yolov5.") for name in names):
+    """Refuse other tasks, wrapped networks and forks by names that stand for none of the modules read here."""
+    for name in (name.removeprefix(_PACKAGE) for name in names):
         if name in _OTHER_TASKS:
-            what = _OTHER_TASKS[name]
-            raise DistillError(f"{path} is {what}, not a detector: of the original YOLOv5, detectors are read")
+            raise DistillError(
+                f"{path} is {_OTHER_TASKS[name]}, not a detector: of the original YOLOv5, detectors are read"
+            )
         if name in _WRAPPERS:
             raise DistillError(
                 f"{path} holds a network wrapped for inference ({name}): give the .pt that training saved"
             )
-    of_project = tuple(f"{root}{part}" for root in _ROOTS for part in ("models.", "utils."))
     for name in names:
-        if name.startswith(of_project):
+        if name.removeprefix(_PACKAGE).startswith(("models.", "utils.")):
             raise DistillError(
                 f"{path} holds '{name}', which the models of the original YOLOv5 (v5.0 to v7.0) do not use: it was made by "
                 "a changed copy (a fork) of that project, or from a description of its owner's: to use it here, train on "
@@ -107,13 +101,7 @@ def adopt(path: Path, model: Any, content: dict[str, Any]) -> None:
         model.model[-1] = restore(model.model[-1])
 
 
-def train_args(content: dict[str, Any]) -> Any:
-    """How a checkpoint was trained: its `train_args`, which the original calls `opt`."""
-    return content.get("train_args") or {"imgsz": _imgsz(_options(content))}
-
-
 def _convert(path: Path, model: Any, content: dict[str, Any]) -> None:
-    """Make a network as it was unpickled one that ultralytics' code runs. In place."""
     old: Any = model.model[-1]
     stride = torch.as_tensor(getattr(old, "stride", model.stride)).float()
     head: Any = AnchorDetect(list(old.m), old.anchors.float(), stride, int(old.nc))
@@ -122,8 +110,11 @@ def _convert(path: Path, model: Any, content: dict[str, Any]) -> None:
         raise DistillError(f"{path} is damaged (its anchors do not fit its head): copy or download it again")
     model.model[-1] = placed_as(old, head)
     model.stride, model.nc = stride, head.nc
-    options = _options(content)
-    model.hyp = _hyp(getattr(model, "hyp", None), options.get("hyp"), head, _imgsz(options))
+    options: Any = content.get("opt")
+    options = options if isinstance(options, dict) else {}
+    imgsz = options.get("imgsz", options.get("img_size"))
+    content["train_args"] = content.get("train_args") or {"imgsz": imgsz}
+    model.hyp = _hyp(getattr(model, "hyp", None), options.get("hyp"), head, imgsz)
     for name in ("class_weights", "gr"):
         vars(model).pop(name, None)
     for module in model.modules():
@@ -131,21 +122,11 @@ def _convert(path: Path, model: Any, content: dict[str, Any]) -> None:
             vars(module).setdefault("inplace", True)  # the original's own have no such switch
 
 
-def _options(content: dict[str, Any]) -> dict[str, Any]:
-    options = content.get("opt")
-    return options if isinstance(options, dict) else {}
-
-
-def _imgsz(options: dict[str, Any]) -> Any:
-    """The image size, under either of its names."""
-    return options.get("imgsz", options.get("img_size"))
-
-
 def _hyp(of_network: Any, of_options: Any, head: AnchorDetect, imgsz: Any) -> dict[str, float]:
     """The gains that the network was trained with; if the file has none, the defaults as train.py scales them."""
     if isinstance(of_network, dict):
         return {**HYP, **_numbers(of_network)}
-    hyp = {**HYP, **(_numbers(of_options) if isinstance(of_options, dict) else {})}
+    hyp = {**HYP, **_numbers(of_options)}
     size = max(imgsz) if isinstance(imgsz, list) and imgsz else imgsz if isinstance(imgsz, int) else 640
     hyp["box"] *= 3 / head.nl
     hyp["cls"] *= head.nc / 80 * 3 / head.nl
@@ -153,5 +134,6 @@ def _hyp(of_network: Any, of_options: Any, head: AnchorDetect, imgsz: Any) -> di
     return hyp
 
 
-def _numbers(values: dict[str, Any]) -> dict[str, float]:
-    return {key: float(value) for key, value in values.items() if isinstance(value, (int, float))}
+def _numbers(values: Any) -> dict[str, float]:
+    items = values.items() if isinstance(values, dict) else ()
+    return {key: float(value) for key, value in items if isinstance(value, (int, float))}

@@ -23,7 +23,6 @@ ANCHOR = Family(
         check_names=checkpoint.check_names,
         adopt=checkpoint.adopt,
         portable=head.portable,
-        train_args=checkpoint.train_args,
     ),
     prepare_export=head.use_original_layout,
     native=NativeFormat(

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from distill.losses.context import Outputs
@@ -112,22 +111,22 @@ def placed_as(old: Any, new: Any) -> Any:
 def outputs(head: Any, raw: Any) -> Outputs:
     """What losses read, of what a network with this head returned in train mode."""
     maps = [head.split(level) for level in raw["maps"]]
-    flat = torch.cat([rearrange(level, "b n h w o -> b (n h w) o") for level in maps], 1)  # (B, A, 5 + nc)
+    flat = torch.cat([level.flatten(1, 3) for level in maps], 1)  # (B, A, 5 + nc)
     anchors = torch.tensor([level.shape[1:4].numel() for level in maps])  # of each level
+
+    def decode() -> Tensor:
+        boxes = torch.cat([head.decode(level.float(), i) for i, level in enumerate(raw["maps"])], 1)
+        centre, size = boxes[..., :2], boxes[..., 2:4]
+        return torch.cat((centre - size / 2, centre + size / 2), -1)
+
     return Outputs(
         neck=tuple(raw["feats"]),
         class_logits=flat[..., 5:],
         objectness_logits=flat[..., 4],
-        decode=lambda: _corners(torch.cat([head.decode(level.float(), i) for i, level in enumerate(raw["maps"])], 1)),
+        decode=decode,
         strides=head.stride.repeat_interleave(anchors.to(head.stride.device)),
         raw=maps,
     )
-
-
-def _corners(boxes: Tensor) -> Tensor:
-    """(..., centre and size, ...) -> (..., 4) as x1 y1 x2 y2."""
-    centre, size = boxes[..., :2], boxes[..., 2:4]
-    return torch.cat((centre - size / 2, centre + size / 2), -1)
 
 
 def label_terms(model: Any, outputs: Outputs, batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -148,8 +147,8 @@ def sensitivity(head: Any, raw: Any) -> Tensor:
         logits = head.split(values.float())  # (B, boxes, H, W, 5 + nc)
         p = logits.detach().sigmoid()
         believed = p[..., 4:5]
-        fisher = (p * (1 - p)).sqrt()
-        scale = torch.cat((fisher[..., :4], fisher[..., 4:5], fisher[..., 5:] * believed.sqrt()), -1)
+        scale = (p * (1 - p)).sqrt()
+        scale[..., 5:] *= believed.sqrt()
         # d(centre)/d(logit) = 2 p (1 - p) cells, over the box's size (2 p)^2 anchor; d(log size)/d(logit) = 2 (1 - p).
         size = (p[..., 2:4] * 2) ** 2 * head.anchors[level].view(1, head.na, 1, 1, 2)
         scale[..., :2] = BOX * 2 * p[..., :2] * (1 - p[..., :2]) / size.clamp(min=1e-6) * believed.sqrt()

@@ -58,9 +58,7 @@ def save_original(model: nn.Module, path: str | Path, *, names: Mapping[int, str
     for layer in network.model:
         layer.type = _type(layer)
     original = half(network).model[-1]
-    original.stride = network.stride.to(
-        original.anchors.dtype
-    )  # half() passes it over: in the original it is no buffer
+    original.stride = network.stride.to(original.anchors.dtype)  # not a buffer there, so half() passes it over
     content = {**stripped(network), "opt": {"imgsz": imgsz}, "git": None}
     buffer = io.BytesIO()
     torch.save(content, buffer, pickle_module=SimpleNamespace(__name__=__name__, Pickler=_Pickler))
