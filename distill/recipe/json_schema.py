@@ -36,9 +36,7 @@ def _section(cls: Any) -> dict[str, Any]:
 
 def _property(key: Key) -> dict[str, Any]:
     schema = _value(key)
-    others: list[dict[str, Any]] = [{"const": "auto"}] if key.none == "auto" else []
-    if key.none == "null":
-        others = [{"type": "null"}]
+    others: list[dict[str, Any]] = {"auto": [{"const": "auto"}], "null": [{"type": "null"}], "": []}[key.none]
     if key.required or key.may_be_unset:
         others.append({"const": UNSET})  # to be given on the command line
     schema = {"anyOf": [schema, *others]} if others else schema

@@ -115,12 +115,12 @@ def _read_section(cls: Any, node: Node) -> Any:
 
 def _refuse_unknown(name: str, keys: Mapping[str, Key], node: Node) -> None:
     hint = nearest(name, keys, node.path[: -len(name)])
-    if not hint:  # perhaps a good name in the wrong place
-        elsewhere = [path for path in node.names if path.endswith(f".{name.rpartition('.')[2]}")]
-        names = (
-            f"there are {', '.join(node.names)}" if len(node.names) < 10 else "distill ls keys prints those there are"
-        )
-        hint = f", did you mean {' or '.join(elsewhere)}?" if elsewhere else f": {names}"
+    elsewhere = [path for path in node.names if path.endswith(f".{name.rpartition('.')[2]}")]
+    if not hint and elsewhere:  # a good name in the wrong place
+        hint = f", did you mean {' or '.join(elsewhere)}?"
+    elif not hint:
+        few = len(node.names) < 10
+        hint = f": there are {', '.join(node.names)}" if few else ": distill ls keys prints those there are"
     node.complain(f"unknown key '{node.path}'{hint}", at_key=True)
 
 

@@ -80,7 +80,7 @@ class DistillationTask(nn.Module):
     @property
     def keep(self) -> tuple[Tensor, ...] | None:
         """Per level the teacher's channels that the student still has, or None if it has them all."""
-        return tuple(self.buffers(recurse=False)) or None
+        return tuple(buffer for _, buffer in self.named_buffers(recurse=False, remove_duplicate=False)) or None
 
     def scale(self, factors: Mapping[str, float]) -> None:
         """Multiply the weights of losses, by name; the others stay as they are."""
