@@ -34,10 +34,6 @@ _MIN_SIDE = 10  # pixels
 _RECORD = {"keypoints": None, "normalized": True, "bbox_format": "xywh"}  # the same in all records
 
 
-class _UnknownClass(Exception):
-    """A label file names a class that the data set does not have: a mistake in the data, not a damaged file."""
-
-
 def read(
     path: Path, key: str, images: Sequence[Path], names: Mapping[int, str] | None, progress: ProgressCallback | None
 ) -> tuple[Records, list[str]]:
@@ -60,7 +56,7 @@ def read(
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         results: Iterable[Any] = pool.map(lambda image, file: _read_one(image, file, names), images, files)
         results = list(progress(results, f"checking {key}", len(images)) if progress else results)
-    unknown = [result for result in results if isinstance(result, _UnknownClass)]
+    unknown = [result for result in results if isinstance(result, DistillError)]
     problems = [result for result in results if isinstance(result, str)]
     records = tuple(result for result in results if isinstance(result, dict))
     if unknown:
@@ -102,7 +98,7 @@ def hold_back(records: Records) -> tuple[Records, Records]:
     return train, tuple(records[index] for index in sorted(val))
 
 
-def _read_one(image: Path, file: Path | None, names: Mapping[int, str] | None) -> dict[str, Any] | str | _UnknownClass:
+def _read_one(image: Path, file: Path | None, names: Mapping[int, str] | None) -> dict[str, Any] | str | DistillError:
     """A record, or what is wrong with the image or its labels."""
     try:
         shape = _check_image(image)
@@ -110,7 +106,7 @@ def _read_one(image: Path, file: Path | None, names: Mapping[int, str] | None) -
         return f"{image}: {_reason(error)}"
     try:
         cls, boxes, segments = _read_labels(file, names or {})
-    except _UnknownClass as error:
+    except DistillError as error:  # a class that the data set does not have: a mistake in the data, not a damaged file
         return error
     except (ValueError, OSError) as error:
         return f"{file}: {_reason(error)}"
@@ -158,7 +154,7 @@ def _read_labels(path: Path | None, names: Mapping[int, str]) -> tuple[np.ndarra
             raise ValueError(f"line {number}: '{row[0]}' is no class id")
         if values[-1][0] >= len(names):
             classes = f"{len(names)} classes (0-{len(names) - 1})"
-            raise _UnknownClass(f"{path}:{number}: class {int(values[-1][0])}, but the data set has {classes}")
+            raise DistillError(f"{path}:{number}: class {int(values[-1][0])}, but the data set has {classes}")
     cls = np.stack([row[:1] for row in values])
     segments: list[np.ndarray] = []
     if all(len(row) == 5 for row in values):
