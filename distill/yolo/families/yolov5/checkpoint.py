@@ -68,14 +68,11 @@ def is_original(names: tuple[str, ...]) -> bool:
 def check_names(path: Path, names: list[str]) -> None:
     """Refuse other tasks, wrapped networks and forks by names that stand for none of the modules read here."""
     for name in (name.removeprefix(_PACKAGE) for name in names):
-        if name in _OTHER_TASKS:
-            raise DistillError(
-                f"{path} is {_OTHER_TASKS[name]}, not a detector: of the original YOLOv5, detectors are read"
-            )
+        if task := _OTHER_TASKS.get(name):
+            raise DistillError(f"{path} is {task}, not a detector: of the original YOLOv5, detectors are read")
         if name in _WRAPPERS:
-            raise DistillError(
-                f"{path} holds a network wrapped for inference ({name}): give the .pt that training saved"
-            )
+            what = f"a network wrapped for inference ({name})"
+            raise DistillError(f"{path} holds {what}: give the .pt that training saved")
     for name in names:
         if name.removeprefix(_PACKAGE).startswith(("models.", "utils.")):
             raise DistillError(
@@ -110,8 +107,8 @@ def _convert(path: Path, model: Any, content: dict[str, Any]) -> None:
         raise DistillError(f"{path} is damaged (its anchors do not fit its head): copy or download it again")
     model.model[-1] = placed_as(old, head)
     model.stride, model.nc = stride, head.nc
-    options: Any = content.get("opt")
-    options = options if isinstance(options, dict) else {}
+    opt = content.get("opt")
+    options = opt if isinstance(opt, dict) else {}
     imgsz = options.get("imgsz", options.get("img_size"))
     content["train_args"] = content.get("train_args") or {"imgsz": imgsz}
     model.hyp = _hyp(getattr(model, "hyp", None), options.get("hyp"), head, imgsz)
