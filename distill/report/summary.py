@@ -194,8 +194,8 @@ def _command(verb: str, name: str, recipe: Mapping[str, Any]) -> str:
     """A line for a shell: the words in which a resolved recipe differs from the shipped one of its name."""
     if name not in recipes.shipped():  # a file beside the user, with nothing to differ from
         return f"distill {verb} {shlex.quote(f'{name}.yaml')}"
-    given = yaml.safe_load(recipes.find(name).read_text(encoding="utf-8"))
-    unset = {key: UNSET for key, value in given.items() if value == UNSET}
+    content = yaml.safe_load(recipes.find(name).read_text(encoding="utf-8"))
+    unset = {key: UNSET for key, value in content.items() if value == UNSET}
     shipped = yaml.safe_load(recipes.to_yaml(recipes.load(name, dict.fromkeys(unset, "unset"))))
     changes = (f"{key}={_flow(value)}" for key, value in _changes(recipe, {**shipped, **unset}))
     return " ".join([f"distill {verb} {name}", *map(shlex.quote, changes)])

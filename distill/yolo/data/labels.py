@@ -64,18 +64,18 @@ def read(
         raise DistillError(f"{path}: '{key}': {unknown[0]}{rest}")
     if not records:
         raise DistillError(f"{path}: '{key}': none of the {len(images)} images can be used, first {problems[0]}")
-    of_all = f"of the {len(images)} images of '{key}'"
+    total = f"{len(images)} images of '{key}'"
     warnings = []
     unlabelled = sum(file is not None and not file.is_file() for file in files)
     if unlabelled == len(images):
         raise DistillError(
-            f"{path}: no label file for any {of_all} (looked for {files[0]} and so on): "
+            f"{path}: no label file for any of the {total} (looked for {files[0]} and so on): "
             "to work without labels give the folder of images as 'data'"
         )
     if 2 * unlabelled > len(images):
-        warnings.append(f"{unlabelled} {of_all} have no label file: counted as empty")
+        warnings.append(f"{unlabelled} of the {total} have no label file: counted as empty")
     if problems:
-        warnings.append(f"{len(problems)} {of_all} left out: {abridge(problems, '; ')}")
+        warnings.append(f"{len(problems)} of the {total} left out: {abridge(problems, '; ')}")
     return records, warnings
 
 
