@@ -41,7 +41,7 @@ def plan_in_rounds(
 
     Args:
         graph: Of the full model, from `prune.trace`.
-        importance: A name, or your own, see `prune.score`.
+        importance: As for `prune.score`.
         images: As `batches` of `prune.score`.
         rounds: How many, 1 or more.
         sensitivity: As for `prune.score`.

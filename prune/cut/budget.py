@@ -1,8 +1,9 @@
-"""What a cut must save: FLOPs, parameters or channels. Another resource is one more class and a name in `BUDGETS`."""
+"""What a cut must save: FLOPs, parameters or channels. Another resource is one more entry of `BUDGETS`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from prune.graph.graph import ChannelGraph, Layer
@@ -24,66 +25,31 @@ class Change(NamedTuple):
     norm_channels: int
 
 
+@dataclass(frozen=True)
 class Budget:
-    """Counts one resource of a graph. `total` is what the full model takes."""
+    """A resource that layers, channels and BatchNorms take.
 
-    def __init__(self, graph: ChannelGraph) -> None:
-        self.graph = graph
-        self.total = float(self.of(graph.group_of.keys()))
+    Attributes:
+        total: What the full model takes.
+        layer: (layer, number of inputs, number of outputs) -> what the layer takes.
+        channel: What a channel takes by itself.
+        norm: What a BatchNorm with a scale takes for a channel.
+    """
 
-    def goal(self, value: float) -> float:
-        """How much may be left if the user asks for `value`: that fraction."""
-        return self.total * value
-
-    def of(self, kept: Collection[int]) -> float:
-        """How much is left with the `kept` channel ids of groups; all other channels stay."""
-        raise NotImplementedError
+    total: float
+    layer: Callable[[Layer, int, int], float] = lambda layer, inputs, outputs: 0
+    channel: int = 0
+    norm: int = 0
 
     def saved(self, change: Change) -> float:
         """How much a step saves."""
-        raise NotImplementedError
+        layers = sum(self.layer(layer, *before) - self.layer(layer, *after) for layer, before, after in change.layers)
+        return layers + self.channel * change.channels + self.norm * change.norm_channels
 
 
-class FlopsBudget(Budget):
-    """FLOPs per image, at the size that the graph was traced at."""
-
-    def of(self, kept: Collection[int]) -> float:
-        """See `Budget`."""
-        return self.graph.flops(self.graph.staying.union(kept))
-
-    def saved(self, change: Change) -> float:
-        """See `Budget`."""
-        return sum(layer.flops(*before) - layer.flops(*after) for layer, before, after in change.layers)
-
-
-class ParamsBudget(Budget):
-    """Parameters of the whole model, those included that no layer of the graph has."""
-
-    def of(self, kept: Collection[int]) -> float:
-        """See `Budget`."""
-        rest = sum(p.numel() for p in self.graph.model.parameters()) - self.graph.params()
-        return rest + self.graph.params(self.graph.staying.union(kept))
-
-    def saved(self, change: Change) -> float:
-        """See `Budget`."""
-        weights = sum(layer.params(*before) - layer.params(*after) for layer, before, after in change.layers)
-        return weights + 2 * change.norm_channels
-
-
-class ChannelBudget(Budget):
-    """Prunable channels. The value asked for is the pruning ratio: the fraction that goes."""
-
-    def goal(self, value: float) -> float:
-        """See `Budget`."""
-        return self.total * (1 - value)
-
-    def of(self, kept: Collection[int]) -> float:
-        """See `Budget`."""
-        return len(kept)
-
-    def saved(self, change: Change) -> float:
-        """See `Budget`."""
-        return change.channels
-
-
-BUDGETS: Mapping[str, type[Budget]] = {"flops": FlopsBudget, "params": ParamsBudget, "ratio": ChannelBudget}
+# FLOPs are those at the size that the graph was traced at; parameters are the whole model's.
+BUDGETS: Mapping[str, Callable[[ChannelGraph], Budget]] = {
+    "flops": lambda graph: Budget(graph.flops(), Layer.flops),
+    "params": lambda graph: Budget(sum(p.numel() for p in graph.model.parameters()), Layer.params, norm=2),
+    "ratio": lambda graph: Budget(len(graph.group_of), channel=1),
+}

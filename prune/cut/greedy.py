@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -99,28 +99,30 @@ class Cutter:
             return None
         # The cheapest channels of each group, as if the others had not yet made up for them.
         cost = sum(torch.topk(self._costs(i), count, largest=False).values.sum().item() for i in bundle)
-        return Step(cost, self.budget.saved(self._change(bundle, count)), count)
+        return Step(cost, self.budget.saved(self._change(dict.fromkeys(bundle, count))), count)
 
-    def _change(self, bundle: tuple[int, ...], count: int) -> Change:
-        """What losing `count` channels in each group of the bundle does."""
+    def _change(self, lost: Mapping[int, int]) -> Change:
+        """What losing channels does: group -> how many."""
         changes: dict[str, LayerChange] = {}
-        for layer, inputs, outputs in (use for i in bundle for use in self.uses[i]):
-            before = self.counts[layer.name]
-            after = changes[layer.name].after if layer.name in changes else before
-            changes[layer.name] = LayerChange(layer, before, (after[0] - inputs * count, after[1] - outputs * count))
-        return Change(list(changes.values()), count * len(bundle), count * sum(self.norms[i] for i in bundle))
+        for i, count in lost.items():
+            for layer, inputs, outputs in self.uses[i]:
+                before = self.counts[layer.name]
+                after = changes[layer.name].after if layer.name in changes else before
+                after = after[0] - inputs * count, after[1] - outputs * count
+                changes[layer.name] = LayerChange(layer, before, after)
+        norm_channels = sum(self.norms[i] * count for i, count in lost.items())
+        return Change(list(changes.values()), sum(lost.values()), norm_channels)
 
     def _costs(self, index: int) -> torch.Tensor:
         return self.scores.cost(index).masked_fill(~self.alive[index], torch.inf)
 
     def least(self) -> float:
         """What is left when every bundle is as narrow as it may become."""
-        kept = set(self.graph.group_of)
+        lost: dict[int, int] = {}
         for bundle in self.bundles:
             narrowest = max(self.floor[i] for i in bundle)  # of equal widths, the widest floor stops all
-            for i in bundle:
-                kept -= set(self.graph.groups[i].channels[narrowest:])
-        return self.budget.of(kept)
+            lost |= {i: max(0, self.width[i] - narrowest) for i in bundle}
+        return self.left - self.budget.saved(self._change(lost))
 
     def cut_until(self, goal: float) -> Iterator[int]:
         """Cut until no more than `goal` is left; yields each percent of the way."""
@@ -145,7 +147,7 @@ class Cutter:
     def _remove(self, bundle: tuple[int, ...], count: int) -> set[int]:
         """Take the cheapest channels of each group of the bundle; the bundles whose next step changes."""
         stale: set[int] = set()
-        change = self._change(bundle, count)
+        change = self._change(dict.fromkeys(bundle, count))
         self.left -= self.budget.saved(change)
         self.counts |= {layer.name: after for layer, _, after in change.layers}
         for i in bundle:

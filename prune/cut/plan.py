@@ -140,14 +140,12 @@ def plan_from_channels(graph: ChannelGraph, kept: Collection[int]) -> PrunePlan:
     def indices(channels: Sequence[int]) -> tuple[int, ...]:
         return tuple(i for i, c in enumerate(channels) if c in kept)
 
-    modules = dict(graph.model.named_modules())
-    stored = [s for s in graph.splits if graph.adapter.stores(modules[s.owner], len(s.parts[0]))]
     total = sum(p.numel() for p in graph.model.parameters())
     return PrunePlan(
         keep={layer.name: indices(layer.outputs) for layer in graph.layers}
         | {norm.name: indices(norm.channels) for norm in graph.norms},
         keep_inputs={layer.name: indices(layer.inputs) for layer in graph.layers},
-        parts={split.owner: len(indices(split.parts[0])) for split in stored},
+        parts={split.owner: len(indices(split.parts[0])) for split in graph.splits if split.stored},
         groups=tuple(Width(g.name, len(g.channels), len(indices(g.channels))) for g in graph.groups),
         flops_before=graph.flops(),
         flops_after=graph.flops(kept),
@@ -188,7 +186,8 @@ def make_cutter(
     patterns = (protect,) if isinstance(protect, str) else tuple(protect)
     _check_patterns(graph, patterns)
     budget = BUDGETS[unit](graph)
-    cutter, goal = Cutter(graph, scores, budget, round_to, patterns, max_ratio), budget.goal(value)
+    goal = budget.total * (1 - value if unit == "ratio" else value)
+    cutter = Cutter(graph, scores, budget, round_to, patterns, max_ratio)
     least = cutter.least()  # what is infinitely dear stays too
     if least > goal:
         raise PruneError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from prune.errors import PruneError
 from prune.graph import rules
 from prune.program.interpret import Program, compute
 from prune.program.operators import channel_dim
-from prune.program.raw import set_raw, tensors
+from prune.program.raw import raw_copy, tensors
 
 # Operators that move values, or take them together, and make nothing else of zeros than zeros.
 MOVING = (rules.spatial, rules.cat, rules.split, rules.getitem, rules.slicing, rules.view, rules.reduction)
@@ -49,11 +48,11 @@ def verify(
     x = example_input.to(next(model.parameters()).device, torch.float64)
     with torch.no_grad():
         try:
-            reference = masked_outputs(set_raw(copy.deepcopy(model).double(), adapter), plan, x, adapter)
+            reference = masked_outputs(raw_copy(model, adapter).double(), plan, x, adapter)
         except RuntimeError as error:
             raise PruneError(f"{type(model).__name__} does not run in float64: {error}") from error
         try:
-            outputs = tensors(adapter.outputs(set_raw(copy.deepcopy(student).double(), adapter)(x)))
+            outputs = tensors(adapter.outputs(raw_copy(student, adapter).double()(x)))
         except RuntimeError as error:
             raise PruneError(f"the cut network does not run: {error}") from error
     if [t.shape for t in reference] != [t.shape for t in outputs]:

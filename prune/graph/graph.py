@@ -73,9 +73,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Split:
-    """A chunk or split in `owner`'s own forward: the parts must stay equally wide. `parts` are tuples of channel ids."""
+    """A chunk or split in the forward of the module `owner`: the parts, of channel ids, must stay equally wide.
+
+    `stored` if the module stores their width.
+    """
 
     owner: str
+    stored: bool
     parts: tuple[Channels, ...]
 
 
@@ -107,11 +111,7 @@ class ChannelGraph:
 
     def layer(self, name: str) -> Layer:
         """The layer at this path."""
-        return self._by_name[name]
-
-    @cached_property
-    def _by_name(self) -> dict[str, Layer]:
-        return {layer.name: layer for layer in self.layers}
+        return {layer.name: layer for layer in self.layers}[name]
 
     @cached_property
     def group_of(self) -> dict[int, int]:

@@ -30,12 +30,11 @@ from torch.fx import Node
 
 from prune.adapter import Adapter
 from prune.graph.graph import Layer
-from prune.graph.tracker import ChannelTracker, TracedSplit, Vector
+from prune.graph.tracker import ChannelTracker, Vector
 from prune.program.operators import module_path, operator_name, plain_name, where, within
 
 # Rules take a node as Any: torch's type of its arguments is recursive, and mypy takes minutes over it.
 Rule = Callable[[ChannelTracker, Node], Vector | None]
-
 
 _REGISTERED: dict[str, Rule] = {}
 
@@ -97,11 +96,10 @@ def conv2d(tracker: ChannelTracker, node: Any) -> Vector | None:
     atoms = tracker.entering(node, x, 1)
     kind = "conv" if groups == 1 else "depthwise" if groups == shape[0] == len(atoms) else "grouped"
     sizes = {"kernel": prod(shape[2:]), "positions": prod(_shape(node)[2:]), "groups": groups}
-    if kind == "grouped":  # equally many per group: the i-th channels of all groups go together
-        tracker.atoms.tie(atoms, sizes["groups"])
     outputs = _layer(tracker, node, kind, atoms, shape[0], sizes)
-    if kind == "grouped":
-        tracker.atoms.tie(outputs, sizes["groups"])
+    if kind == "grouped":  # equally many per group: the i-th channels of all groups go together
+        tracker.atoms.tie(atoms, groups)
+        tracker.atoms.tie(outputs, groups)
     return Vector(1, outputs)
 
 
@@ -225,7 +223,7 @@ def split(tracker: ChannelTracker, node: Any) -> None:
     elif operator_name(node) != "chunk" and not (stored and tracker.adapter.reads_width(module)):
         tracker.freeze(x, f"split at a fixed width {where(node)}")
     else:
-        tracker.add_split(TracedSplit(owner, stored, parts))
+        tracker.add_split(owner, stored, parts)
     tracker.lists[node] = [Vector(vector.dim, part) for part in parts]
 
 

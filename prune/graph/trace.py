@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import replace
@@ -14,9 +13,8 @@ from prune.errors import PruneError
 from prune.graph.graph import ChannelGraph, Channels, Group, Layer, Norm, Split
 from prune.graph.rules import follow
 from prune.graph.tracker import ChannelTracker, Vector
-from prune.program.interpret import state_paths
-from prune.program.owners import Owners
-from prune.program.raw import export, set_raw
+from prune.program.operators import Owners
+from prune.program.raw import export, raw_copy
 
 
 def trace(model: nn.Module, example_input: Tensor, *, adapter: Adapter | None = None) -> ChannelGraph:
@@ -37,13 +35,13 @@ def trace(model: nn.Module, example_input: Tensor, *, adapter: Adapter | None = 
     """
     adapter = adapter or adapter_for(model)
     try:
-        copied = set_raw(copy.deepcopy(model), adapter)
+        copied = raw_copy(model, adapter)
         program = export(copied, example_input, adapter)
     except Exception as error:  # torch.export raises many types; the first line is the part that tells
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PruneError(f"{type(model).__name__} cannot be traced: {reason}") from error
     signature = program.graph_signature
-    tracker = ChannelTracker(Owners(copied, state_paths(signature)), adapter)
+    tracker = ChannelTracker(Owners(copied, signature), adapter)
     for node in program.graph.nodes:
         if node.op == "call_function":
             follow(tracker, node)
@@ -87,7 +85,7 @@ def _graph(tracker: ChannelTracker, model: nn.Module, shape: tuple[int, ...]) ->
         groups=tuple(
             Group(i, _group_name(channels, layers), tuple(channels)) for i, channels in enumerate(members.values())
         ),
-        splits=tuple(Split(split.owner, tuple(ids(part) for part in split.parts)) for split in tracker.splits),
+        splits=tuple(Split(split.owner, split.stored, tuple(map(ids, split.parts))) for split in tracker.splits),
         frozen={name: why[0] for name, why in reasons.items() if why} | tracker.whole,
         adapter=tracker.adapter,
         whole_flops=tracker.whole_flops,
@@ -108,7 +106,7 @@ def _keys(tracker: ChannelTracker) -> tuple[list[int], dict[int, Hashable], dict
     return roots, keys, {roots[a]: reason for a, reason in tracker.atoms.reasons.items()}
 
 
-def tie_split_parts(tracker: ChannelTracker, parts: list[list[int]]) -> bool:
+def tie_split_parts(tracker: ChannelTracker, parts: tuple[Channels, ...]) -> bool:
     """Unite the parts of a split that must lose the same channels. Parts of one group each need only lose equally many.
 
     Returns:

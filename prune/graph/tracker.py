@@ -6,15 +6,13 @@ An *atom* is one channel of one tensor. Atoms that must live and die together ar
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch.fx import Node
 
 from prune.adapter import Adapter
-from prune.graph.graph import Layer
-from prune.program.operators import module_path
-from prune.program.owners import Owners
+from prune.graph.graph import Layer, Split
+from prune.program.operators import Owners, module_path
 
 
 class Vector(NamedTuple):
@@ -74,15 +72,6 @@ class Atoms:
             self.reasons.setdefault(atom, reason)
 
 
-@dataclass
-class TracedSplit:
-    """Equal parts that a module's forward splits a vector into; `stored` if the module stores their width."""
-
-    owner: str
-    stored: bool
-    parts: list[list[int]]
-
-
 class ChannelTracker:
     """The channels at one point of the trace.
 
@@ -96,7 +85,7 @@ class ChannelTracker:
         norms: Path of a BatchNorm -> (atoms, affine).
         whole: Path of a layer that cannot be cut -> why; `layers` and `norms` lack it.
         whole_flops: FLOPs per image of the layers in `whole`.
-        splits: Equal splits.
+        splits: Equal splits, of atoms.
     """
 
     def __init__(self, owners: Owners, adapter: Adapter) -> None:
@@ -107,7 +96,7 @@ class ChannelTracker:
         self.norms: dict[str, tuple[list[int], bool]] = {}
         self.whole: dict[str, str] = {}
         self.whole_flops = 0
-        self.splits: list[TracedSplit] = []
+        self.splits: list[Split] = []
 
     def vector(self, value: Any) -> Vector | None:
         """The channels of an operator's argument."""
@@ -140,14 +129,12 @@ class ChannelTracker:
         self.atoms.freeze(atoms, reason)
         return atoms
 
-    def add_split(self, split: TracedSplit) -> None:
+    def add_split(self, owner: str, stored: bool, parts: list[list[int]]) -> None:
         """Parts stay equally wide. All stored splits of a module do together, for it stores one width."""
-        same = (i for i, each in enumerate(self.splits) if split.stored and each.stored and each.owner == split.owner)
+        same = (i for i, split in enumerate(self.splits) if stored and split.stored and split.owner == owner)
         index = next(same, len(self.splits))
-        if index == len(self.splits):
-            self.splits.append(TracedSplit(split.owner, split.stored, []))
-        together = self.splits[index].parts
-        for part in split.parts:
+        before = self.splits[index].parts if index < len(self.splits) else ()
+        for number, part in enumerate(parts, len(before)):
             for atom in part:
-                self.atoms.labels[atom].append(("part", index, len(together)))
-            together.append(part)
+                self.atoms.labels[atom].append(("part", index, number))
+        self.splits[index : index + 1] = [Split(owner, stored, (*before, *map(tuple, parts)))]

@@ -13,7 +13,7 @@ from torch.nn.grad import conv2d_weight
 
 from prune.errors import PruneError
 from prune.graph.graph import ChannelGraph
-from prune.importance.base import Context, StaticImportance, places_in
+from prune.importance.base import Context, StaticImportance, per_group, places_in
 from prune.importance.statistics import UNREACHED, backward_with_taps, device_of, seeded
 from prune.program.geometry import LayerGeometry, geometry_of
 from prune.program.interpret import Program
@@ -29,50 +29,37 @@ def fisher(graph: ChannelGraph, context: Context) -> StaticImportance:
     images = [image for batch in context.batches for image in batch.split(1)]
     device = device_of(graph.model)
     program = Program(raw_copy(graph.model, graph.adapter), images[0].to(device, torch.float32), graph.adapter)
-    costs, gates = [torch.zeros(len(g.channels)) for g in graph.groups], _Gates(graph)
-    with seeded(device, context.seed):
-        for image in context.progress(images, "importance", len(images)):
-            gates.derivatives = [torch.zeros_like(cost) for cost in costs]
-            backward_with_taps(program, image.to(device, torch.float32), context.sensitivity, gates.tap)
-            for cost, derivative in zip(costs, gates.derivatives, strict=True):
-                cost += derivative.square() / len(images)
-    if not gates.reached:
-        raise PruneError(UNREACHED)
-    for name in gates.places.keys() - gates.reached:  # its worth is unknown: what it reads stays
-        for group, (places, _) in gates.places[name].items():
-            costs[group][places] = torch.inf
-    return StaticImportance(costs)
+    places = {layer.name: places_in(graph, layer.inputs) for layer in graph.layers if layer.kind != "depthwise"}
+    costs = per_group(graph, ())  # zeros
+    derivatives = per_group(graph, ())  # of one image's distance, by each channel's gate
+    reached: set[str] = set()  # layers that a gradient other than zero came to
 
-
-class _Gates:
-    """A gate on every channel, in all layers that read it.
-
-    Attributes:
-        places: Layer -> places of the channels that it reads, see `places_in`.
-        derivatives: Per group, of the outputs' distance by each channel's gate, (channels,).
-        reached: Layers that a gradient other than zero came to.
-    """
-
-    def __init__(self, graph: ChannelGraph) -> None:
-        mixing = [layer for layer in graph.layers if layer.kind != "depthwise"]
-        self.places = {layer.name: places_in(graph, layer.inputs) for layer in mixing}
-        self.derivatives: list[Tensor] = []
-        self.reached: set[str] = set()
-
-    def tap(self, program: Program, node: Node, values: dict[Node, Any]) -> Callable[[Tensor], None] | None:
-        """See `prune.importance.statistics.backward_with_taps`."""
+    def tap(program: Program, node: Node, values: dict[Node, Any]) -> Callable[[Tensor], None] | None:
         name = program.layer(node)
-        if name is None or name not in self.places:
+        if name is None or name not in places:
             return None
         x, weight = (values[used].detach() for used in node.all_input_nodes[:2])
-        return partial(self._add, name, geometry_of(node), x, weight)
+        return partial(add, name, geometry_of(node), x, weight)
 
-    def _add(self, name: str, layer: LayerGeometry, x: Tensor, weight: Tensor, gradient: Tensor) -> None:
+    def add(name: str, layer: LayerGeometry, x: Tensor, weight: Tensor, gradient: Tensor) -> None:
         if gradient.any():
-            self.reached.add(name)
+            reached.add(name)
         per_input = _per_input(layer, x, weight, gradient)
-        for group, (places, columns) in self.places[name].items():
-            self.derivatives[group].index_add_(0, places, per_input[columns])
+        for group, (channels, columns) in places[name].items():
+            derivatives[group].index_add_(0, channels, per_input[columns])
+
+    with seeded(device, context.seed):
+        for image in context.progress(images, "importance", len(images)):
+            backward_with_taps(program, image.to(device, torch.float32), context.sensitivity, tap)
+            for cost, derivative in zip(costs, derivatives, strict=True):
+                cost += derivative.square() / len(images)
+                derivative.zero_()
+    if not reached:
+        raise PruneError(UNREACHED)
+    unknown = [item for name in places.keys() - reached for item in places[name].items()]
+    for group, (channels, _) in unknown:  # what a layer of unknown worth reads stays
+        costs[group][channels] = torch.inf
+    return StaticImportance(costs)
 
 
 def _per_input(layer: LayerGeometry, x: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:

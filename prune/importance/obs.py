@@ -18,8 +18,7 @@ from prune.errors import PruneError
 from prune.graph.graph import ChannelGraph, Layer
 from prune.importance.base import Context, Importance, places_in
 from prune.importance.covariance import CovarianceBlock
-from prune.importance.sensitivity import POSITIONS, Weights, measure_sensitivity
-from prune.importance.statistics import UNREACHED, device_of, passes
+from prune.importance.statistics import POSITIONS, UNREACHED, Weights, device_of, measure_sensitivity, passes
 from prune.program.geometry import geometry_of, input_rows, sample_positions
 from prune.program.interpret import Program
 from prune.program.raw import raw_copy
@@ -121,15 +120,15 @@ def obs(graph: ChannelGraph, context: Context) -> OBS:
     mixing = [layer for layer in graph.layers if layer.kind != "depthwise"]
     images, device = context.batches, device_of(graph.model)
     program = Program(raw_copy(graph.model, graph.adapter), images[0].to(device, torch.float32), graph.adapter)
-    names = {layer.name for layer in mixing}
+    names = [layer.name for layer in mixing]
     sensitivity = measure_sensitivity(
         program, names, images, context.sensitivity, context.seed, context.progress, "importance"
     )
     if not sensitivity.channels:
         raise PruneError(UNREACHED)
     statistics = {layer.name: _empty(graph, layer, modules[layer.name].weight) for layer in mixing}
-    for name, each in statistics.items():
-        each.sensitivity = sensitivity.channels.get(name)
+    for name, channels in sensitivity.channels.items():
+        statistics[name].sensitivity = channels
     for index, batch in enumerate(images):
         _collect(statistics, program, batch.to(device, torch.float32), sensitivity.weights, index, context.seed)
     return OBS(graph, statistics)

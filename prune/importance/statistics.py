@@ -1,4 +1,4 @@
-"""Passes forward and back over unlabelled images, with a look at the gradients inside.
+"""Passes forward and back over unlabelled images, and the sensitivity of the outputs to each layer inside.
 
 A *sensitivity* is a function of the raw outputs that returns a scalar whose squared gradient, in expectation, is the
 Gauss-Newton diagonal of the distance between the outputs and slightly changed ones: noise shaped by the outputs' own
@@ -7,8 +7,9 @@ metric. `gaussian` serves any model; a caller who knows what the outputs mean pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from prune.errors import PruneError
+from prune.program.geometry import capped, geometry_of, sample_positions
 from prune.program.interpret import Program
 from prune.program.operators import operator_name
 from prune.program.raw import refill, tensors
@@ -26,8 +28,11 @@ BATCH = 16  # images per batch, if a tensor of images is given
 # detector at 640 px take 5.7 GB, those of a large one 23.6 GB.
 MEMORY = 8 * 2**30
 
+POSITIONS = 8192  # sampled per batch, of each call of a layer
+
 UNREACHED = "no gradient gets from the outputs to a layer: choose an importance that needs none (bn_scale, l1)"
 
+Weights = dict[tuple[int, int], Tensor]  # (batch, number of the node) -> (sampled positions,)
 Sensitivity = Callable[[Any], Tensor]  # raw outputs -> scalar
 Progress = Callable[[Iterable, str, int], Iterable]
 GradientTap = Callable[[Program, Node, dict[Node, Any]], Callable[[Tensor], None] | None]
@@ -117,3 +122,75 @@ def backward_with_taps(program: Program, batch: Tensor, sensitivity: Sensitivity
             scalar = sensitivity(refill(structure, iter(outputs)))
             if scalar.requires_grad:  # else nothing on the way to the outputs can be differentiated
                 scalar.backward()
+
+
+@dataclass
+class OutputSensitivity:
+    """Squared gradients of the outputs by the outputs of each layer.
+
+    Attributes:
+        channels: Layer -> squared gradient of each output channel, (C_out,), summed over positions and calls, mean over
+            images. A layer is missing if no gradient reaches it, or only zeros, as behind a rounding.
+        weights: (batch, number of the node that calls a layer) -> weights of its sampled positions: squared gradient,
+            summed over channels, scaled to mean 1 over all positions of all calls of the layer in the batch, and capped.
+    """
+
+    channels: dict[str, Tensor] = field(default_factory=dict)
+    weights: Weights = field(default_factory=dict)
+
+
+def measure_sensitivity(
+    program: Program,
+    layers: Collection[str],
+    batches: list[Tensor],
+    sensitivity: Sensitivity,
+    seed: int = 0,
+    progress: Progress = no_progress,
+    label: str = "sensitivity",
+) -> OutputSensitivity:
+    """Run every batch forward and back. The random state of the caller is left as it was.
+
+    Args:
+        program: Of a raw copy, at the shape of any of the batches.
+        layers: Paths of the layers to measure.
+        batches: Images (N, C, H, W), on any device.
+        sensitivity: Raw outputs -> scalar, see `prune.importance.statistics`.
+        seed: Of the noise and of the sampled positions.
+        progress: Called as progress(batches, label, total).
+        label: What is being done.
+
+    Raises:
+        PruneError: A gradient is not finite.
+    """
+    result = OutputSensitivity()
+    device = device_of(program.model)
+    with seeded(device, seed):
+        for index, batch in enumerate(progress(batches, label, len(batches))):
+            squares: dict[str, dict[int, list[Tensor]]] = {}  # layer -> call -> per pass, of every position
+
+            def tap(part: Program, node: Node, _: dict[Node, Any], squares: dict = squares) -> Any:
+                name = part.layer(node)
+                if name is None or name not in layers:
+                    return None
+                dim, calls = geometry_of(node).dim, squares.setdefault(name, {})
+                return lambda gradient: add(name, dim, calls.setdefault(part.number[node], []), gradient)
+
+            def add(name: str, dim: int, call: list[Tensor], gradient: Tensor) -> None:
+                squared = gradient.float().square()
+                channels = squared.sum([d for d in range(squared.dim()) if d != dim % squared.dim()]).cpu()
+                result.channels[name] = result.channels[name] + channels if name in result.channels else channels
+                call.append(squared.sum(dim).flatten())
+
+            backward_with_taps(program, batch.to(device, torch.float32), sensitivity, tap)
+            for calls in filter(None, squares.values()):
+                each = {number: torch.cat(parts) for number, parts in calls.items()}
+                weights = capped(torch.cat(list(each.values()))).split([len(w) for w in each.values()])
+                for number, weight in zip(each, weights, strict=True):
+                    positions = sample_positions(len(weight), POSITIONS, seed + index)
+                    result.weights[index, number] = weight[positions.to(weight.device)]
+    images = sum(map(len, batches))
+    result.channels = {name: channels / images for name, channels in result.channels.items() if channels.any()}
+    for name, channels in result.channels.items():
+        if not channels.isfinite().all():
+            raise PruneError(f"the gradient at '{name}' is not finite: look for NaN in the images and in the weights")
+    return result

@@ -7,15 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch._ops import OpOverload
-from torch.export.graph_signature import ExportGraphSignature
 from torch.fx import Node
 from torch.fx.node import map_arg
-from torch.utils._pytree import tree_leaves
 
 from prune.adapter import PLAIN, Adapter
-from prune.program.operators import operator_name
-from prune.program.owners import CUTTABLE, Owners
-from prune.program.raw import export
+from prune.program.operators import CUTTABLE, Owners, operator_name
+from prune.program.raw import export, tensors
 
 Visitor = Callable[[Node, Any, dict[Node, Any]], Any]
 
@@ -28,13 +25,12 @@ class Program:
 
     def __init__(self, model: nn.Module, example_input: Tensor, adapter: Adapter = PLAIN) -> None:
         exported = export(model, example_input, adapter)
-        signature = exported.graph_signature
-        self.model, self.adapter, self._state = model, adapter, state_paths(signature)
-        self._owners = Owners(model, self._state)
+        self.model, self.adapter = model, adapter
+        self._owners = Owners(model, exported.graph_signature)
         self.images, self._others = len(example_input), {example_input.shape: self}
         self._constants = {
             placeholder: exported.constants[name].to(example_input.device)
-            for placeholder, name in signature.inputs_to_lifted_tensor_constants.items()
+            for placeholder, name in exported.graph_signature.inputs_to_lifted_tensor_constants.items()
         }
         self.nodes = list(exported.graph.nodes)
         self.number = {node: i for i, node in enumerate(self.nodes)}
@@ -55,8 +51,8 @@ class Program:
 
     def placeholder(self, node: Node, x: Tensor) -> Tensor:
         """The value of a placeholder: a weight, a buffer, a constant, or a copy of the input, which a model may change."""
-        if node.name in self._state:
-            owner, _, name = self._state[node.name].rpartition(".")
+        if path := self._owners.paths.get(node.name):
+            owner, _, name = path.rpartition(".")
             return getattr(self.model.get_submodule(owner), name)
         return self._constants[node.name] if node.name in self._constants else x.clone()
 
@@ -79,9 +75,7 @@ class Program:
         inputs among them. It returns the value to go on with.
         """
         values: dict[Node, Any] = {}
-        for node in self.nodes:
-            if node.op == "output":
-                return [values[n] for n in node.all_input_nodes]
+        for node in self.nodes[:-1]:
             if node.op == "placeholder":
                 values[node] = self.placeholder(node, x)
             else:
@@ -91,13 +85,7 @@ class Program:
             for used in node.all_input_nodes:
                 if self.last_use[used] is node:
                     del values[used]
-        raise AssertionError("an exported graph ends with its output")
-
-
-def state_paths(signature: ExportGraphSignature) -> dict[str, str]:
-    """Placeholder -> path of the parameter or buffer of the user's model that it stands for."""
-    state = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    return {placeholder: name.removeprefix("net.") for placeholder, name in state.items()}
+        return [values[n] for n in self.nodes[-1].all_input_nodes]  # the last node is the output
 
 
 def compute(node: Node, values: dict[Node, Any]) -> Any:
@@ -110,7 +98,7 @@ def compute(node: Node, values: dict[Node, Any]) -> Any:
 
 def _bytes(node: Node) -> int:
     """Memory of what an operator gives; a number that it reads off a tensor takes none."""
-    return sum(v.numel() * v.element_size() for v in tree_leaves(node.meta.get("val")) if isinstance(v, Tensor))
+    return sum(v.numel() * v.element_size() for v in tensors(node.meta.get("val")))
 
 
 def _is_view(node: Node) -> bool:

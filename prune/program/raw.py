@@ -19,12 +19,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 from prune.adapter import PLAIN, Adapter
 
 
-def set_raw(model: nn.Module, adapter: Adapter = PLAIN) -> nn.Module:
-    """Switch `model` to eval mode, and let it return its raw outputs. Returns `model`."""
-    adapter.expose(model.eval())
-    return model
-
-
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Afterwards every module has the attributes that it had: its mode, and what it caches for the size of an input."""
@@ -39,15 +33,17 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def emitting_raw(model: nn.Module, adapter: Adapter = PLAIN) -> Iterator[None]:
-    """`set_raw` for a while."""
+    """For a while, `model` is in eval mode and returns its raw outputs."""
     with unchanged(model):
-        set_raw(model, adapter)
+        adapter.expose(model.eval())
         yield
 
 
 def raw_copy(model: nn.Module, adapter: Adapter = PLAIN) -> nn.Module:
-    """A deep copy of `model` that returns raw outputs and whose parameters take no gradient."""
-    return set_raw(copy.deepcopy(model), adapter).requires_grad_(False)
+    """A deep copy of `model` in eval mode that returns raw outputs and whose parameters take no gradient."""
+    copied = copy.deepcopy(model).eval().requires_grad_(False)
+    adapter.expose(copied)
+    return copied
 
 
 def tensors(outputs: Any) -> list[Tensor]:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
-from torch.utils._pytree import tree_leaves
 
 from prune.adapter import Adapter
 from prune.cut.plan import PrunePlan
@@ -18,13 +17,29 @@ from prune.errors import PruneError
 from prune.importance.statistics import as_batches, device_of
 from prune.program.interpret import Program, compute
 from prune.program.operators import in_place, operator_name
-from prune.program.raw import raw_copy
+from prune.program.raw import raw_copy, tensors
 
 CACHE_BYTES = 4 * 2**30  # that cached values of both networks may take; what is not cached is computed again
 
 Values = dict[Node, Any]
 Images = Tensor | Iterable[Tensor]
 Point = tuple[int, int]  # (teacher nodes computed, student nodes computed)
+
+
+@dataclass(frozen=True)
+class LayerRepair:
+    """What repair did to one layer, or reconstruction to one block.
+
+    Attributes:
+        name: Path of the layer or block.
+        error_before, error_after: Weighted squared error on held-out images, as a fraction of the outputs' variance.
+        changed: False if the weights were kept: the held-out error did not fall, or a block's was small already.
+    """
+
+    name: str
+    error_before: float
+    error_after: float
+    changed: bool
 
 
 @dataclass(frozen=True)
@@ -47,7 +62,8 @@ class Pair:
     def __init__(self, student: nn.Module, teacher: Program, batches: list[Tensor]) -> None:
         self.batches, self.teacher = batches, teacher
         self.student = Program(student, batches[0], teacher.adapter)
-        names = [[operator_name(n) for n in p.nodes if n.op == "call_function"] for p in (teacher, self.student)]
+        self.programs = (teacher, self.student)
+        names = [[operator_name(n) for n in p.nodes if n.op == "call_function"] for p in self.programs]
         if names[0] != names[1]:
             raise PruneError("the student computes other operators than the model: it is no pruned copy of it")
         self.nodes = list(zip(teacher.nodes, self.student.nodes, strict=True))
@@ -60,8 +76,7 @@ class Pair:
         `values_at` goes on from there each time: images cost time then, not memory. This concerns early layers, with
         large maps. A student's layers before a cached point must not change any more.
         """
-        programs = (self.teacher, self.student)
-        size = sum(program.live_bytes(count) for program, count in zip(programs, point, strict=True))
+        size = sum(program.live_bytes(count) for program, count in zip(self.programs, point, strict=True))
         total = sum(cached.size for cached in self._cache)
         for index, cached in enumerate(self._cache):
             if total - cached.size + size <= CACHE_BYTES:
@@ -74,8 +89,7 @@ class Pair:
         if point == cached.point:
             return cached.values
         result = []
-        programs = (self.teacher, self.student)
-        for program, before, start, end in zip(programs, cached.values, cached.point, point, strict=True):
+        for program, before, start, end in zip(self.programs, cached.values, cached.point, point, strict=True):
             values = dict(before)
             own: set[Node] = set()
             for node in program.nodes[start:end]:
@@ -111,7 +125,7 @@ def advance(node: Node, values: Values, own: set[Node]) -> None:
 
 
 def _memory(value: Any) -> set[int]:
-    return {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(value) if isinstance(leaf, Tensor)}
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors(value)}
 
 
 def prepare_pair(
@@ -119,8 +133,7 @@ def prepare_pair(
 ) -> tuple[Program, list[Tensor]]:
     """The traced teacher, a raw copy of `model`, and the batches of the first one's shape, in float32 on its device.
 
-    Raises:
-        PruneError: No images, weights that are not float32, the plan is for another model, or the student is not cut by it.
+    Raises what `prune.repair` says.
     """
     check(model, plan)
     check_student(student, plan)

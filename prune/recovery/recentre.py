@@ -31,11 +31,10 @@ def recentre(student: nn.Module, images: Tensor | Iterable[Tensor], *, adapter: 
         PruneError: No images, or weights that are not float32.
     """
     norms = [m for m in student.modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None and m.affine]
-    sums: dict[nn.Module, Tensor] = {}
+    sums: dict[nn.BatchNorm2d, Tensor] = {}
 
-    def add(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        mean: Any = norm.running_mean
-        x = inputs[0].double() - mean.double()[:, None, None]
+    def add(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].double() - norm.running_mean.double()[:, None, None]
         count = torch.full_like(x[0, :, 0, 0], x.numel() / x.shape[1])
         moments = torch.stack([count, x.sum((0, 2, 3)), x.square().sum((0, 2, 3))])
         sums[norm] = sums[norm] + moments if norm in sums else moments
@@ -46,9 +45,8 @@ def recentre(student: nn.Module, images: Tensor | Iterable[Tensor], *, adapter: 
         with emitting_raw(student, adapter or adapter_for(student)), torch.no_grad():
             for batch in as_batches(images):
                 student(batch.to(device, torch.float32, copy=True))  # a model may change its input in place
-            for norm in norms:
-                if norm in sums:  # it may stand on no path
-                    _move(norm, *sums[norm])
+            for norm, moments in sums.items():
+                _move(norm, *moments)
     finally:
         for hook in hooks:
             hook.remove()

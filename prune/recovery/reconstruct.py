@@ -17,28 +17,14 @@ from prune.importance.statistics import Progress, Sensitivity, backward_with_tap
 from prune.program.geometry import capped
 from prune.program.interpret import Program
 from prune.program.raw import emitting_raw
-from prune.recovery.pair import Pair, advance, prepare_pair
+from prune.recovery.pair import LayerRepair, Pair, advance, prepare_pair
 from prune.recovery.segments import Segment, Target, segments
 
 BATCH = 8  # images to a step, if a tensor of images is given; 16 were no better for twice the time
 Weights = dict[Target, list[tuple[Tensor, Tensor]]]  # target -> per batch, of channels and of positions
 SETTLED = 0.01  # of the outputs' variance: a block with a smaller error has nothing to win
 
-
-@dataclass(frozen=True)
-class BlockRepair:
-    """What reconstruction did to one block.
-
-    Attributes:
-        name: Path of the block.
-        error_before, error_after: Weighted squared error on the held-out batch, as a fraction of the outputs' variance.
-        changed: False if the held-out error did not fall and the weights were kept, or if it was small already.
-    """
-
-    name: str
-    error_before: float
-    error_after: float
-    changed: bool
+BlockRepair = LayerRepair  # one record serves both
 
 
 def reconstruct(
@@ -77,7 +63,7 @@ def reconstruct(
         One record per block.
 
     Raises:
-        PruneError: No images, weights that are not float32, the plan is for another model, or the student is not cut by it.
+        PruneError: As `repair` does.
     """
     adapter, progress = adapter or adapter_for(model), progress or no_progress
     program, batches = prepare_pair(student, model, plan, images, BATCH, adapter)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,30 +13,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from prune.adapter import Adapter, adapter_for
 from prune.cut.plan import PrunePlan
-from prune.importance.sensitivity import POSITIONS, Weights, measure_sensitivity
-from prune.importance.statistics import BATCH, Progress, Sensitivity, gaussian, no_progress
+from prune.importance.statistics import (
+    BATCH,
+    POSITIONS,
+    Progress,
+    Sensitivity,
+    Weights,
+    gaussian,
+    measure_sensitivity,
+    no_progress,
+)
 from prune.program.geometry import geometry_of, input_rows, output_rows, sample_positions
 from prune.program.raw import emitting_raw
-from prune.recovery.pair import Pair, prepare_pair
+from prune.recovery.pair import LayerRepair, Pair, prepare_pair
 from prune.recovery.regression import Regression
 
 HELD_OUT = 6  # every sixth image judges a layer before its solution is accepted
-
-
-@dataclass(frozen=True)
-class LayerRepair:
-    """What repair did to one layer.
-
-    Attributes:
-        name: Path of the layer.
-        error_before, error_after: Weighted squared error on held-out images, as a fraction of the outputs' variance.
-        changed: False if the held-out error did not fall and the weights were kept.
-    """
-
-    name: str
-    error_before: float
-    error_after: float
-    changed: bool
 
 
 def repair(

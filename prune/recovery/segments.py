@@ -53,24 +53,22 @@ class Segment:
 def segments(program: Program, plan: PrunePlan) -> list[Segment]:
     """The model cut into its top-level blocks, in execution order. One without weights is joined to the next."""
     blocks = _blocks(program.model)
-    # Weights and inputs come before it.
     first = next(i for i, node in enumerate(program.nodes) if node.op == "call_function")
     names, starts = [""], [first]
     for i, node in enumerate(program.nodes[first:], first):
         name = _owner(node, blocks)
         if name is not None and name != names[-1]:
-            if _reads_weights(program, range(starts[-1], i)):
+            if any(program.layer(each) is not None for each in program.nodes[starts[-1] : i]):
                 names.append(name)
                 starts.append(i)
             else:
                 names[-1] = name
     ends = [*starts[1:], len(program.nodes) - 1]  # the last node is the output
-    kept, number = KeptChannels(program, plan), program.number
-    result = []
+    number, result = program.number, []
     for name, start, end in zip(names, starts, ends, strict=True):
         nodes = (node for node in program.nodes[start:end] if node.op == "call_function")
         leaving = [node for node in nodes if any(number[user] >= end for user in node.users)]
-        channels = {node: channels for node in leaving if (channels := kept.of(node)) is not None}
+        channels = {node: channels for node in leaving if (channels := kept_channels(program, plan, node)) is not None}
         targets = tuple(Target(number[node], dim, indices) for node, (dim, indices) in channels.items())
         result.append(Segment(name, range(start, end), targets))
     return result
@@ -95,56 +93,55 @@ def _owner(node: Node, blocks: set[str]) -> str | None:
     return None
 
 
-def _reads_weights(program: Program, nodes: range) -> bool:
-    return any(program.layer(program.nodes[i]) is not None for i in nodes)
-
-
 Channels = tuple[int, tuple[int, ...] | None]  # dimension that holds them; indices of the kept ones, None for all
 
 
-class KeptChannels:
-    """Which of the model's channels of a value the student has, followed back to the layers that made them."""
+def kept_channels(program: Program, plan: PrunePlan, node: Node) -> Channels | None:
+    """Which of the model's channels of a node's value the student has; None if that cannot be told.
 
-    def __init__(self, program: Program, plan: PrunePlan) -> None:
-        self.program, self.plan = program, plan
+    Channels are followed back to the layers that made them.
 
-    def of(self, node: Node) -> Channels | None:
-        """The kept channels of a node's value; None if they cannot be told."""
-        name, value = self.program.layer(node), node.meta.get("val")
-        if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() < 2:
-            return None
-        if name is not None:
-            dim, indices = channel_dim(node), self.plan.keep.get(name)
-            return dim, None if indices is None or len(indices) == value.shape[dim] else indices
-        if operator_name(node) == "cat":
-            return self._cat(node)
-        for used in node.all_input_nodes:  # of a sum or product any: its operands are cut alike
-            channels = self.of(used) if used.op == "call_function" else None
-            if channels is None:
-                continue
-            dim, indices = channels
-            source = used.meta["val"]
-            if source.dim() == value.dim() and source.shape[dim] == 1 < value.shape[dim]:
-                continue  # one channel weighs all those of another operand
-            if source.dim() == value.dim() and source.shape[dim] == value.shape[dim]:
-                return channels
-            # Elements moved between dimensions can only be compared if none is missing.
-            return (1, None) if indices is None else None
+    Args:
+        program: Of the model.
+        plan: The student's.
+        node: Of the program.
+    """
+    name, value = program.layer(node), node.meta.get("val")
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() < 2:
         return None
+    if name is not None:
+        dim, indices = channel_dim(node), plan.keep.get(name)
+        return dim, None if indices is None or len(indices) == value.shape[dim] else indices
+    if operator_name(node) == "cat":
+        return _concatenated(program, plan, node)
+    for used in node.all_input_nodes:  # of a sum or product any: its operands are cut alike
+        channels = kept_channels(program, plan, used) if used.op == "call_function" else None
+        if channels is None:
+            continue
+        dim, indices = channels
+        source = used.meta["val"]
+        if source.dim() == value.dim() and source.shape[dim] == 1 < value.shape[dim]:
+            continue  # one channel weighs all those of another operand
+        if source.dim() == value.dim() and source.shape[dim] == value.shape[dim]:
+            return channels
+        # Elements moved between dimensions can only be compared if none is missing.
+        return (1, None) if indices is None else None
+    return None
 
-    def _cat(self, node: Node) -> Channels | None:
-        args: Any = node.args
-        parts, dim, rank = args[0], args[1] if len(args) > 1 else 0, node.meta["val"].dim()
-        channels = [each for part in parts if (each := self.of(part)) is not None]
-        if len(channels) < len(parts):
-            return None
-        if any(own_dim % rank != dim % rank for own_dim, _ in channels):  # along another dimension: all are cut alike
-            return channels[0] if len({indices for _, indices in channels}) == 1 else None
-        if all(indices is None for _, indices in channels):
-            return dim, None
-        kept, offset = [], 0
-        for part, (_, indices) in zip(parts, channels, strict=True):
-            width = part.meta["val"].shape[dim]
-            kept += [offset + channel for channel in (range(width) if indices is None else indices)]
-            offset += width
-        return dim, tuple(kept)
+
+def _concatenated(program: Program, plan: PrunePlan, node: Node) -> Channels | None:
+    args: Any = node.args
+    parts, dim, rank = args[0], args[1] if len(args) > 1 else 0, node.meta["val"].dim()
+    channels = [each for part in parts if (each := kept_channels(program, plan, part)) is not None]
+    if len(channels) < len(parts):
+        return None
+    if any(own_dim % rank != dim % rank for own_dim, _ in channels):  # along another dimension: all are cut alike
+        return channels[0] if len({indices for _, indices in channels}) == 1 else None
+    if all(indices is None for _, indices in channels):
+        return dim, None
+    kept, offset = [], 0
+    for part, (_, indices) in zip(parts, channels, strict=True):
+        width = part.meta["val"].shape[dim]
+        kept += [offset + channel for channel in (range(width) if indices is None else indices)]
+        offset += width
+    return dim, tuple(kept)

@@ -269,7 +269,9 @@ def test_a_budget_counts_what_a_step_saves_as_it_counts_the_whole() -> None:
         inputs, outputs = (sum(channel not in gone for channel in side) for side in sides)
         layers.append(LayerChange(layer, (len(sides[0]), len(sides[1])), (inputs, outputs)))
     norms = sum(norm.channels.count(channel) for norm in graph.norms for channel in gone)
-    for make in BUDGETS.values():
-        budget = make(graph)
-        left = budget.of(graph.group_of.keys() - gone)
-        assert budget.total - left == budget.saved(Change(layers, len(gone), norms)) > 0
+    kept = graph.staying | graph.group_of.keys() - gone
+    saved = {unit: make(graph).saved(Change(layers, len(gone), norms)) for unit, make in BUDGETS.items()}
+    flops, params = graph.flops() - graph.flops(kept), graph.params() - graph.params(kept)
+    assert saved == {"flops": flops, "params": params, "ratio": len(gone)} and min(saved.values()) > 0
+    totals = [graph.flops(), sum(p.numel() for p in graph.model.parameters()), len(graph.group_of)]
+    assert [make(graph).total for make in BUDGETS.values()] == totals

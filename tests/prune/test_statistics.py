@@ -13,8 +13,7 @@ from torch import Tensor, nn
 import prune
 from distill.yolo.families.adapter import YOLO_ADAPTER
 from prune.importance import statistics
-from prune.importance.sensitivity import measure_sensitivity
-from prune.importance.statistics import gaussian, passes
+from prune.importance.statistics import gaussian, measure_sensitivity, passes
 from prune.program.geometry import geometry_of, input_rows, output_rows
 from prune.program.interpret import Program
 from prune.program.raw import raw_copy, tensors

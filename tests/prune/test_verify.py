@@ -13,7 +13,7 @@ import prune
 from prune.program.interpret import Program
 from prune.program.operators import operator_name
 from prune.program.raw import raw_copy
-from prune.recovery.segments import KeptChannels, segments
+from prune.recovery.segments import kept_channels, segments
 from tests.prune.networks import Block, randomize
 
 
@@ -111,7 +111,7 @@ def test_a_map_of_one_channel_does_not_hide_what_was_cut_from_the_others() -> No
     (target,) = next(part for part in segments(program, plan) if part.name == "body").targets
     assert target.channels == plan.keep["body.conv"]
     number = next(i for i, node in enumerate(program.nodes) if operator_name(node) == "mul")
-    assert KeptChannels(program, plan).of(program.nodes[number]) == (1, plan.keep["body.conv"])
+    assert kept_channels(program, plan, program.nodes[number]) == (1, plan.keep["body.conv"])
     assert prune.repair(student, model, plan, images) and prune.reconstruct(student, model, plan, images, steps=2)
 
 
