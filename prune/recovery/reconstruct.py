@@ -95,7 +95,8 @@ def target_weights(
     def add(target: Target, index: int, gradient: Tensor) -> None:
         squared = target.kept(gradient).float().square()
         positions[target][index].append(squared.sum(target.dim, keepdim=True))
-        channels[target] = channels[target] + squared.sum([d for d in range(squared.dim()) if d != target.dim])
+        others = [d for d in range(squared.dim()) if d != target.dim % squared.dim()]
+        channels[target] = channels[target] + squared.sum(others)
 
     with seeded(batches[0].device, seed):
         for index, batch in enumerate(batches):

@@ -9,8 +9,10 @@ from torch import nn
 import prune
 from distill.yolo.families.adapter import YOLO_ADAPTER
 from prune.cut.plan import plan_from_channels
+from prune.importance.statistics import gaussian
 from prune.program.interpret import Program
 from prune.program.raw import raw_copy, refill, tensors
+from prune.recovery.reconstruct import target_weights
 from prune.recovery.segments import segments
 from tests.prune.networks import SMALL, Block, randomize, yolo
 from tests.prune.test_repair import cut, distance
@@ -199,3 +201,15 @@ def test_a_layer_of_two_blocks_is_trained_in_neither() -> None:
     prune.reconstruct(student, model, plan, images, steps=10)
     changed = {name.split(".")[0] for name, value in student.named_parameters() if not torch.equal(value, before[name])}
     assert "between" in changed and "twice" not in changed
+
+
+def test_each_channel_has_a_weight_of_its_own_behind_linear_layers_too() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU()), nn.Linear(12, 4)]
+    model, tokens = nn.Sequential(*layers).eval(), torch.randn(6, 5, 8)
+    plan = prune.keep_all(prune.trace(model, tokens))
+    program = Program(raw_copy(model, YOLO_ADAPTER), tokens, YOLO_ADAPTER)
+    weights = target_weights(program, segments(program, plan), [tokens], gaussian, seed=0)
+    sizes = {target.dim: each.shape for target, ((each, _),) in weights.items()}
+    assert sizes and all(shape[-1] > 1 for shape in sizes.values())
+    assert all(each.unique().numel() > 1 for ((each, _),) in weights.values())
