@@ -172,8 +172,8 @@ def test_damaged_stages_are_refused(tmp_path: Path) -> None:
 CHILD = """
 import sys, time
 from pathlib import Path
-from distill import env
-from distill.folder import RunFolder
+from distill.engine.folder import RunFolder
+from distill.machine import env
 env.collect = dict
 folder = RunFolder.create(Path(sys.argv[1]), sys.argv[2])
 folder.write_text("plan.json", "whole")
