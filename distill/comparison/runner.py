@@ -14,7 +14,7 @@ import prune
 from distill.comparison.arms import BUILTIN, OURS, Comparison, start_of
 from distill.engine import pipeline
 from distill.engine.folder import COMPARISON, LOG, RECIPE, RunFolder
-from distill.engine.preflight import fitting, fitting_losses, preflight
+from distill.engine.preflight import check_network, fitting, fitting_losses, open_teacher, preflight
 from distill.engine.stage import shared_stages, with_evaluations
 from distill.errors import DistillError, RunError
 from distill.machine.console import Console
@@ -88,9 +88,9 @@ def possible(comparison: Comparison, console: Console) -> Comparison:
     for arm in comparison.arms:
         variant = comparison.variant(arm, recipe.seed, None)
         try:
-            teacher = common.teacher
+            teacher = common.teacher if variant.model == recipe.model else open_teacher(variant)
             if (variant.model, variant.prune, variant.imgsz) != (recipe.model, recipe.prune, recipe.imgsz):
-                teacher = preflight(replace(variant, sparsify=None, distill=Distill(epochs=0))).teacher
+                check_network(variant, teacher)
             fitting_losses(variant, teacher)
             _differs(variant, recipe, common.teacher)
             arms.append(arm)

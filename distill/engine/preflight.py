@@ -72,7 +72,7 @@ def preflight(
     if recipe.teacher.train:
         batches["teacher.train.batch"] = recipe.teacher.train.batch
     parallel.check_divisible(batches)
-    teacher = checkpoint.load(recipe.model, trust=recipe.trust) if recipe.model else None
+    teacher = open_teacher(recipe)
     teaching, notes = fitting_losses(recipe, teacher)
     check_network(recipe, teacher)
     warnings = size_warnings(recipe, teacher)
@@ -83,6 +83,11 @@ def preflight(
         _check_labels(recipe, data, teaching)
         warnings += data.warnings
     return Preflight(device, teacher, teaching, data, notes, tuple(warnings))
+
+
+def open_teacher(recipe: Recipe) -> Detector | None:
+    """The checkpoint that a recipe names; None if the recipe trains one. Raises `DistillError` if it cannot be opened."""
+    return checkpoint.load(recipe.model, trust=recipe.trust) if recipe.model else None
 
 
 def size_warnings(recipe: Recipe, teacher: Detector | None) -> tuple[str, ...]:
