@@ -184,7 +184,7 @@ def test_it_can_be_trained_and_cut_again(done: Path, capsys: pytest.CaptureFixtu
     rows = json.loads((out / "results.json").read_text())["models"]
     assert rows["student"]["params"] == rows["teacher"]["params"]
     assert (
-        main(["plan", "yolov5-half", f"model={out / 'student.pt'}", *given[1:], "prune.importance=l1", "--quiet"]) == 0
+        main(["plan", "half", f"model={out / 'student.pt'}", *given[1:], "prune.importance=l1", "--quiet"]) == 0
     )
     assert "parameters" in capsys.readouterr().out
 
@@ -197,7 +197,7 @@ def test_a_network_that_knows_nothing_teaches_nobody_but_learns(
     checkpoint.save(build("yolov5n.yaml", names, width=0.125), raw, names=names, imgsz=64)
     data = f"data={done.parent / 'data' / 'data.yaml'}"
     given = [f"model={raw}", data, "imgsz=64", "batch=8", "device=cpu", "latency.runs=2", "export=[]"]
-    assert main(["run", "yolov5-half", *given, "--out", str(tmp_path / "no"), "--quiet"]) != 0
+    assert main(["run", "half", *given, "--out", str(tmp_path / "no"), "--quiet"]) != 0
     assert "it has nothing to teach" in capsys.readouterr().err
     # Labels alone train it on: it is as good as it is.
     assert main(["run", "finetune", *given, "distill.epochs=2", "distill.lr=4e-3", "--out", str(out), "--quiet"]) == 0
@@ -244,7 +244,7 @@ def original(folder: Path, data: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory, device: str) -> Iterator[tuple[Path, str]]:
-    """The folder of a finished run of yolov5-original, and what was on the screen."""
+    """The folder of a finished run of half, and what was on the screen."""
     root = tmp_path_factory.mktemp("original")
     data = draw(root / "data")
     where = [f"device={device}", "imgsz=64", "batch=8", "latency.runs=2"]
@@ -253,7 +253,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, device: str) -> Iterator[tupl
     with pytest.MonkeyPatch.context() as patch:
         said: list[str] = []
         patch.setattr(Console, "result", lambda _, text: said.append(text))
-        assert main(["run", "yolov5-original", *given, *less, "--out", str(root / "out"), "--quiet"]) == 0
+        assert main(["run", "half", *given, *less, "--out", str(root / "out"), "--quiet"]) == 0
     yield root / "out", "\n".join(said)
 
 
@@ -320,12 +320,12 @@ def test_its_student_is_measured_and_exported(kept: tuple[Path, str], capsys: py
 
 def test_losses_that_do_not_fit_are_named(kept: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
     given = [f"model={kept[0] / 'student-yolov5.pt'}", f"data={kept[0].parent / 'data' / 'data.yaml'}", "device=cpu"]
-    assert main(["check", "yolov5-half", *given, "imgsz=64", "prune.round_to=1"]) == 0
+    assert main(["check", "half", *given, "imgsz=64", "prune.round_to=1"]) == 0
     said = capsys.readouterr()
     assert "loss dfl_kl left out: this head predicts no distributions over box sides" in said.out + said.err
     assert "objectness_bce" not in said.out + said.err
     only = ["distill.losses={dfl_kl: 1}", "distill.labels=0", "imgsz=64"]
-    assert main(["check", "yolov5-half", *given, *only]) == 2
+    assert main(["check", "half", *given, *only]) == 2
     assert "none of them fits this head" in capsys.readouterr().err
 
 
@@ -336,14 +336,14 @@ def test_without_labels_agreement_with_the_teacher_is_measured(
     given = [f"model={folder / 'teacher.pt'}", f"data={folder.parent / 'data' / 'images' / 'train'}", "device=cpu"]
     size = ["imgsz=64", "batch=8", "repair.images=16", "distill.epochs=1", "latency.runs=2", "export=[]"]
     cut = ["prune={flops: 0.7, images: 16, round_to: 1}", "sparsify={epochs: 1}"]
-    assert main(["run", "yolov5-original", *given, *size, *cut, "--out", str(out)]) == 2
+    assert main(["run", "half", *given, *size, *cut, "--out", str(out)]) == 2
     assert "no labels: give a data.yaml, or sparsify.distill=true" in capsys.readouterr().err and not out.exists()
     for command in ("check", "run"):
         assert main([command, "finetune", *given, *size[:2], *(["--out", str(out)] if command == "run" else [])]) == 2
         said = capsys.readouterr().err
         assert "no labels, so the losses of distill.losses must teach, and there is none" in said and not out.exists()
     cut += ["sparsify.distill=true"]
-    assert main(["run", "yolov5-original", *given, *size, *cut, "--out", str(out)]) == 0
+    assert main(["run", "half", *given, *size, *cut, "--out", str(out)]) == 0
     said = capsys.readouterr()
     assert "agreement with the teacher 50-95 1.000, 50 1.000" in said.err and "mAP50-95" not in said.out
     results = json.loads((out / "results.json").read_text())

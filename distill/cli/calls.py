@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 def run(args: argparse.Namespace) -> None:
     """Prune, repair and distill a detector as a recipe says.
 
-    distill run yolov5-half model=best.pt data=data.yaml imgsz=320
-    distill run yolov5-half model=best.pt data=data.yaml distill.epochs=0 --out runs/no-training
-    distill run --resume runs/yolov5-half-1
+    distill run half model=best.pt data=data.yaml imgsz=320
+    distill run half model=best.pt data=data.yaml distill.epochs=0 --out runs/no-training
+    distill run --resume runs/half-1
     """
     from distill.engine.folder import COMPARISON, RunFolder
     from distill.recipe.load import to_yaml
@@ -45,9 +45,9 @@ def run(args: argparse.Namespace) -> None:
 def compare(args: argparse.Namespace) -> None:
     """Train the same pruned network in several ways, over seeds, and say which ends higher.
 
-    distill compare yolov5-half model=best.pt data=data.yaml --arms finetune,ultralytics,ours --seeds 3
-    distill compare yolov5-half model=best.pt data=data.yaml --lrs 1e-4,3e-4 --arm 'gentle=distill.labels=0.1'
-    distill compare --resume runs/compare-yolov5-half-1
+    distill compare half model=best.pt data=data.yaml --arms finetune,ultralytics,ours --seeds 3
+    distill compare half model=best.pt data=data.yaml --lrs 1e-4,3e-4 --arm 'gentle=distill.labels=0.1'
+    distill compare --resume runs/compare-half-1
     """
     from distill.comparison import arms
     from distill.engine.folder import COMPARISON, STAGES, RunFolder
@@ -109,7 +109,7 @@ def _watch(work: Callable[[Console], object], folder: RunFolder, quiet: bool, co
 def plan(args: argparse.Namespace) -> None:
     """Show what a run would cut, layer by layer, without training.
 
-    distill plan yolov5-half model=best.pt data=data.yaml prune.flops=0.3
+    distill plan half model=best.pt data=data.yaml prune.flops=0.3
     """
     from distill.recipe.load import load
 
@@ -176,7 +176,7 @@ def _options(cls: type, words: Sequence[str]) -> Any:
 def copy(args: argparse.Namespace) -> None:
     """Copy a shipped recipe to a file, to edit it.
 
-    distill cp yolov5-half mine.yaml
+    distill cp half mine.yaml
     """
     from distill.recipe.load import find
 
@@ -197,8 +197,8 @@ def copy(args: argparse.Namespace) -> None:
 def report(args: argparse.Namespace) -> None:
     """Write the report of a finished run again, or one page of many runs' results.
 
-    distill report runs/yolov5-half-1
-    distill report --results docs/results runs/yolov5-half-1 --table README.md
+    distill report runs/half-1
+    distill report --results docs/results runs/half-1 --table README.md
     """
     from distill import report as reports
     from distill.engine.folder import COMPARISON

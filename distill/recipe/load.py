@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,9 @@ from distill.recipe.keys import Key
 from distill.recipe.schema import Recipe
 from distill.recipe.section import Overrides, bind, walk, write
 from distill.recipe.yaml import Item, dump, read, wrap
+
+RENAMED = {"yolov5-half": "half", "yolov5-original": "half"}  # what shipped recipes were called in earlier versions
+_LOG = logging.getLogger("distill")
 
 
 def load(recipe: str | Path, overrides: Overrides = ()) -> Recipe:
@@ -74,8 +78,11 @@ def find(recipe: str | Path) -> Path:
         return path
     if path.is_dir() and (path / "recipe.yaml").is_file():
         raise DistillError(f"{recipe} is the folder of a run; to resume it: distill run --resume {recipe}")
-    if str(recipe) in files:
-        return files[str(recipe)]
+    name = RENAMED.get(str(recipe), str(recipe))
+    if name != str(recipe):
+        _LOG.warning("the recipe '%s' is called '%s' now, for every family of detectors", recipe, name)
+    if name in files:
+        return files[name]
     choices = f": give the path of a file or one of {', '.join(files)}; or, with --resume, the folder of a run"
     raise DistillError(f"no recipe '{recipe}'{nearest(str(recipe), files) or choices}")
 

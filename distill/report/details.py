@@ -29,7 +29,7 @@ def commands(results: Results, run_dir: Path) -> list[str]:
 def further_commands(results: Results, run_dir: Path) -> list[str]:
     """To train the result on, or to cut it again."""
     options = f"model={_student(run_dir)} data={shlex.quote(results.data.path)} imgsz={results.imgsz}"
-    return [f"distill run {recipe} {options}" for recipe in ("finetune", "yolov5-half")]
+    return [f"distill run {recipe} {options}" for recipe in ("finetune", "half")]
 
 
 def _student(run_dir: Path) -> str:

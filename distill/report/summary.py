@@ -192,6 +192,7 @@ def _compare_command(one: Comparison) -> str:
 
 def _command(verb: str, name: str, recipe: Mapping[str, Any]) -> str:
     """A line for a shell: the words in which a resolved recipe differs from the shipped one of its name."""
+    name = recipes.RENAMED.get(name, name)
     if name not in recipes.shipped():  # a file beside the user, with nothing to differ from
         return f"distill {verb} {shlex.quote(f'{name}.yaml')}"
     content = yaml.safe_load(recipes.find(name).read_text(encoding="utf-8"))

@@ -76,12 +76,12 @@ def says(capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 def test_run_makes_a_numbered_folder(says: Any, pipeline: Pipeline) -> None:
-    assert says("run", "yolov5-half", *GIVEN, "--quiet", "distill.epochs=0") == (0, "", "")
-    assert says("run", "yolov5-half", *GIVEN)[2] == "working\n"
+    assert says("run", "half", *GIVEN, "--quiet", "distill.epochs=0") == (0, "", "")
+    assert says("run", "half", *GIVEN)[2] == "working\n"
     (_, recipe, first), (_, _, second) = pipeline.calls
     assert recipe.distill.epochs == 0
-    assert (first, second) == (Path("runs/yolov5-half-1"), Path("runs/yolov5-half-2"))
-    assert Path("runs/yolov5-half-1/log.txt").read_text() == "working\n"
+    assert (first, second) == (Path("runs/half-1"), Path("runs/half-2"))
+    assert Path("runs/half-1/log.txt").read_text() == "working\n"
 
 
 def test_a_run_goes_on_by_its_folder_by_out_or_by_its_name(says: Any, pipeline: Pipeline) -> None:
@@ -171,7 +171,7 @@ def test_errors_of_prune_are_the_users(says: Any, pipeline: Pipeline) -> None:
 
 
 def test_the_other_commands_call_the_pipeline(says: Any, pipeline: Pipeline) -> None:
-    assert says("plan", "yolov5-half", *GIVEN, "prune.flops=0.3")[0] == 0
+    assert says("plan", "half", *GIVEN, "prune.flops=0.3")[0] == 0
     assert says("check", "demo") == (0, "demo: recipe, model, data and losses are in order\n", "")
     assert says("eval", "a.pt", "data=d.yaml", "imgsz=320", "device=cpu")[0] == 0
     assert says("export", "a.pt", "onnx", "imgsz=64", "openvino")[0] == 0
@@ -186,7 +186,7 @@ def test_ls(says: Any) -> None:
     status, keys, _ = says("ls", "keys")
     assert status == 0 and keys.splitlines()[0].split() == ["key", "type", "default", "help"]
     assert "prune.round_to" in keys
-    shipped = ["demo", "finetune", "yolov5-half", "yolov5-original"]
+    shipped = ["demo", "edge", "finetune", "half"]
     assert [line.split()[0] for line in says("ls", "recipes")[1].splitlines()] == shipped
     assert says("ls", "importances")[1].startswith("obs ")
     assert "feature_pkd" in says("ls", "losses")[1]
@@ -227,7 +227,7 @@ def test_cp_never_overwrites(says: Any) -> None:
     assert says("cp", "demo")[::2] == (2, "demo.yaml exists and is not overwritten: name another file\n")
     assert Path("demo.yaml").read_text() == "mine"
     Path("sub").mkdir()
-    assert says("cp", "yolov5-half", "sub")[0] == 0 and says("plan", "sub/yolov5-half.yaml", *GIVEN)[0] == 0
+    assert says("cp", "half", "sub")[0] == 0 and says("plan", "sub/half.yaml", *GIVEN)[0] == 0
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -255,7 +255,7 @@ def test_a_stdout_that_is_not_utf8_gets_what_it_can_show() -> None:
     code = "import sys; from distill.cli.main import main; print('\u2264'); sys.exit(main(['ls', 'recipes']))"
     code = code.replace("print", "main([]); print")
     done = run_outside(code, env=os.environ | {"PYTHONIOENCODING": "ascii"})
-    assert done.returncode == 0 and "\n?\n" in done.stdout and "yolov5-half" in done.stdout, done.stderr
+    assert done.returncode == 0 and "\n?\n" in done.stdout and "half" in done.stdout, done.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes break in another way there")
@@ -277,6 +277,6 @@ def test_a_comparison_in_several_processes_is_refused_before_they_take_each_othe
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["compare", "yolov5-half", *GIVEN]) == 2
+    assert main(["compare", "half", *GIVEN]) == 2
     assert capsys.readouterr().err.startswith("distill compare runs in one process: start it without torchrun")
     assert not pipeline.calls and not list(Path().iterdir())

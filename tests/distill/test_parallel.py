@@ -32,7 +32,7 @@ def run(folder: Path, out: str, *extra: str, launcher: list[str]) -> subprocess.
         "export=[]",
     ]
     inputs = [f"model={folder / 'best.pt'}", f"data={folder / 'data' / 'images' / 'train'}", "imgsz=64", "device=cpu"]
-    command = [sys.executable, *launcher, "-m", "distill", "run", "yolov5-half", "--out", str(folder / out)]
+    command = [sys.executable, *launcher, "-m", "distill", "run", "half", "--out", str(folder / out)]
     return subprocess.run(
         [*command, *inputs, *recipe, *training, "latency.runs=1", *extra],
         capture_output=True,

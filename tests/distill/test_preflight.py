@@ -59,7 +59,7 @@ def teacher() -> Detector:
 
 
 def recipe(*words: str) -> Recipe:
-    return recipes.load("yolov5-half", ["model=best.pt", "data=shapes", *words])
+    return recipes.load("half", ["model=best.pt", "data=shapes", *words])
 
 
 @pytest.mark.parametrize(
@@ -107,12 +107,12 @@ def test_a_network_that_could_not_be_pruned_is_not_trained_first(tmp_path: Path,
     (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [square]\n")
     train = f"teacher.train={{model: {model.format(tmp=tmp_path)}}}"
     with pytest.raises(DistillError) as caught:
-        check_network(recipes.load("yolov5-half", ["model=null", "data=shapes", train]), None)
+        check_network(recipes.load("half", ["model=null", "data=shapes", train]), None)
     assert str(caught.value).startswith(says.format(tmp=tmp_path)) and "\n" not in str(caught.value)
 
 
 def test_a_pattern_that_protects_nothing_is_refused_before_anything_is_done(teacher: Detector) -> None:
-    wanted = recipes.load("yolov5-half", ["model=best.pt", "data=shapes", "imgsz=64", "prune.protect=[modle.0.*]"])
+    wanted = recipes.load("half", ["model=best.pt", "data=shapes", "imgsz=64", "prune.protect=[modle.0.*]"])
     with pytest.raises(
         prune.PruneError, match=r"^protect='modle\.0\.\*' matches no layer of \w+: did you mean 'model\.0'\?$"
     ):
@@ -124,7 +124,7 @@ def test_a_network_with_a_stride_of_64_can_be_cut(tmp_path: Path) -> None:
     raw = tmp_path / "p6.pt"
     checkpoint.save(build("yolov5n6.yaml", data.names, width=0.125), raw, names=data.names, imgsz=128)
     given = [f"model={raw}", f"data={data.path}", "prune.importance=l1", "prune.round_to=1"]
-    wanted, teacher = recipes.load("yolov5-half", [*given, "imgsz=128"]), checkpoint.load(raw)
+    wanted, teacher = recipes.load("half", [*given, "imgsz=128"]), checkpoint.load(raw)
     plan = make_plan(wanted, teacher, data, torch.device("cpu"), Told())
     images = calibration_images(wanted, teacher, data, 2)
     assert images.shape == (2, 3, 192, 192)  # half a stride on each side, as validators pad
@@ -135,7 +135,7 @@ def test_a_network_with_a_stride_of_64_can_be_cut(tmp_path: Path) -> None:
         < 1e-9
     )
     with pytest.raises(DistillError, match=r"^imgsz is 96, and this network takes multiples of 64: give 64 or 128$"):
-        check_network(recipes.load("yolov5-half", [*given, "imgsz=96"]), teacher)
+        check_network(recipes.load("half", [*given, "imgsz=96"]), teacher)
 
 
 def test_another_size_than_that_of_training_is_a_warning(teacher: Detector) -> None:
@@ -149,7 +149,7 @@ def test_one_preflight_returns_what_it_opened_and_what_to_warn_of(tmp_path: Path
     raw = tmp_path / "best.pt"
     checkpoint.save(tiny(), raw, names={0: "square", 1: "disc"}, imgsz=320)
     given = [f"model={raw}", f"data={data.path}", "imgsz=64", "prune.importance=l1", "prune.round_to=1", "export=[]"]
-    checked = preflight(recipes.load("yolov5-half", given))
+    checked = preflight(recipes.load("half", given))
     assert checked.teacher is not None and checked.data is not None and checked.data.train == data.train
     assert [loss.name for loss in checked.losses] == ["score_bce", "box_iou", "dfl_kl", "feature_pkd"]
     assert checked.notes == ("loss objectness_bce left out: this head has no objectness",)
@@ -163,7 +163,7 @@ def test_plan_and_check_refuse_a_size_in_the_same_line(tmp_path: Path, capsys: p
     data = datasets.load(generate(tmp_path / "data", train=4, val=2, imgsz=64))
     raw = tmp_path / "p6.pt"
     checkpoint.save(build("yolov5n6.yaml", data.names, width=0.125), raw, names=data.names, imgsz=128)
-    words = ["yolov5-half", f"model={raw}", f"data={data.path}", "imgsz=352", "export=[]"]
+    words = ["half", f"model={raw}", f"data={data.path}", "imgsz=352", "export=[]"]
     lines = []
     for command in ("plan", "check", "run", "compare"):
         out = ["--out", str(tmp_path / "out")] if command in ("run", "compare") else []

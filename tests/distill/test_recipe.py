@@ -303,27 +303,35 @@ def test_an_importance_of_the_users_own_is_named_like_a_loss(here: Path) -> None
     ],
 )
 def test_a_resolved_recipe_reads_back_equal(overrides: Any) -> None:
-    first = load("yolov5-half", overrides)
+    first = load("half", overrides)
     assert load(write(to_yaml(first), "recipe.yaml")) == first
     assert to_yaml(load("recipe.yaml")) == to_yaml(first)
 
 
-@pytest.mark.parametrize("name", ["demo", "finetune", "yolov5-half", "yolov5-original"])
+@pytest.mark.parametrize("name", ["demo", "edge", "finetune", "half"])
 def test_shipped_recipes_are_in_order(name: str) -> None:
     assert load(name, [] if name == "demo" else REQUIRED).name == name
     assert recipe.find(f"{name}").read_text().startswith("# ")
 
 
 def test_an_unknown_recipe_gets_the_nearest_name(here: Path) -> None:
-    with pytest.raises(DistillError, match=r"^no recipe 'yolo5-half', did you mean 'yolov5-half'\?$"):
-        load("yolo5-half")
-    names = "demo, finetune, yolov5-half, yolov5-original"
+    with pytest.raises(DistillError, match=r"^no recipe 'hlf', did you mean 'half'\?$"):
+        load("hlf")
+    names = "demo, edge, finetune, half"
     with pytest.raises(DistillError, match=rf"^no recipe 'x/y': give the path of a file or one of {names}; or, with"):
         load("x/y")
     (here / "run").mkdir()
     (here / "run" / "recipe.yaml").touch()
     with pytest.raises(DistillError, match="run is the folder of a run; to resume it: distill run --resume run"):
         load("run")
+
+
+@pytest.mark.parametrize("name", sorted(recipe.RENAMED))
+def test_an_old_name_of_a_recipe_works_and_says_the_new_one(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert load(name, REQUIRED) == load("half", REQUIRED)
+    assert [record.message for record in caplog.records] == [
+        f"the recipe '{name}' is called 'half' now, for every family of detectors"
+    ]
 
 
 def test_every_key_explains_itself_and_has_a_default_that_it_accepts() -> None:

@@ -51,7 +51,7 @@ def results() -> dict[str, Any]:
             "prune": {"flops": 0.5},
             "distill": {"losses": {"box_iou": 1.0}, "labels": 1.0},
         },
-        "recipe_name": "yolov5-half",
+        "recipe_name": "half",
         "model": "best.pt",
         "imgsz": 320,
         "seed": 0,
@@ -323,12 +323,12 @@ def test_numbers_as_a_person_writes_them() -> None:
 
 
 def test_summary_fits_a_terminal_of_any_encoding(results: dict[str, Any]) -> None:
-    text = screen(results, Path("runs/yolov5-half"))
+    text = screen(results, Path("runs/half"))
     assert text.isascii()
     table, _, rest = text.partition("\n\n")
     assert all(len(line) <= 80 for line in table.splitlines()[:-1])
     assert "not accepted (limit -0.005)" in rest and "warning: the budget was missed by 2%" in rest
-    assert "Use it:  yolo predict model=runs/yolov5-half/student.pt source=" in rest
+    assert "Use it:  yolo predict model=runs/half/student.pt source=" in rest
 
 
 def test_an_original_is_used_with_the_originals_scripts(tmp_path: Path, results: dict[str, Any]) -> None:

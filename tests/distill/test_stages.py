@@ -19,7 +19,7 @@ UNREAD = {"name", "accept"}
 
 
 def recipe(*words: str) -> Recipe:
-    return recipes.load("yolov5-half", ["model=best.pt", "data=data.yaml", *words])
+    return recipes.load("half", ["model=best.pt", "data=data.yaml", *words])
 
 
 def names(stages: list[Stage]) -> list[str]:

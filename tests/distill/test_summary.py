@@ -24,7 +24,7 @@ SETTING = ("model=/srv/best.pt", "data=/srv/sets/cells/data.yaml", "imgsz=320", 
 
 def compare_dir(folder: Path, flops: float, own: str = "") -> Path:
     """The folder of a finished comparison."""
-    recipe = recipes.load("yolov5-half", [*SETTING, f"prune.flops={flops}"])
+    recipe = recipes.load("half", [*SETTING, f"prune.flops={flops}"])
     comparison = arms.plan(recipe, "finetune,ours", [own] if own else [], 2, None)
     runs = [
         ArmRun(
@@ -62,9 +62,9 @@ def compare_dir(folder: Path, flops: float, own: str = "") -> Path:
     return folder
 
 
-def run_dir(folder: Path, recipe_name: str = "yolov5-half") -> Path:
+def run_dir(folder: Path, recipe_name: str = "half") -> Path:
     """The folder of a finished run."""
-    recipe = yaml.safe_load(recipes.to_yaml(recipes.load("yolov5-half", SETTING)))
+    recipe = yaml.safe_load(recipes.to_yaml(recipes.load("half", SETTING)))
     teacher, student = RESULTS.models["teacher"], RESULTS.models["student"]
     models = {"teacher": teacher, "student": replace(student, gflops=1.0, latency_ms=Latency(2.0, 1.5, 2.5, 50))}
     results = replace(RESULTS, recipe=recipe, recipe_name=recipe_name, model="/srv/best.pt", models=models)
@@ -104,12 +104,17 @@ def test_the_page(kept: Path) -> None:
 
 def test_every_row_has_the_command_that_made_it(kept: Path) -> None:
     lines = [line.strip() for line in summary.write(kept).read_text().splitlines() if line.startswith("    distill")]
-    setting = "yolov5-half model=best.pt data=cells/data.yaml imgsz=320"
+    setting = "half model=best.pt data=cells/data.yaml imgsz=320"
     assert lines == [
         f"distill compare {setting} prune.flops=0.7 distill.epochs=10 --arms finetune,ours --seeds 2",
         f"distill compare {setting} distill.epochs=10 --arms finetune,ours --seeds 2",
         f"distill run {setting} distill.epochs=10",
     ]
+
+
+def test_a_recipe_that_was_renamed_is_called_by_its_new_name(tmp_path: Path) -> None:
+    summary.collect([run_dir(tmp_path / "old", "yolov5-half")], tmp_path / "results")
+    assert "    distill run half model=best.pt " in summary.write(tmp_path / "results").read_text()
 
 
 def test_an_arm_of_ones_own_comes_back_from_its_command(tmp_path: Path) -> None:
