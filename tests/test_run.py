@@ -183,9 +183,7 @@ def test_it_can_be_trained_and_cut_again(done: Path, capsys: pytest.CaptureFixtu
     assert main(["run", "finetune", *given, "distill.epochs=1", "--out", str(out), "--quiet"]) == 0
     rows = json.loads((out / "results.json").read_text())["models"]
     assert rows["student"]["params"] == rows["teacher"]["params"]
-    assert (
-        main(["plan", "half", f"model={out / 'student.pt'}", *given[1:], "prune.importance=l1", "--quiet"]) == 0
-    )
+    assert main(["plan", "half", f"model={out / 'student.pt'}", *given[1:], "prune.importance=l1", "--quiet"]) == 0
     assert "parameters" in capsys.readouterr().out
 
 
