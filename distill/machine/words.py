@@ -5,6 +5,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+_JOINERS_AND_BLANKS = "\u200c\u200d\u00a0\u3000"  # not printable to Python, and part of ordinary text and of emoji
+
+
+def printable(text: object, most: int | None = None) -> str:
+    """Text from a file as it may be shown: characters that steer a terminal or turn the line round are escaped.
+
+    Args:
+        text: anything; its `str`.
+        most: characters of it that are shown; None for all.
+    """
+    whole = str(text)
+    shown = whole[:most]
+    safe = (c if c.isprintable() or c in _JOINERS_AND_BLANKS else c.encode("unicode_escape").decode() for c in shown)
+    return "".join(safe) + ("…" if len(shown) < len(whole) else "")
+
 
 def nearest(word: str, words: Iterable[str], before: str = "") -> str:
     """`, did you mean 'x'?` with the most similar of the words, after `before`; nothing if none is similar."""

@@ -95,9 +95,8 @@ def propagate_mask(node: Node, value: Any, masks: dict[Node, Any], adapter: Adap
     if not sources or rule is None:
         return None
     if rule in MOVING:  # 0 if it is made from zeros alone
-        ones = {
-            n: torch.ones_like(n.meta["val"], device=sources[0].device) for n in node.all_input_nodes if n not in masks
-        }
+        # The values in a trace are fake tensors: only their shape is of use here.
+        ones = {n: value.new_ones(n.meta["val"].shape) for n in node.all_input_nodes if n not in masks}
         return compute(node, {**ones, **masks})
     if rule is rules.padding:
         return _padded(node, sources[0], value)

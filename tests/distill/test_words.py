@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distill.machine.words import duration, nearest, text_table
+from distill.machine.words import duration, nearest, printable, text_table
 
 
 def test_durations() -> None:
@@ -32,3 +32,10 @@ def test_the_nearest_name() -> None:
     assert nearest("sede", ["seed", "data"]) == ", did you mean 'seed'?"
     assert nearest("ratoi", ["ratio"], "prune.") == ", did you mean 'prune.ratio'?"
     assert nearest("xyz", ["seed"]) == ""
+
+
+def test_what_steers_a_terminal_is_shown_escaped() -> None:
+    assert printable("\x1b[31mred\x07\r\n\u202egnp\udc80") == "\\x1b[31mred\\x07\\r\\n\\u202egnp\\udc80"
+    for ordinary in ("traffic light", "auto\u00a0bus", "\u0645\u06cc\u200c\u0634\u0648\u062f", "👩\u200d🚀", "\\n"):
+        assert printable(ordinary) == ordinary
+    assert printable("abcdef", 4) == "abcd…" and printable("abcd", 4) == "abcd" and printable(3) == "3"

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from ultralytics.nn.modules import AIFI
 
 import prune
 from prune.program.interpret import Program
@@ -78,7 +79,22 @@ class Moved(nn.Module):
         return self.mean(x.mean((2, 3)).sigmoid()), self.flat(joined.flatten(1).sigmoid())
 
 
+class BesideUnmasked(nn.Module):
+    """Channels that are cut stand beside some of which none can be: the input's, and those of an attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.attention, self.second = nn.Conv2d(3, 16, 1), AIFI(16, 24, 2), nn.Conv2d(16, 16, 1)
+        self.joined, self.last = nn.Conv2d(19, 12, 1), nn.Conv2d(28, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        joined = self.joined(torch.cat([self.second(y).sigmoid(), x], 1).sigmoid())
+        return self.last(torch.cat([joined.sigmoid(), self.attention(y)], 1))
+
+
 CASES = [
+    (BesideUnmasked(), (2, 3, 6, 6)),
     (Moved(), (2, 3, 7, 7)),
     (ChannelsLast(), (2, 12, 5, 3)),
     (ChannelsLast(), (2, 5, 3)),
