@@ -245,7 +245,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, device: str) -> Iterator[tupl
     """The folder of a finished run of half, and what was on the screen."""
     root = tmp_path_factory.mktemp("original")
     data = draw(root / "data")
-    where = [f"device={device}", "imgsz=64", "batch=8", "latency.runs=2"]
+    where = [f"device={device}", "batch=8", "latency.runs=2"]
     given = [f"model={original(root, data)}", f"data={data}", *where]
     less = ["prune.flops=0.7", "repair.images=16", "distill.epochs=1", "sparsify={epochs: 1}", "prune.round_to=1"]
     with pytest.MonkeyPatch.context() as patch:
@@ -318,7 +318,7 @@ def test_its_student_is_measured_and_exported(kept: tuple[Path, str], capsys: py
 
 def test_losses_that_do_not_fit_are_named(kept: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
     given = [f"model={kept[0] / 'student-yolov5.pt'}", f"data={kept[0].parent / 'data' / 'data.yaml'}", "device=cpu"]
-    assert main(["check", "half", *given, "imgsz=64", "prune.round_to=1"]) == 0
+    assert main(["check", "half", *given, "prune.round_to=1"]) == 0
     said = capsys.readouterr()
     assert "loss dfl_kl left out: this head predicts no distributions over box sides" in said.out + said.err
     assert "objectness_bce" not in said.out + said.err

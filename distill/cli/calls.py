@@ -8,6 +8,7 @@ import shlex
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def run(args: argparse.Namespace) -> None:
     """Prune, repair and distill a detector as a recipe says.
 
-    distill run half model=best.pt data=data.yaml imgsz=320
+    distill run half model=best.pt data=data.yaml
     distill run half model=best.pt data=data.yaml distill.epochs=0 --out runs/no-training
     distill run --resume runs/half-1
     """
@@ -71,7 +72,7 @@ def compare(args: argparse.Namespace) -> None:
 
 def _recipe_and_folder(args: argparse.Namespace, prefix: str = "") -> tuple[Recipe, Path]:
     """The recipe of a run or a comparison, and its folder: an earlier one's, the one that --out names, or the next."""
-    from distill.engine.folder import last_path, next_path, recipe_of
+    from distill.engine.folder import RECIPE, last_path, next_path, recipe_of
     from distill.recipe.load import load
 
     earlier = Path(args.recipe) if args.resume and Path(args.recipe).is_dir() else None
@@ -80,7 +81,10 @@ def _recipe_and_folder(args: argparse.Namespace, prefix: str = "") -> tuple[Reci
     recipe = load(recipe_of(earlier) if earlier else args.recipe, args.override)
     choose = last_path if args.resume else next_path
     path = earlier or (Path(args.out) if args.out else choose(f"{prefix}{recipe.name}"))
-    return recipe, parallel.broadcast(path)
+    path = parallel.broadcast(path)
+    if args.resume and recipe.imgsz is None and (path / RECIPE).is_file():  # the size that its checkpoint had then
+        recipe = replace(recipe, imgsz=load(path / RECIPE).imgsz)
+    return recipe, path
 
 
 def _watch(work: Callable[[Console], object], folder: RunFolder, quiet: bool, command: str) -> None:

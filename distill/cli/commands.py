@@ -76,7 +76,9 @@ _CP = (
 )
 _CHECKPOINT = _word("checkpoint", "CHECKPOINT")
 _OPTIONS = _word("option", "key=value", "data=, teacher=, imgsz=, batch=, device=", nargs="*")
-_FORMATS = _word("format", "FORMAT", "onnx, torchscript, openvino, ...; imgsz= sets the size", nargs="+")
+_FORMATS = _word(
+    "format", "FORMAT", "onnx, torchscript, openvino, ...; imgsz= sets another size than the checkpoint's", nargs="+"
+)
 
 COMMANDS = {
     "run": Command(calls.run, (*_RECIPE, *_folder("run", ""))),

@@ -15,6 +15,7 @@ from distill.comparison.arms import BUILTIN, OURS, Comparison, start_of
 from distill.engine import pipeline
 from distill.engine.folder import COMPARISON, LOG, RECIPE, RunFolder
 from distill.engine.preflight import check_network, fitting, fitting_losses, open_teacher, preflight
+from distill.engine.size import with_size
 from distill.engine.stage import shared_stages, with_evaluations
 from distill.errors import DistillError, RunError
 from distill.machine.console import Console
@@ -53,6 +54,7 @@ def run(comparison: Comparison, folder: RunFolder, console: Console, *, quiet: b
             training fails, the other arms are trained and the comparison is written first.
     """
     comparison = possible(comparison, console)
+    folder.resolve(to_yaml(comparison.recipe))
     work = _Work(comparison, folder, console, quiet)
     first, *others = comparison.seeds
     work.prepare(first)
@@ -84,11 +86,14 @@ def possible(comparison: Comparison, console: Console) -> Comparison:
     recipe, quiet = comparison.recipe, Console(quiet=True)  # the runs print their own notes and warnings
     untrained = replace(recipe, export=(), sparsify=None, distill=Distill(epochs=0))
     common = preflight(untrained, progress=quiet.track)  # each arm's training is checked below
+    recipe = replace(recipe, imgsz=common.recipe.imgsz)
+    comparison = replace(comparison, recipe=recipe)
     arms: list[Arm] = []
     for arm in comparison.arms:
         variant = comparison.variant(arm, recipe.seed, None)
         try:
             teacher = common.teacher if variant.model == recipe.model else open_teacher(variant)
+            variant, _ = with_size(variant, teacher)
             if (variant.model, variant.prune, variant.imgsz) != (recipe.model, recipe.prune, recipe.imgsz):
                 check_network(variant, teacher)
             fitting_losses(variant, teacher)

@@ -75,6 +75,12 @@ class RunFolder:
             folder.refresh()
         return folder
 
+    def resolve(self, recipe_yaml: str) -> None:
+        """Replace the recipe by the same one in which what was `auto` is known, before the first stage."""
+        changed, self._recipe = recipe_yaml != self._recipe, recipe_yaml
+        if changed and self.started:
+            self.write_text(RECIPE, recipe_yaml)
+
     @property
     def started(self) -> bool:
         """Whether there is something to go on with."""

@@ -46,6 +46,7 @@ def run(recipe: Recipe, folder: RunFolder, console: Console) -> Results | None:
         DistillError, PruneError: bad input, before anything is written; or a step that cannot be done.
     """
     session = Session(recipe, folder, console)
+    recipe = session.recipe  # with the image size in place of `auto`
     stages = list(with_evaluations(stage for stage in STAGES if stage.when(recipe)))
     passes = [stage.passes(session) for stage in stages]
     for number, stage in enumerate(stages, 1):

@@ -27,7 +27,7 @@ def calibration_images(recipe: Recipe, teacher: Detector, data: DataSet, count: 
     Validators pad even a square image by half a stride. A network that was repaired without that border sees things in it.
 
     Args:
-        recipe: its `imgsz` and `seed` count.
+        recipe: its `size` and `seed` count.
         teacher: the network that will see them.
         data: the training images are taken from it.
         count: of images, at most.
@@ -37,7 +37,7 @@ def calibration_images(recipe: Recipe, teacher: Detector, data: DataSet, count: 
     """
     by_area = family_of(teacher.model).area_resize
     frame = stride_of(teacher.model) // 2
-    return calibration(data.train, count, recipe.imgsz, seed=recipe.seed, by_area=by_area, frame=frame)
+    return calibration(data.train, count, recipe.size, seed=recipe.seed, by_area=by_area, frame=frame)
 
 
 def make_plan(
@@ -58,7 +58,7 @@ def make_plan(
     options = recipe.prune
     model = teacher.model.to(device)
     images = calibration_images(recipe, teacher, data, options.images if options else 1)
-    graph = prune.trace(model, torch.zeros(1, 3, recipe.imgsz, recipe.imgsz, device=device), adapter=YOLO_ADAPTER)
+    graph = prune.trace(model, torch.zeros(1, 3, recipe.size, recipe.size, device=device), adapter=YOLO_ADAPTER)
     if options is None:
         return prune.keep_all(graph)
     plan = prune.plan_in_rounds(

@@ -12,6 +12,7 @@ import torch
 import prune
 from distill import losses
 from distill.engine.planning import budget, importance_of
+from distill.engine.size import ImageSize, image_size, with_size
 from distill.errors import DistillError
 from distill.losses.base import LossModule, WeightedLoss
 from distill.losses.spec import ALWAYS, LossSpec
@@ -37,6 +38,8 @@ from distill.yolo.families.ultralytics_dfl import DFL
 class Preflight:
     """The checked inputs of a recipe."""
 
+    recipe: Recipe  # with the image size in place of `auto`
+    size: ImageSize
     device: torch.device
     teacher: Detector | None  # the checkpoint that the recipe names; None if it trains one
     losses: tuple[WeightedLoss, ...]  # of the recipe, those that the teacher's head can serve
@@ -73,6 +76,7 @@ def preflight(
         batches["teacher.train.batch"] = recipe.teacher.train.batch
     parallel.check_divisible(batches)
     teacher = open_teacher(recipe)
+    recipe, size = with_size(recipe, teacher)
     teaching, notes = fitting_losses(recipe, teacher)
     check_network(recipe, teacher)
     warnings = size_warnings(recipe, teacher)
@@ -82,7 +86,7 @@ def preflight(
         data = datasets.load(path, teacher.names if teacher else None, progress=progress)
         _check_labels(recipe, data, teaching)
         warnings += data.warnings
-    return Preflight(device, teacher, teaching, data, notes, tuple(warnings))
+    return Preflight(recipe, size, device, teacher, teaching, data, notes, tuple(warnings))
 
 
 def open_teacher(recipe: Recipe) -> Detector | None:
@@ -92,9 +96,9 @@ def open_teacher(recipe: Recipe) -> Detector | None:
 
 def size_warnings(recipe: Recipe, teacher: Detector | None) -> tuple[str, ...]:
     """A warning if a network will see images of another size than it was trained on."""
-    if teacher is None or not teacher.imgsz or teacher.imgsz == recipe.imgsz:
+    if teacher is None or recipe.size == teacher.imgsz or recipe.size == image_size(None, teacher).pixels:
         return ()
-    sizes = f"was trained at {teacher.imgsz} pixels, and imgsz is {recipe.imgsz}"
+    sizes = f"was trained at {teacher.imgsz} pixels, and imgsz is {recipe.size}"
     return (f"{teacher.source} {sizes}: give imgsz={teacher.imgsz} unless that is meant",)
 
 
@@ -166,10 +170,10 @@ def check_network(recipe: Recipe, teacher: Detector | None) -> None:
         assert options is not None  # a recipe without a model has it
         network = build(options.model, {0: "object"}, width=options.width)
     stride = stride_of(network)
-    if recipe.imgsz % stride:
-        sizes = f"{recipe.imgsz // stride * stride} or {-(-recipe.imgsz // stride) * stride}"
-        raise DistillError(f"imgsz is {recipe.imgsz}, and this network takes multiples of {stride}: give {sizes}")
+    if recipe.size % stride:
+        sizes = f"{recipe.size // stride * stride} or {-(-recipe.size // stride) * stride}"
+        raise DistillError(f"imgsz is {recipe.size}, and this network takes multiples of {stride}: give {sizes}")
     if recipe.prune is not None:
-        graph = prune.trace(network, torch.zeros(1, 3, recipe.imgsz, recipe.imgsz), adapter=YOLO_ADAPTER)
+        graph = prune.trace(network, torch.zeros(1, 3, recipe.size, recipe.size), adapter=YOLO_ADAPTER)
         prune.check_budget(graph, **budget(recipe.prune))
         importance_of(recipe.prune.importance)

@@ -48,7 +48,7 @@ def assemble(session: Session) -> Results:
         recipe=yaml.safe_load(to_yaml(recipe)),
         recipe_name=recipe.name,
         model=recipe.model,
-        imgsz=recipe.imgsz,
+        imgsz=recipe.size,
         seed=recipe.seed,
         data=DataFacts(
             str(data.path), len(data.train), len(data.val), tuple((data.names or {}).values()), data.labelled

@@ -17,6 +17,7 @@ from distill.engine.planning import calibration_images
 from distill.engine.preflight import preflight
 from distill.machine import parallel
 from distill.machine.console import Console
+from distill.recipe.load import to_yaml
 from distill.recipe.schema import Recipe
 from distill.results.networks import PRUNED, REPAIRED, SPARSE, TEACHER, Network
 from distill.results.results import Evaluation
@@ -49,9 +50,11 @@ class Session:
     """
 
     def __init__(self, recipe: Recipe, folder: RunFolder, console: Console) -> None:
-        self.recipe, self.folder, self.console = recipe, folder, console
+        self.recipe, self.folder, self.console = recipe, folder, console  # the recipe that `_generate` reads
         checked = preflight(recipe, generate=self._generate, progress=console.track)
         assert checked.data is not None  # generated data are there too
+        self.recipe = checked.recipe
+        folder.resolve(to_yaml(self.recipe))
         self.device, self.teacher = checked.device, checked.teacher
         self.losses, self.data = checked.losses, checked.data
         self.warnings = checked.warnings  # those of stages are in their records
@@ -99,7 +102,7 @@ class Session:
                 detector.model,
                 self.folder.path / network.file,
                 names=detector.names,
-                imgsz=self.recipe.imgsz,
+                imgsz=self.recipe.size,
                 plan=plan.to_dict() if plan else None,
             )
 
@@ -141,7 +144,7 @@ class Session:
     @property
     def eval_settings(self) -> EvalSettings:
         """How every network of this run is measured."""
-        return EvalSettings(self.recipe.imgsz, self.recipe.batch, self.device)
+        return EvalSettings(self.recipe.size, self.recipe.batch, self.device)
 
     def task(self, student: Detector, keep_inputs: Mapping[str, Sequence[int]] | None = None) -> DistillationTask:
         """Teacher, student and losses; the labels take part if there are any. `keep_inputs`: of the plan that cut it."""
@@ -169,7 +172,7 @@ class Session:
             processes=parallel.world(),
         )
         reestimate_batchnorm(
-            student.model, self.data, schedule, imgsz=self.recipe.imgsz, device=self.device, seed=self.recipe.seed
+            student.model, self.data, schedule, imgsz=self.recipe.size, device=self.device, seed=self.recipe.seed
         )
         return student, schedule
 
@@ -189,7 +192,7 @@ class Session:
             schedule,
             folder=self.folder.path / "training" / name,
             console=self.console,
-            imgsz=self.recipe.imgsz,
+            imgsz=self.recipe.size,
             device=self.recipe.device,
             seed=self.recipe.seed,
             workers=self.recipe.workers,

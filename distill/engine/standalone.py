@@ -8,6 +8,7 @@ from pathlib import Path
 import prune
 from distill.engine.planning import describe, make_plan
 from distill.engine.preflight import preflight
+from distill.engine.size import image_size
 from distill.errors import DistillError
 from distill.machine.console import Console
 from distill.machine.device import pick_device
@@ -30,7 +31,7 @@ def plan(recipe: Recipe, console: Console) -> prune.PrunePlan:
     checked = preflight(replace(recipe, sparsify=None, distill=Distill(epochs=0), export=()), progress=console.track)
     assert checked.teacher is not None and checked.data is not None  # neither is made by a run
     checked.show(console)
-    cut = make_plan(recipe, checked.teacher, checked.data, checked.device, console)
+    cut = make_plan(checked.recipe, checked.teacher, checked.data, checked.device, console)
     rows = [(group.name, str(group.before), str(group.after)) for group in cut.groups]
     console.result("\n".join(text_table([("channels of", "before", "after"), *rows], numbers=True)))
     console.result(describe(cut))
@@ -50,10 +51,10 @@ def evaluate(path: str, options: EvalOptions, console: Console) -> None:
     data = datasets.load(options.data, student.names, progress=console.track)
     for warning in data.warnings:
         console.warn(warning)
-    size = options.imgsz or student.imgsz or 640
+    size = image_size(options.imgsz, student)
 
     def measured(network: Detector, swap: Swap | None = None) -> Metrics:
-        return measure(network.model, data, EvalSettings(size, options.batch, device), swap=swap)
+        return measure(network.model, data, EvalSettings(size.pixels, options.batch, device), swap=swap)
 
     metrics = measured(student)
     rows = {"mAP50-95": metrics.map50_95, "mAP50": metrics.map50, **metrics.per_class}
@@ -62,15 +63,16 @@ def evaluate(path: str, options: EvalOptions, console: Console) -> None:
             swap = swap_with_teacher(teacher.model, part, device)
             rows[f"mAP50-95 with the teacher's {part}"] = measured(student, swap).map50_95
         rows["mAP50-95 of the teacher"] = measured(teacher).map50_95
-    console.result(f"{metrics.images} images, {metrics.instances} objects, imgsz {size}")
+    console.result(f"{metrics.images} images, {metrics.instances} objects, {size}")
     console.result("\n".join(text_table((name, f"{value:.3f}") for name, value in rows.items())))
 
 
 def export(path: str, formats: tuple[str, ...], options: ExportOptions, console: Console) -> None:
     """Convert a checkpoint; the results lie beside it."""
     check_exports(formats)
-    size = options.imgsz or checkpoint.load(path, trust=options.trust).imgsz or 640
+    size = image_size(options.imgsz, checkpoint.load(path, trust=options.trust))
+    console.line(str(size))
     for name in formats:
-        exported = export_checkpoint(Path(path), name, Path(path).absolute().parent, size, trust=options.trust)
+        exported = export_checkpoint(Path(path), name, Path(path).absolute().parent, size.pixels, trust=options.trust)
         checked = "not compared" if exported.max_abs_diff is None else f"outputs differ by {exported.max_abs_diff:.1e}"
         console.result(f"{exported.file}  {exported.size_mb:.1f} MB, {checked}")

@@ -30,6 +30,7 @@ _SEED = {"minimum": 0, "maximum": 10**9}
 _SHARE = {"minimum": 0, "maximum": 1}
 _INNER_SHARE = {"exclusiveMinimum": 0, "exclusiveMaximum": 1}
 _DEVICE = "cpu, 0, cuda:1, ...; if empty, a GPU is used if there is one."
+_IMGSZ = "Width and height of the network's input in pixels; auto takes the size that the checkpoint was trained at."
 _AUTO_LR = "Highest learning rate; auto chooses it."
 
 
@@ -138,7 +139,7 @@ class Recipe:
     name: str = key("Prefix of the run folders; the file's name by default.", "")
     model: str | None = key("The checkpoint to make smaller: any YOLO detector.", None, path=True)
     data: str = key("A data.yaml, a folder of images, or shapes: a generated set.", path=True, words=(SHAPES,))
-    imgsz: int = key("Width and height of the network's input in pixels.", 640, _SIZE)
+    imgsz: int | None = key(_IMGSZ, None, _SIZE, none="auto")
     batch: int = key("Images in a batch.", 16, _COUNT)
     device: str = key(_DEVICE, "", empty=True)
     seed: int = key("Seed of all random numbers.", 0, _SEED)
@@ -156,6 +157,12 @@ class Recipe:
     )
     latency: Latency = key(default=Latency)
 
+    @property
+    def size(self) -> int:
+        """`imgsz` of a recipe whose checkpoint was opened: see `distill.engine.size`."""
+        assert self.imgsz is not None, "imgsz is auto until the checkpoint is opened"
+        return self.imgsz
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions:
@@ -165,7 +172,7 @@ class EvalOptions:
     teacher: str | None = key(
         "The original checkpoint: also measure how its boxes and scores changed.", None, path=True
     )
-    imgsz: int | None = key("Input size in pixels; auto takes the checkpoint's.", None, _SIZE, none="auto")
+    imgsz: int | None = key(_IMGSZ, None, _SIZE, none="auto")
     batch: int = key("Images in a batch.", 16, _COUNT)
     device: str = key(_DEVICE, "", empty=True)
     trust: bool = key("Execute what is pickled in the checkpoint. Only for files you made.", False)
@@ -175,5 +182,5 @@ class EvalOptions:
 class ExportOptions:
     """What `distill export` takes beside a checkpoint and formats."""
 
-    imgsz: int | None = key("Input size in pixels; auto takes the checkpoint's.", None, _SIZE, none="auto")
+    imgsz: int | None = key(_IMGSZ, None, _SIZE, none="auto")
     trust: bool = key("Execute what is pickled in the checkpoint. Only for files you made.", False)

@@ -207,4 +207,4 @@ def test_an_importance_that_cannot_be_loaded_is_refused_before_anything_is_done(
 ) -> None:
     (tmp_path / "mine.py").write_text(IMPORTANCES)
     with pytest.raises(DistillError, match=r"importance '.*mine.py:spraed': nothing named 'spraed' in .*'spread'"):
-        check_network(recipe(f"prune.importance={tmp_path}/mine.py:spraed"), teacher)
+        check_network(recipe("imgsz=64", f"prune.importance={tmp_path}/mine.py:spraed"), teacher)

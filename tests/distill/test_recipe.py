@@ -49,7 +49,7 @@ prune: {flops: 0.5}
 
 def test_a_recipe_is_read_into_frozen_dataclasses() -> None:
     read = load(write(BASE + "distill: {epochs: 3, losses: {score_bce: 1, dfl_kl: {weight: 2, temperature: 1e-1}}}"))
-    assert (read.name, read.model, read.data, read.imgsz) == ("r", "best.pt", "data.yaml", 640)
+    assert (read.name, read.model, read.data, read.imgsz) == ("r", "best.pt", "data.yaml", None)
     assert (read.prune.flops, read.prune.params, read.prune.importance) == (0.5, None, "obs")
     assert read.distill.losses == (LossSpec("score_bce", 1.0), LossSpec("dfl_kl", 2.0, {"temperature": 0.1}))
     assert read.repair == recipe_keys.Repair(images=256) and read.sparsify is None and read.teacher.train is None
@@ -69,7 +69,7 @@ def test_all_errors_are_reported_at_once_with_their_places() -> None:
         accept: {map_drop: -1}
         """) == [
         "r.yaml:1:1: data is not set: give data=... (A data.yaml, a folder of images, or shapes: a generated set.)",
-        "r.yaml:2:8: imgsz: expected a whole number >= 32 and a multiple of 32, got 'big'",
+        "r.yaml:2:8: imgsz: expected auto or a whole number >= 32 and a multiple of 32, got 'big'",
         "r.yaml:3:1: prune: give exactly one of flops, params, ratio; got none",
         "r.yaml:4:3: unknown key 'prune.ratoi', did you mean 'prune.ratio'?",
         f"r.yaml:5:15: prune.importance: unknown name 'l2': built in are {built_in}; your own is file.py:function",

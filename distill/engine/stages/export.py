@@ -19,7 +19,7 @@ class ExportRecord:
 
 
 def _work(session: Session) -> ExportRecord:
-    folder, size = session.folder.path, session.recipe.imgsz
+    folder, size = session.folder.path, session.recipe.size
     exports = []
     for name in session.recipe.export:
         exported = export_checkpoint(folder / STUDENT.file, name, folder / "exports", size)

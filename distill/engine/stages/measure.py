@@ -21,7 +21,7 @@ class MeasureRecord:
 
 
 def _work(session: Session) -> MeasureRecord:
-    size, runs = session.recipe.imgsz, session.recipe.latency.runs
+    size, runs = session.recipe.size, session.recipe.latency.runs
     networks = {network.name: checkpoint.fused(session.load(network).model) for network in (TEACHER, STUDENT)}
     latency = measure.measure_latency(networks, size, session.device, runs, progress=session.console.track)
     costs = {

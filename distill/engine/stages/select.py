@@ -46,7 +46,7 @@ def _work(session: Session) -> SelectRecord:
     native = family_of(student.model).native
     if native is None:
         return SelectRecord(chosen.name, None)
-    native.save(student.model, session.folder.path / native.file, names=student.names, imgsz=session.recipe.imgsz)
+    native.save(student.model, session.folder.path / native.file, names=student.names, imgsz=session.recipe.size)
     return SelectRecord(chosen.name, Native(native.file, native.about, native.commands))
 
 

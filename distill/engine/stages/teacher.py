@@ -37,7 +37,7 @@ def _work(session: Session) -> TeacherRecord:
     )
     trained = session.train(network, plan, "teacher", patience=options.patience)
     path = session.folder.path / networks.TEACHER.file
-    session.save(Detector(trained.model, names, recipe.imgsz, path, None), networks.TEACHER)
+    session.save(Detector(trained.model, names, recipe.size, path, None), networks.TEACHER)
     return TeacherRecord(trained.best_epoch, len(trained.history))
 
 

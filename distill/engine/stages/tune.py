@@ -16,7 +16,7 @@ def _work(session: Session) -> Tuning:
     options, console = session.recipe.distill, session.console
     student, schedule = session.training_start()
     task = session.task(student, session.plan.keep_inputs)
-    place: dict[str, Any] = {"imgsz": session.recipe.imgsz, "device": session.device, "seed": session.recipe.seed}
+    place: dict[str, Any] = {"imgsz": session.recipe.size, "device": session.device, "seed": session.recipe.seed}
     factors: dict[str, float] = {}
     if options.balance and task.losses:
         factors = balance_losses(task, session.data, schedule, **place)
