@@ -99,6 +99,7 @@ def test_everything_that_a_run_promises_is_there(done: Path) -> None:
         "report.html",
         "plots",
         "exports/student.onnx",
+        "exports/teacher.onnx",
         "log.txt",
     ]:
         assert (done / name).exists(), name
@@ -113,6 +114,7 @@ def test_everything_that_a_run_promises_is_there(done: Path) -> None:
     assert models["student"]["params"] < models["teacher"]["params"]
     assert models["student"]["size_mb"] < models["teacher"]["size_mb"]
     assert results["plan"]["verify"] < 1e-6 and results["exports"][0]["max_abs_diff"] < 1e-3
+    assert all(network["deployed"][0]["runtime"] == "ONNX Runtime" for network in models.values())
     assert "my_kd" in (done / "metrics.csv").read_text().splitlines()[0]
 
 

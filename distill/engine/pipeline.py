@@ -1,4 +1,4 @@
-"""The flow of a run, top to bottom: teacher, cut, repair, training, the best of them; measured, exported, reported.
+"""The flow of a run, top to bottom: teacher, cut, repair, training, the best of them; exported, measured, reported.
 
 Every stage declares itself in a file of `distill.engine.stages`. It ends in a record in stages.json, and in the file of the
 network that it makes; the next one starts from these, so a run that was killed goes on after its last finished stage.
@@ -28,7 +28,7 @@ from distill.machine.console import Console
 from distill.recipe.schema import Recipe
 from distill.results.results import FILE, Results
 
-STAGES: tuple[Stage[Any], ...] = (TEACHER, SPARSIFY, CUT, REPAIR, TUNE, TRAIN, AVERAGE, SELECT, MEASURE, EXPORT)
+STAGES: tuple[Stage[Any], ...] = (TEACHER, SPARSIFY, CUT, REPAIR, TUNE, TRAIN, AVERAGE, SELECT, EXPORT, MEASURE)
 
 
 def run(recipe: Recipe, folder: RunFolder, console: Console) -> Results | None:

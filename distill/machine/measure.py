@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -68,16 +69,39 @@ def measure_latency(
         name: _faster_format(copy.deepcopy(model).to(device).float().eval(), image, warmup)
         for name, model in models.items()
     }
-    names = list(ready)
+    with torch.inference_mode():
+        passes = {name: partial(_forward, model, image) for name, model in ready.items()}
+        return time_in_turns(passes, runs, warmup, "latency", progress)
+
+
+def time_in_turns(
+    passes: Mapping[str, Callable[[], object]],
+    runs: int,
+    warmup: int,
+    label: str,
+    progress: ProgressCallback | None = None,
+) -> dict[str, tuple[float, float, float]]:
+    """Time several functions side by side, in another order each round.
+
+    Args:
+        passes: functions by name; each returns when its work is done.
+        runs: timed calls of each.
+        warmup: calls of each before the clock counts.
+        label: what is timed, for `progress`.
+        progress: called as `progress(iterable, label, total)`; returns the items.
+
+    Returns:
+        The median, 10th and 90th percentile per name, in milliseconds.
+    """
+    names = list(passes)
     times: dict[str, list[float]] = {name: [] for name in names}
     rounds = range(warmup + runs)
-    with torch.inference_mode():
-        for number in progress(rounds, "latency", len(rounds)) if progress else rounds:
-            first = number % len(names)
-            for name in names[first:] + names[:first]:
-                elapsed_ms = _time_forward(ready[name], image)
-                if number >= warmup:
-                    times[name].append(elapsed_ms)
+    for number in progress(rounds, label, len(rounds)) if progress else rounds:
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            elapsed_ms = _time(passes[name])
+            if number >= warmup:
+                times[name].append(elapsed_ms)
     shares = torch.tensor([0.5, 0.1, 0.9])
     quantiles = {name: torch.tensor(values).quantile(shares).tolist() for name, values in times.items()}
     return {name: tuple(values) for name, values in quantiles.items()}
@@ -89,7 +113,7 @@ def _faster_format(model: nn.Module, image: torch.Tensor, runs: int) -> nn.Modul
     with torch.inference_mode():
         for layout in (torch.contiguous_format, torch.channels_last):
             model.to(memory_format=layout)
-            median_ms[layout] = statistics.median(_time_forward(model, image) for _ in range(max(runs, 1)))
+            median_ms[layout] = statistics.median(_time(partial(_forward, model, image)) for _ in range(max(runs, 1)))
     return model.to(memory_format=min(median_ms, key=lambda layout: median_ms[layout]))
 
 
@@ -102,11 +126,14 @@ def file_size_mb(path: str | Path) -> float:
     return sum(file.stat().st_size for file in files) / 1e6
 
 
-def _time_forward(model: nn.Module, image: torch.Tensor) -> float:
-    if image.is_cuda:
-        torch.cuda.synchronize(image.device)
-    start = time.perf_counter()
+def _forward(model: nn.Module, image: torch.Tensor) -> None:
+    """One whole pass: on a GPU nothing is left of it in the queue, so the next one starts from an empty one."""
     model(image)
     if image.is_cuda:
         torch.cuda.synchronize(image.device)
+
+
+def _time(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
     return (time.perf_counter() - start) * 1e3

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from distill.report.format import difference, digits, percent, signed, speed
-from distill.results.results import ModelResult, Results
+from distill.results.results import Latency, ModelResult, Results
 
 SEED_SPREAD = 0.006  # of mAP50-95 on a small validation set: two seeds of one training differ by about this much
 
@@ -37,7 +37,6 @@ QUANTITIES = (
     Quantity("agreement 50", lambda network: network.agreement50, "{:.3f}".format, difference),
     Quantity("params (M)", lambda network: network.params, lambda value: digits(value / 1e6), percent),
     Quantity("GFLOPs", lambda network: network.gflops, digits, percent),
-    Quantity("latency (ms)", lambda network: network.latency_ms.median, digits, speed),
     Quantity("size (MB)", lambda network: network.size_mb, digits, percent),
 )
 
@@ -51,20 +50,43 @@ def comparison(results: Results) -> Table:
         if all(value is None for value in values):
             continue
         cells = ["" if value is None else quantity.show(value) for value in values]
-        if quantity.name.startswith("latency"):
-            ranges = [(digits(network.latency_ms.p10), digits(network.latency_ms.p90)) for network in networks]
-            cells = [f"{cell} [{low}–{high}]" for cell, (low, high) in zip(cells, ranges, strict=True)]
         first, last = quantity.value(before), quantity.value(after)
         change = "" if first is None or last is None or before == after else quantity.change(first, last)
         rows.append((quantity.name, *cells, change))
+    for name, first_latency in before.latencies.items():
+        change = "" if before == after else speed(first_latency.median, after.latencies[name].median)
+        rows.insert(-1, (f"latency, {name} (ms)", *(_range(network.latencies[name]) for network in networks), change))
     return Table(("", *results.models, "change"), tuple(rows), strong=results.chosen)
+
+
+def _range(latency: Latency) -> str:
+    """Median and range: "17.0 [15.3–20.4]"."""
+    return f"{digits(latency.median)} [{digits(latency.p10)}–{digits(latency.p90)}]"
 
 
 def latency_note(results: Results, *, spread: bool = True) -> str:
     """How latency was measured. `spread`: whether the table shows the range beside the median."""
     runs = max(network.latency_ms.runs for network in results.models.values())
     statistic = "median [10th to 90th percentile]" if spread else "median"
-    return f"Latency: {statistic} of {runs} forward passes at batch 1 on {results.device}, taking turns."
+    devices = {each.runtime: each.device for each in results.teacher.deployed} | {"PyTorch": results.device}
+    where = f"on {results.device}"
+    if len(set(devices.values())) > 1:
+        where = " and ".join(f"in {name} on {device}" for name, device in devices.items())
+    return f"Latency: {statistic} of {runs} forward passes at batch 1 {where}, taking turns."
+
+
+def headline_latency(results: Results) -> tuple[float, float, str]:
+    """Milliseconds of the teacher and of the student, and where: in the first runtime of the exports, else in PyTorch."""
+    name = next(iter(results.teacher.latencies))
+    where = f"in {name}" if results.teacher.deployed else ""
+    return results.teacher.latencies[name].median, results.student.latencies[name].median, where
+
+
+def _faster(results: Results) -> str:
+    """How much faster the student is, and where: "1.7× faster in ONNX Runtime"."""
+    before, after, where = headline_latency(results)
+    words = speed(before, after)
+    return f"{words} {where}".strip() if words else ""
 
 
 def verdict(results: Results) -> str:
@@ -80,7 +102,7 @@ def gain(results: Results) -> str:
     share = after.gflops / before.gflops
     parts = [
         "Half the FLOPs" if 0.485 <= share <= 0.505 else f"{share:.0%} of the FLOPs",
-        speed(before.latency_ms.median, after.latency_ms.median),
+        _faster(results),
     ]
     if before.map50_95 is not None and after.map50_95 is not None:
         change = difference(before.map50_95, after.map50_95)

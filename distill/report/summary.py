@@ -17,7 +17,7 @@ from distill.recipe import load as recipes
 from distill.recipe.section import UNSET
 from distill.report import write_files
 from distill.report.compare_facts import NOISE, OURS, base_name, standings, with_spread
-from distill.report.facts import comparison
+from distill.report.facts import comparison, headline_latency
 from distill.report.format import digits, speed
 from distill.report.kept import Comparison, read, shrink
 from distill.results.comparison import ArmRun
@@ -89,8 +89,8 @@ def table(kept: Collection[Results | Comparison]) -> str:
     parts = [f"{title}. {_setting(group[0])}", _by_budget(group)]
     for run in runs:
         if _title(run) == title:
-            before, after = run.teacher.latency_ms.median, run.student.latency_ms.median
-            latency = f"{speed(before, after)}, {digits(before)} ms → {digits(after)} ms"
+            before, after, where = headline_latency(run)
+            latency = f"{speed(before, after)} {where}".strip() + f", {digits(before)} ms → {digits(after)} ms"
             parts.append(f"One run at {_share(run):.0%}: {latency} ({run.device}, batch 1).")
     return "\n\n".join(parts)
 

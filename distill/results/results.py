@@ -52,13 +52,24 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Deployed:
+    """Latency of a network's export in a runtime that it is deployed in."""
+
+    runtime: str  # as people write it: "ONNX Runtime"
+    device: str  # with the number of threads
+    threads: int
+    latency_ms: Latency
+
+
+@dataclass(frozen=True)
 class Cost:
     """What a network costs: parameters, 10^9 operations (a multiply-add is two), megabytes of its file, milliseconds."""
 
     params: int
     gflops: float
     size_mb: float
-    latency_ms: Latency
+    latency_ms: Latency  # in PyTorch
+    deployed: tuple[Deployed, ...] = ()  # in each runtime that is installed and runs one of the exports
 
 
 @dataclass(frozen=True)
@@ -74,8 +85,14 @@ class ModelResult:
     params: int
     gflops: float
     size_mb: float
-    latency_ms: Latency
+    latency_ms: Latency  # in PyTorch
     file: str
+    deployed: tuple[Deployed, ...] = ()  # latency of its exports
+
+    @property
+    def latencies(self) -> dict[str, Latency]:
+        """By what it was timed in: each runtime of the exports, since they are what is deployed, then PyTorch."""
+        return {each.runtime: each.latency_ms for each in self.deployed} | {"PyTorch": self.latency_ms}
 
 
 @dataclass(frozen=True)
@@ -207,7 +224,7 @@ class Results:
     seed: int
     data: DataFacts
     agreement: Agreement | None  # what it was measured on; None with labels
-    device: str  # that latency was measured on
+    device: str  # that latency in PyTorch was measured on
     versions: dict[str, str]  # of the packages that can change a result
     models: dict[str, ModelResult]  # by name of the network, from the teacher to the result
     chosen: str  # the name in `models` whose figures are student.pt's
@@ -278,6 +295,11 @@ class Results:
                 "network": name,
                 **{key: getattr(model, key) for key in keys},
                 **{f"latency_{key}_ms": getattr(model.latency_ms, key) for key in ("median", "p10", "p90")},
+                **{
+                    f"{each.runtime.lower().replace(' ', '_')}_{key}_ms": getattr(each.latency_ms, key)
+                    for each in model.deployed
+                    for key in ("median", "p10", "p90")
+                },
             }
             for name, model in self.models.items()
         ]
@@ -290,12 +312,14 @@ class Results:
             "agreement 50-95": lambda model: model.agreement50_95,
             "params (M)": lambda model: model.params / 1e6,
             "GFLOPs": lambda model: model.gflops,
-            "latency (ms)": lambda model: model.latency_ms.median,
             "size (MB)": lambda model: model.size_mb,
         }
+        models = self.models.values()
+        table = {label: [figure(model) for model in models] for label, figure in figures.items()}
+        for name in self.teacher.latencies:
+            table[f"latency, {name} (ms)"] = [model.latencies[name].median for model in models]
         rows = [("", *self.models)]
-        for label, figure in figures.items():
-            values = [figure(model) for model in self.models.values()]
+        for label, values in table.items():
             if any(value is not None for value in values):
                 rows.append((label, *("" if value is None else f"{value:.3f}" for value in values)))
         return "\n".join(text_table(rows, numbers=True))

@@ -21,6 +21,7 @@ from distill.machine.words import nearest
 from distill.yolo import upstream
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.families.table import family_of, stride_of
+from distill.yolo.runtimes.onnxruntime import ONNXRUNTIME
 
 # Fused convolutions and reordered sums move a float32 output by about 1e-6 of its scale, measured on YOLOv5 and YOLOv8;
 # a wrong layout, a dropped layer or half precision moves it by far more than this.
@@ -87,7 +88,7 @@ def export_checkpoint(path: Path, format: str, out_dir: Path, imgsz: int, *, tru
     model: Any = detector.model
     model.names = detector.names
     family_of(model).prepare_export(model.model[-1])
-    side = -(-imgsz // stride_of(model)) * stride_of(model)
+    side = input_side(model, imgsz)
     image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
@@ -106,6 +107,12 @@ def export_checkpoint(path: Path, format: str, out_dir: Path, imgsz: int, *, tru
         fault = machine_fault(error, out_dir)
         raise fault or DistillError(f"export: {path.name} to '{format}' failed: {first_line(error)}") from error
     return Exported(result, file_size_mb(result), difference)
+
+
+def input_side(model: nn.Module, imgsz: int) -> int:
+    """Side in pixels of the input of an export for `imgsz`: a multiple of the largest stride, as ultralytics rounds it."""
+    stride = stride_of(model)
+    return -(-imgsz // stride) * stride
 
 
 def _export(model: Any, format: str, imgsz: int) -> Path:
@@ -169,10 +176,7 @@ def compare_outputs(actual: Tensor, expected: Tensor) -> float:
 
 
 def _run_onnx(file: Path, image: Tensor) -> Tensor:
-    import onnxruntime  # an optional package
-
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: image.numpy()})[0])
+    return ONNXRUNTIME.open(file, torch.get_num_threads())(image)
 
 
 def _run_torchscript(file: Path, image: Tensor) -> Tensor:

@@ -249,12 +249,30 @@ def test_comparison_has_a_row_for_each_quantity_and_a_column_for_each_stage(resu
         "mAP50",
         "params (M)",
         "GFLOPs",
-        "latency (ms)",
+        "latency, PyTorch (ms)",
         "size (MB)",
     ]
     changes = {row[0]: row[-1] for row in table.rows}
-    assert changes["params (M)"] == "−60%" and changes["latency (ms)"] == "1.7× faster"
+    assert changes["params (M)"] == "−60%" and changes["latency, PyTorch (ms)"] == "1.7× faster"
     assert dict(zip(table.columns, table.rows[4], strict=True))["teacher"] == "17.0 [15.3–20.4]"
+
+
+def test_what_is_deployed_is_timed_first_and_named_in_the_verdict(results: dict[str, Any]) -> None:
+    for name, median in {"teacher": 20.0, "pruned": 8.0, "repaired": 8.0, "student": 8.0}.items():
+        latency = {"median": median, "p10": median - 1, "p90": median + 1, "runs": 50}
+        deployed = {"runtime": "ONNX Runtime", "device": "a CPU, 2 threads", "threads": 2, "latency_ms": latency}
+        results["models"][name]["deployed"] = [deployed]
+    assert verdict(results).startswith("Half the FLOPs, 2.5× faster in ONNX Runtime, mAP50-95 0.631 → 0.624")
+    rows = comparison(results).rows
+    assert [row[0] for row in rows[-3:]] == ["latency, ONNX Runtime (ms)", "latency, PyTorch (ms)", "size (MB)"]
+    assert rows[-3][1:] == ("20.0 [19.0–21.0]", *["8.00 [7.00–9.00]"] * 3, "2.5× faster")
+    note = facts.latency_note(Results.from_dict(results))
+    assert "at batch 1 on a CPU, 2 threads, taking turns" in note
+    results["device"] = "a GPU"
+    note = facts.latency_note(Results.from_dict(results))
+    assert "in ONNX Runtime on a CPU, 2 threads and in PyTorch on a GPU, taking turns" in note
+    last_screen = report.summary_table(Results.from_dict(results))
+    assert max(map(len, last_screen.splitlines()[: len(rows) + 1])) <= 80
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from distill.results.results import (
     Accept,
     Cut,
     DataFacts,
+    Deployed,
     Group,
     Latency,
     ModelResult,
@@ -72,6 +73,28 @@ def test_results_print_as_a_table_and_as_rows() -> None:
     assert not any("agreement" in line for line in lines)
     assert [row["network"] for row in RESULTS.rows()] == ["teacher", "student"]
     assert RESULTS.rows()[1]["latency_median_ms"] == 3.0
+
+
+def test_latency_of_the_exports_comes_first() -> None:
+    def timed(network: ModelResult, median: float) -> ModelResult:
+        return replace(
+            network, deployed=(Deployed("ONNX Runtime", "CPU, 2 threads", 2, Latency(median, 1.0, 9.0, 50)),)
+        )
+
+    models = {name: timed(network, 2.0) for name, network in RESULTS.models.items()}
+    results = replace(RESULTS, models=models)
+    assert Results.from_dict(json.loads(json.dumps(results.to_dict()))) == results
+    assert list(results.student.latencies) == ["ONNX Runtime", "PyTorch"]
+    assert results.rows()[1]["onnx_runtime_median_ms"] == 2.0 and results.rows()[1]["latency_median_ms"] == 3.0
+    lines = [" ".join(line.split()) for line in str(results).splitlines()]
+    assert lines[-2:] == ["latency, ONNX Runtime (ms) 2.000 2.000", "latency, PyTorch (ms) 3.000 3.000"]
+
+
+def test_results_of_before_the_exports_were_timed_are_read() -> None:
+    data = json.loads(json.dumps(RESULTS.to_dict()))
+    for network in data["models"].values():
+        del network["deployed"]
+    assert Results.from_dict(data) == RESULTS
 
 
 @pytest.mark.parametrize(

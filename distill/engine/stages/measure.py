@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
 
 from distill.engine.session import Session
 from distill.engine.stage import Stage
-from distill.machine import measure
+from distill.engine.stages.export import EXPORT
+from distill.errors import DistillError
+from distill.machine import env, measure
 from distill.results.networks import STUDENT, TEACHER
-from distill.results.results import Cost, Latency
+from distill.results.results import Cost, Deployed, Latency
 from distill.yolo.checkpoint import detector as checkpoint
+from distill.yolo.export import export_checkpoint, input_side
+from distill.yolo.runtimes.runtime import Runtime
+from distill.yolo.runtimes.table import runtimes_for
+
+WARMUP = 5  # passes before the clock counts
 
 
 @dataclass(frozen=True)
@@ -23,17 +35,43 @@ class MeasureRecord:
 def _work(session: Session) -> MeasureRecord:
     size, runs = session.recipe.size, session.recipe.latency.runs
     networks = {network.name: checkpoint.fused(session.load(network).model) for network in (TEACHER, STUDENT)}
-    latency = measure.measure_latency(networks, size, session.device, runs, progress=session.console.track)
+    deployed = [_deployed(session, networks, runtime) for runtime in runtimes_for(session.recipe.export)]
+    latency = measure.measure_latency(networks, size, session.device, runs, WARMUP, session.console.track)
     costs = {
         name: Cost(
             params=measure.count_params(network),
             gflops=measure.count_gflops(network, size),
             size_mb=measure.file_size_mb(session.folder.path / f"{name}.pt"),
             latency_ms=Latency(*latency[name], runs),
+            deployed=tuple(each[name] for each in deployed if each),
         )
         for name, network in networks.items()
     }
     return MeasureRecord(**costs)
 
 
-MEASURE = Stage("measure", MeasureRecord, _work, reads=("latency",))
+def _deployed(session: Session, networks: Mapping[str, Any], runtime: Runtime) -> dict[str, Deployed]:
+    """Latency of the exports of both in a runtime; nothing if the teacher cannot be exported."""
+    exported = EXPORT.recorded(session)
+    assert exported is not None  # it comes before
+    folder, recipe, threads = session.folder.path, session.recipe, torch.get_num_threads()
+    side = input_side(networks[TEACHER.name], recipe.imgsz)
+    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    try:  # the student is exported already; the teacher stays beside it, for who times both on another machine
+        teacher = export_checkpoint(folder / TEACHER.file, runtime.format, folder / "exports", recipe.imgsz).file
+    except DistillError as error:
+        session.console.warn(f"latency in {runtime.title} is not measured, for the teacher has no export: {error}")
+        return {}
+    student = next(each.file for each in exported.exports if each.format == runtime.format)
+    files = {TEACHER.name: teacher, STUDENT.name: folder / student}
+    passes = {name: partial(runtime.open(file, threads), image) for name, file in files.items()}
+    label = f"latency in {runtime.title}"
+    times = measure.time_in_turns(passes, recipe.latency.runs, WARMUP, label, session.console.track)
+    device = env.device_name("cpu")
+    return {
+        name: Deployed(runtime.title, device, threads, Latency(*values, recipe.latency.runs))
+        for name, values in times.items()
+    }
+
+
+MEASURE = Stage("measure", MeasureRecord, _work, reads=("export", "latency"))

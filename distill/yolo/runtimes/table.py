@@ -1,0 +1,15 @@
+"""The runtimes that exports are timed in, and the look-up of those that are installed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from distill.yolo.runtimes.onnxruntime import ONNXRUNTIME
+from distill.yolo.runtimes.runtime import Runtime
+
+RUNTIMES: tuple[Runtime, ...] = (ONNXRUNTIME,)
+
+
+def runtimes_for(formats: Collection[str]) -> list[Runtime]:
+    """The installed runtimes that run a format of `formats`, by ultralytics' names."""
+    return [runtime for runtime in RUNTIMES if runtime.format in formats and runtime.installed]
