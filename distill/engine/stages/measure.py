@@ -55,10 +55,10 @@ def _deployed(session: Session, networks: Mapping[str, Any], runtime: Runtime) -
     exported = EXPORT.recorded(session)
     assert exported is not None  # it comes before
     folder, recipe, threads = session.folder.path, session.recipe, torch.get_num_threads()
-    side = input_side(networks[TEACHER.name], recipe.imgsz)
+    side = input_side(networks[TEACHER.name], recipe.size)
     image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:  # the student is exported already; the teacher stays beside it, for who times both on another machine
-        teacher = export_checkpoint(folder / TEACHER.file, runtime.format, folder / "exports", recipe.imgsz).file
+        teacher = export_checkpoint(folder / TEACHER.file, runtime.format, folder / "exports", recipe.size).file
     except DistillError as error:
         session.console.warn(f"latency in {runtime.title} is not measured, for the teacher has no export: {error}")
         return {}

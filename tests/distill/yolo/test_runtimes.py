@@ -84,7 +84,7 @@ class Watched:
     def __init__(self, path: Path, *exports: str) -> None:
         exported = ExportRecord(tuple(Export(name, f"exports/student.{name}", 1.0, 0.0) for name in exports))
         self.folder = SimpleNamespace(path=path, stages={EXPORT.name: json.loads(json.dumps(asdict(exported)))})
-        self.recipe = SimpleNamespace(imgsz=64, latency=SimpleNamespace(runs=3), export=exports)
+        self.recipe = SimpleNamespace(size=64, latency=SimpleNamespace(runs=3), export=exports)
         self.device = torch.device("cpu")
         self.warned: list[str] = []
         self.labels: list[str] = []
