@@ -63,11 +63,13 @@ def _number(cell: str | None) -> int | float | str | None:
 def summary_table(results: Results, run_dir: Path | None = None) -> str:
     """The last screen of a run: the table, the verdict, what to watch out for, and what to do next. Plain ASCII.
 
-    `run_dir` is the run folder as the user would type it; by default paths are relative to it.
+    `run_dir` is the run folder as the user would type it; by default paths are relative to it, and the report is not named.
     """
     notes = [facts.agreement_note(results, brief=True), facts.latency_note(results, spread=False)]
     lines = [*plain_table(facts.comparison(results)), *filter(None, notes), "", f"{facts.verdict(results)}."]
     lines += [f"warning: {finding}" for finding in facts.findings(results)]
+    if run_dir is not None:  # an address, which terminals open on a click
+        lines.append(f"Report:  {(run_dir / 'report.html').absolute().as_uri()}")
     commands = details.commands(results, run_dir or Path())
     lines += [f"{'' if number else 'Use it:':9}{command}" for number, command in enumerate(commands)]
     return plain("\n".join(lines))

@@ -8,6 +8,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import jinja2
 import pytest
@@ -347,6 +348,16 @@ def test_summary_fits_a_terminal_of_any_encoding(results: dict[str, Any]) -> Non
     assert all(len(line) <= 80 for line in table.splitlines()[:-1])
     assert "not accepted (limit -0.005)" in rest and "warning: the budget was missed by 2%" in rest
     assert "Use it:  yolo predict model=runs/half/student.pt source=" in rest
+
+
+def test_the_last_screen_names_the_report_as_an_address(results: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    write(folder, results)
+    (address,) = (line.removeprefix("Report:  ") for line in screen(results, folder).splitlines() if "Report" in line)
+    with urlopen(address) as page:
+        assert b"<html" in page.read()
+    assert "Report:" not in screen(results)
 
 
 def test_an_original_is_used_with_the_originals_scripts(tmp_path: Path, results: dict[str, Any]) -> None:
