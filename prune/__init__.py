@@ -25,7 +25,7 @@ from prune.importance.base import Context, Importance, per_group
 from prune.importance.score import IMPORTANCES, score
 from prune.recovery.recentre import recentre
 from prune.recovery.reconstruct import BlockRepair, reconstruct
-from prune.recovery.repair import LayerRepair, repair
+from prune.recovery.repair import LayerRepair, repair, repair_weights
 from prune.rounds import plan_in_rounds
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "recentre",
     "reconstruct",
     "repair",
+    "repair_weights",
     "rules",
     "score",
     "sparsity",

@@ -6,35 +6,22 @@ A run is a run folder like any other, and what is finished is not done again: a 
 from __future__ import annotations
 
 import shutil
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import prune
 from distill.comparison.arms import BUILTIN, OURS, Comparison, start_of
-from distill.engine import pipeline
-from distill.engine.folder import COMPARISON, LOG, RECIPE, RunFolder
+from distill.comparison.runs import Runs
+from distill.engine.folder import COMPARISON, RunFolder
 from distill.engine.preflight import check_network, fitting, fitting_losses, open_teacher, preflight
 from distill.engine.size import with_size
-from distill.engine.stage import shared_stages, with_evaluations
 from distill.errors import DistillError, RunError
 from distill.machine.console import Console
 from distill.recipe.load import to_yaml
 from distill.recipe.schema import Distill, Recipe
 from distill.report import compare as report
 from distill.results.comparison import Arm, ArmRun, ComparisonResults, FailedRun, Setting
-from distill.results.results import FILE, Results
 from distill.yolo.checkpoint.detector import Detector
-
-FINISHED = (FILE, "report.html")  # what a run writes last
-
-
-class RunConsole(Console):
-    """The console of one run of many: its results go into its log, for the comparison has a table of its own."""
-
-    def result(self, text: str) -> None:
-        """Keep a result in the log alone."""
-        self.record(text)
 
 
 def run(comparison: Comparison, folder: RunFolder, console: Console, *, quiet: bool = False) -> ComparisonResults:
@@ -120,17 +107,15 @@ class _Work:
     """The finished part of a comparison, and the networks that the next run starts from."""
 
     def __init__(self, comparison: Comparison, folder: RunFolder, console: Console, quiet: bool) -> None:
-        self.comparison, self.folder, self.console, self.quiet = comparison, folder, console, quiet
-        self.bases: list[tuple[Recipe, Path]] = []  # finished runs that end where training starts
+        self.comparison, self.folder, self.console = comparison, folder, console
         self.rows: list[ArmRun] = []
         self.failed: list[FailedRun] = []
         self.chosen: dict[str, float | None] = {}
         self.about: Setting | None = None
-        self.number = 0
         recipe = comparison.recipe
         self.starts = _starts([start_of(comparison.variant(arm, recipe.seed, None), recipe) for arm in comparison.arms])
-        self.total = len(comparison.arms) * (max(1, len(comparison.lrs)) + len(comparison.seeds) - 1)
-        self.total += len(self.starts) * len(comparison.seeds)
+        total = len(comparison.arms) * (max(1, len(comparison.lrs)) + len(comparison.seeds) - 1)
+        self.runs = Runs(console, total + len(self.starts) * len(comparison.seeds), quiet=quiet)
         self.write()
 
     def prepare(self, seed: int) -> None:
@@ -138,16 +123,18 @@ class _Work:
         for index, start in enumerate(self.starts, 1):
             recipe = replace(start, seed=seed)
             path = self.folder.path / f"base-{index}-seed-{seed}"
-            self.run(recipe, path, f"base {index}, seed {seed}")
-            self.bases.append((recipe, path))
+            self.runs.run(recipe, path, f"base {index}, seed {seed}")
+            self.runs.sources.append((recipe, path))  # a finished run that ends where training starts
 
     def train(self, arm: Arm, seed: int, lr: float | None) -> None:
         """One run of an arm. One that fails is noted, and counts as the worst in a search of rates."""
         rate = "auto" if lr is None else f"{lr:g}"
         recipe = self.comparison.variant(arm, seed, lr)
         path = self.folder.path / arm.name / f"seed-{seed}-lr-{rate}"
+        start = start_of(recipe, self.comparison.recipe)
+        start = replace(start, distill=replace(start.distill, epochs=recipe.distill.epochs))
         try:
-            results = self.run(recipe, path, f"{arm.name}, seed {seed}, lr {rate}")
+            results = self.runs.run(recipe, path, f"{arm.name}, seed {seed}, lr {rate}", shared_as=start)
         except DistillError as error:
             if isinstance(error, RunError):
                 raise
@@ -173,35 +160,6 @@ class _Work:
         for failed in self.failed:
             if (failed.arm, failed.seed) not in done:
                 raise DistillError(f"arm {failed.arm} has no result with seed {failed.seed}: {failed.error}")
-
-    def run(self, recipe: Recipe, path: Path, title: str) -> Results:
-        """One run in a folder of its own: seeded with stages of an earlier one, resumed, or read."""
-        self.number += 1
-        self.console.header(f"run {self.number} of {self.total}: {title}")
-        begun = (path / RECIPE).is_file()
-        with closing(RunFolder.create(path, to_yaml(recipe), resume=begun)) as folder:
-            if all((path / name).is_file() for name in FINISHED):
-                self.console.line("done before")
-                return Results.read(path)
-            if not folder.stages:
-                self.seed(folder, recipe)
-            with closing(RunConsole(quiet=self.quiet)) as console:
-                console.log_to(path / LOG)
-                results = pipeline.run(recipe, folder, console)
-                assert results is not None  # a comparison is one process
-                return results
-
-    def seed(self, folder: RunFolder, recipe: Recipe) -> None:
-        """Give a new run the stages that it shares with the base that has most of them."""
-        start = start_of(recipe, self.comparison.recipe)
-        recipe = replace(start, distill=replace(start.distill, epochs=recipe.distill.epochs))
-        shared, source = max(
-            ((shared_stages(pipeline.STAGES, base, recipe), path) for base, path in self.bases),
-            key=lambda each: len(each[0]),
-            default=([], folder.path),
-        )
-        if shared:
-            folder.seed_from(source, {stage.name: stage.leaves for stage in with_evaluations(shared)})
 
     def content(self) -> ComparisonResults:
         """What compare.json holds: every single figure, and what they were made with."""

@@ -135,8 +135,16 @@ def prepare_pair(
 
     Raises what `prune.repair` says.
     """
-    check(model, plan)
+    prepared = prepare_teacher(model, plan, images, size, adapter)
     check_student(student, plan)
+    return prepared
+
+
+def prepare_teacher(
+    model: nn.Module, plan: PrunePlan, images: Images, size: int, adapter: Adapter
+) -> tuple[Program, list[Tensor]]:
+    """The same without a student."""
+    check(model, plan)
     teacher, device = raw_copy(model, adapter), device_of(model)
     batches = [batch.to(device, torch.float32) for batch in as_batches(images, size)]
     batches = [batch for batch in batches if batch.shape == batches[0].shape]  # a traced graph has one shape in it

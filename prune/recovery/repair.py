@@ -25,7 +25,7 @@ from prune.importance.statistics import (
 )
 from prune.program.geometry import geometry_of, input_rows, output_rows, sample_positions
 from prune.program.raw import emitting_raw
-from prune.recovery.pair import LayerRepair, Pair, prepare_pair
+from prune.recovery.pair import LayerRepair, Pair, prepare_pair, prepare_teacher
 from prune.recovery.regression import Regression
 
 HELD_OUT = 6  # every sixth image judges a layer before its solution is accepted
@@ -41,6 +41,7 @@ def repair(
     seed: int = 0,
     progress: Progress | None = None,
     adapter: Adapter | None = None,
+    weights: Weights | None = None,
 ) -> list[LayerRepair]:
     """Solve the student's layers, in execution order, so that each gives the model's kept outputs. In place; no labels.
 
@@ -59,6 +60,8 @@ def repair(
         seed: Of the noise and of the sampled positions.
         progress: Called as progress(iterable, label, total).
         adapter: As for `prune.trace`.
+        weights: From `repair_weights` of the same model, images and seed, if several students of one model are repaired;
+            they are measured here by default.
 
     Returns:
         One record per layer.
@@ -68,11 +71,39 @@ def repair(
     """
     adapter, progress = adapter or adapter_for(model), progress or no_progress
     program, batches = prepare_pair(student, model, plan, images, BATCH, adapter)
-    layers = [name for name in plan.keep_inputs if name in plan.keep]
-    weights = measure_sensitivity(program, layers, batches, sensitivity or gaussian, seed, progress).weights
+    layers = _layers(plan)
+    if weights is None:
+        weights = measure_sensitivity(program, layers, batches, sensitivity or gaussian, seed, progress).weights
     with emitting_raw(student, adapter), torch.no_grad():
         solver = _Solver(student, Pair(student, program, batches), plan, weights, seed)
         return list(progress(solver.layers(), "repair", len(layers)))
+
+
+def repair_weights(
+    model: nn.Module,
+    plan: PrunePlan,
+    images: Tensor | Iterable[Tensor],
+    *,
+    sensitivity: Sensitivity | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    adapter: Adapter | None = None,
+) -> Weights:
+    """What `repair` weighs positions by: the same for every plan of the model, so it need be measured once for many.
+
+    Args: as for `repair`; `plan` is any plan of the model.
+    """
+    adapter = adapter or adapter_for(model)
+    program, batches = prepare_teacher(model, plan, images, BATCH, adapter)
+    layers = _layers(plan)
+    return measure_sensitivity(
+        program, layers, batches, sensitivity or gaussian, seed, progress or no_progress
+    ).weights
+
+
+def _layers(plan: PrunePlan) -> list[str]:
+    """The layers that are solved, in execution order."""
+    return [name for name in plan.keep_inputs if name in plan.keep]
 
 
 class _Solver:

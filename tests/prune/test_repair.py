@@ -48,6 +48,24 @@ def test_outputs_come_closer_on_images_that_repair_did_not_see(name: str) -> Non
     assert all(layer.error_after <= layer.error_before for layer in layers if layer.changed)
 
 
+def test_positions_are_weighed_once_for_all_plans_of_a_model() -> None:
+    torch.manual_seed(0)
+    model, side = narrow("residual")
+    images = torch.rand(24, 3, side, side)
+    _, plan = cut(model, images, 0.2)
+    weights = prune.repair_weights(model, plan, images, adapter=YOLO_ADAPTER)
+    for ratio in (0.2, 0.5):
+        student, plan = cut(model, images, ratio)
+        twin = copy.deepcopy(student)
+        prune.repair(student, model, plan, images, adapter=YOLO_ADAPTER)
+        prune.repair(twin, model, plan, images, adapter=YOLO_ADAPTER, weights=weights)
+        assert all(torch.equal(a, b) for a, b in zip(student.parameters(), twin.parameters(), strict=True))
+    other = {key: torch.rand_like(value) for key, value in weights.items()}
+    third, plan = cut(model, images, 0.5)
+    prune.repair(third, model, plan, images, adapter=YOLO_ADAPTER, weights=other)
+    assert not all(torch.equal(a, b) for a, b in zip(third.parameters(), twin.parameters(), strict=True)), "they count"
+
+
 def test_a_twin_that_was_cut_is_made_up_for_exactly() -> None:
     model = randomize(SMALL["residual"]())
     with torch.no_grad():  # stem: channels 8-15 are channels 0-7 again

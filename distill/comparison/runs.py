@@ -1,0 +1,87 @@
+"""Many runs in one process: each in a folder of its own, from the stages that an earlier one has finished."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from distill.engine import pipeline
+from distill.engine.folder import LOG, RECIPE, RunFolder
+from distill.engine.stage import Stage, shared_stages, with_evaluations
+from distill.machine.console import Console
+from distill.recipe.load import to_yaml
+from distill.recipe.schema import Recipe
+from distill.results.results import FILE, Results
+
+FINISHED = (FILE, "report.html")  # what a run writes last
+
+
+class RunConsole(Console):
+    """The console of one run of many: its results go into its log, for the whole has a table of its own."""
+
+    def result(self, text: str) -> None:
+        """Keep a result in the log alone."""
+        self.record(text)
+
+
+class Runs:
+    """Runs that take over stages from each other: see `distill.engine.stage.shared_stages`.
+
+    Args:
+        console: what the user watches.
+        total: how many runs there will be.
+        quiet: of the runs, show warnings only.
+
+    Attributes:
+        sources: Recipe and folder of each run whose finished stages a later one may take over.
+    """
+
+    def __init__(self, console: Console, total: int, *, quiet: bool) -> None:
+        self.console, self.total, self.quiet = console, total, quiet
+        self.sources: list[tuple[Recipe, Path]] = []
+        self._number = 0
+
+    def run(
+        self,
+        recipe: Recipe,
+        path: Path,
+        title: str,
+        stages: Sequence[Stage[Any]] | None = None,
+        *,
+        shared_as: Recipe | None = None,
+    ) -> Results:
+        """One run: seeded with stages of an earlier one, resumed, or read if it is finished.
+
+        Args:
+            recipe: of the run.
+            path: its folder.
+            title: what the header on the screen calls it.
+            stages: those that may be taken over; all by default.
+            shared_as: what decides which stages are shared, if that is not the recipe itself.
+        """
+        self._number += 1
+        self.console.header(f"run {self._number} of {self.total}: {title}")
+        begun = (path / RECIPE).is_file()
+        with closing(RunFolder.create(path, to_yaml(recipe), resume=begun)) as folder:
+            if all((path / name).is_file() for name in FINISHED):
+                self.console.line("done before")
+                return Results.read(path)
+            if not folder.stages:
+                self._seed(folder, shared_as or recipe, pipeline.STAGES if stages is None else stages)
+            with closing(RunConsole(quiet=self.quiet)) as console:
+                console.log_to(path / LOG)
+                results = pipeline.run(recipe, folder, console)
+                assert results is not None  # there is one process, and it leads
+                return results
+
+    def _seed(self, folder: RunFolder, recipe: Recipe, stages: Sequence[Stage[Any]]) -> None:
+        """Give a new run the stages that it shares with the source that has most of them."""
+        shared, source = max(
+            ((shared_stages(stages, base, recipe), path) for base, path in self.sources),
+            key=lambda each: len(each[0]),
+            default=([], folder.path),
+        )
+        if shared:
+            folder.seed_from(source, {stage.name: stage.leaves for stage in with_evaluations(shared)})
