@@ -13,6 +13,7 @@ from torch import Tensor
 import prune
 from distill.demo import dataset as shapes
 from distill.engine.folder import RunFolder
+from distill.engine.judge import Judge
 from distill.engine.planning import calibration_images
 from distill.engine.preflight import preflight
 from distill.machine import parallel
@@ -26,9 +27,7 @@ from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.detector import Detector
-from distill.yolo.evaluation import agreement
-from distill.yolo.evaluation.agreement import CONFIDENCE, Reference
-from distill.yolo.evaluation.evaluate import EvalSettings, evaluate
+from distill.yolo.evaluation.evaluate import EvalSettings
 from distill.yolo.families import outputs
 from distill.yolo.training.train import Trained, train
 from distill.yolo.training.tuning import reestimate_batchnorm
@@ -111,40 +110,14 @@ class Session:
         return calibration_images(self.recipe, network, self.data, count)
 
     def evaluate(self, network: Network) -> Evaluation:
-        """mAP of a network of the run folder; without labels its agreement with the teacher."""
-        detector = self.load(network)
-        if self.data.labelled:
-            with self.console.bar("evaluate", len(self.data.val), "images") as bar:
-                metrics = evaluate(detector.model, self.data, self.eval_settings, bar=bar)
-            self.console.line(f"mAP50-95 {metrics.map50_95:.3f}, mAP50 {metrics.map50:.3f}")
-            return Evaluation(**asdict(metrics))
-        reference, measured = self.reference, agreement.NONE
-        if reference.boxes:
-            with self.console.bar("evaluate", len(self.data.val), "images") as bar:
-                measured = agreement.measure(detector.model, reference, bar=bar)
-            self.console.line(
-                f"agreement with the teacher 50-95 {measured.agreement50_95:.3f}, 50 {measured.agreement50:.3f}"
-            )
-        return Evaluation(None, None, None, **asdict(measured), teacher_boxes=reference.boxes, confidence=CONFIDENCE)
+        """How good a network of the run folder is."""
+        return self._judge.evaluate(self.load(network).model)
 
     @cached_property
-    def reference(self) -> Reference:
-        """The teacher's predictions on the held-back images."""
-        with self.console.bar("teacher's boxes", len(self.data.val), "images") as bar:
-            teacher = self.load(TEACHER).model
-            reference = agreement.predict_reference(teacher, self.data, self.eval_settings, bar=bar)
-        if not reference.boxes:
-            self.console.warn(
-                f"the teacher sees nothing on the {len(self.data.val)} images of {self.data.path} that were held back, so "
-                "there is no agreement to measure. Is it the right checkpoint, the right data, and imgsz the size it was "
-                "trained at?"
-            )
-        return reference
-
-    @property
-    def eval_settings(self) -> EvalSettings:
-        """How every network of this run is measured."""
-        return EvalSettings(self.recipe.size, self.recipe.batch, self.device)
+    def _judge(self) -> Judge:
+        """The same for every network of this run."""
+        settings = EvalSettings(self.recipe.size, self.recipe.batch, self.device)
+        return Judge(lambda: self.load(TEACHER).model, self.data, settings, self.console)
 
     def task(self, student: Detector, keep_inputs: Mapping[str, Sequence[int]] | None = None) -> DistillationTask:
         """Teacher, student and losses; the labels take part if there are any. `keep_inputs`: of the plan that cut it."""

@@ -96,9 +96,7 @@ def repair_weights(
     adapter = adapter or adapter_for(model)
     program, batches = prepare_teacher(model, plan, images, BATCH, adapter)
     layers = _layers(plan)
-    return measure_sensitivity(
-        program, layers, batches, sensitivity or gaussian, seed, progress or no_progress
-    ).weights
+    return measure_sensitivity(program, layers, batches, sensitivity or gaussian, seed, progress or no_progress).weights
 
 
 def _layers(plan: PrunePlan) -> list[str]:

@@ -1,0 +1,61 @@
+"""How good the networks of one data set are: mAP, or without labels their agreement with the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cached_property
+
+from torch import nn
+
+from distill.machine.console import Console
+from distill.results.results import Evaluation
+from distill.yolo.data.dataset import DataSet
+from distill.yolo.evaluation import agreement
+from distill.yolo.evaluation.agreement import CONFIDENCE, Reference
+from distill.yolo.evaluation.evaluate import EvalSettings, evaluate
+
+
+class Judge:
+    """Measures networks on the val images, each as the others.
+
+    Args:
+        teacher: gives the network that others should agree with; called once, if there are no labels.
+        data: the images.
+        settings: how networks are shown them.
+        console: shows bars and figures.
+    """
+
+    def __init__(
+        self, teacher: Callable[[], nn.Module], data: DataSet, settings: EvalSettings, console: Console
+    ) -> None:
+        self._teacher, self.data, self.settings, self.console = teacher, data, settings, console
+
+    def evaluate(self, network: nn.Module) -> Evaluation:
+        """mAP of a network; without labels its agreement with the teacher."""
+        if self.data.labelled:
+            with self.console.bar("evaluate", len(self.data.val), "images") as bar:
+                metrics = evaluate(network, self.data, self.settings, bar=bar)
+            self.console.line(f"mAP50-95 {metrics.map50_95:.3f}, mAP50 {metrics.map50:.3f}")
+            return Evaluation(**asdict(metrics))
+        reference, measured = self.reference, agreement.NONE
+        if reference.boxes:
+            with self.console.bar("evaluate", len(self.data.val), "images") as bar:
+                measured = agreement.measure(network, reference, bar=bar)
+            self.console.line(
+                f"agreement with the teacher 50-95 {measured.agreement50_95:.3f}, 50 {measured.agreement50:.3f}"
+            )
+        return Evaluation(None, None, None, **asdict(measured), teacher_boxes=reference.boxes, confidence=CONFIDENCE)
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The teacher's predictions on the held-back images."""
+        with self.console.bar("teacher's boxes", len(self.data.val), "images") as bar:
+            reference = agreement.predict_reference(self._teacher(), self.data, self.settings, bar=bar)
+        if not reference.boxes:
+            self.console.warn(
+                f"the teacher sees nothing on the {len(self.data.val)} images of {self.data.path} that were held back, so "
+                "there is no agreement to measure. Is it the right checkpoint, the right data, and imgsz the size it was "
+                "trained at?"
+            )
+        return reference
