@@ -23,6 +23,7 @@ from prune.graph.trace import trace
 from prune.importance import sparsity
 from prune.importance.base import Context, Importance, per_group
 from prune.importance.score import IMPORTANCES, score
+from prune.importance.statistics import Weights
 from prune.recovery.recentre import recentre
 from prune.recovery.reconstruct import BlockRepair, reconstruct
 from prune.recovery.repair import LayerRepair, repair, repair_weights
@@ -38,6 +39,7 @@ __all__ = [
     "LayerRepair",
     "PruneError",
     "PrunePlan",
+    "Weights",
     "adapter_for",
     "apply",
     "check_budget",

@@ -32,7 +32,7 @@ class Judge:
         self._teacher, self.data, self.settings, self.console = teacher, data, settings, console
 
     def evaluate(self, network: nn.Module) -> Evaluation:
-        """mAP of a network; without labels its agreement with the teacher."""
+        """Measure the mAP of a network; without labels its agreement with the teacher."""
         if self.data.labelled:
             with self.console.bar("evaluate", len(self.data.val), "images") as bar:
                 metrics = evaluate(network, self.data, self.settings, bar=bar)

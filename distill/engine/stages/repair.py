@@ -6,9 +6,12 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
+from torch import Tensor, nn
+
 import prune
 from distill.engine.session import Session
 from distill.engine.stage import Stage
+from distill.machine.console import Console
 from distill.results import networks
 from distill.results.results import Repair, Repaired
 from distill.yolo.families.adapter import YOLO_ADAPTER
@@ -20,19 +23,48 @@ def _work(session: Session) -> Repair:
     assert options is not None
     network, original = student.model.to(session.device), session.load(session.base).model.to(session.device)
     images = session.images(student, options.images)
-    shared: dict[str, Any] = {"sensitivity": sensitivity_of(original), "seed": session.recipe.seed}
-    shared |= {"progress": session.console.track, "adapter": YOLO_ADAPTER}
+    layers, blocks = mend(network, original, session.plan, images, options.steps, session.recipe.seed, session.console)
+    prune.recentre(network, images, adapter=YOLO_ADAPTER)
+    session.save(student, networks.REPAIRED, session.plan)
+    return Repair(len(images), _errors(layers), _errors(blocks))
+
+
+def mend(
+    network: nn.Module,
+    original: nn.Module,
+    plan: prune.PrunePlan,
+    images: Tensor,
+    steps: int,
+    seed: int,
+    console: Console,
+    weights: prune.Weights | None = None,
+) -> tuple[list[prune.LayerRepair], list[prune.BlockRepair]]:
+    """Repair a pruned network in place.
+
+    Args:
+        network: the pruned network.
+        original: what it was cut from, on the same device.
+        plan: how.
+        images: (N, C, H, W), without labels.
+        steps: of the optimizer for each block after the closed form; 0 leaves them out.
+        seed: of all that is random.
+        console: shows progress and warnings.
+        weights: from `prune.repair_weights`, if several networks are repaired.
+
+    Returns:
+        A record for each layer, and for each block.
+    """
+    shared: dict[str, Any] = {"sensitivity": sensitivity_of(original), "seed": seed}
+    shared |= {"progress": console.track, "adapter": YOLO_ADAPTER}
     blocks: list[prune.BlockRepair] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        layers = prune.repair(network, original, session.plan, images, **shared)
-        if options.steps:
-            blocks = prune.reconstruct(network, original, session.plan, images, steps=options.steps, **shared)
-    prune.recentre(network, images, adapter=YOLO_ADAPTER)
+        layers = prune.repair(network, original, plan, images, weights=weights, **shared)
+        if steps:
+            blocks = prune.reconstruct(network, original, plan, images, steps=steps, **shared)
     for warning in dict.fromkeys(str(warning.message) for warning in caught):
-        session.console.warn(warning)
-    session.save(student, networks.REPAIRED, session.plan)
-    return Repair(len(images), _errors(layers), _errors(blocks))
+        console.warn(warning)
+    return layers, blocks
 
 
 def _errors(parts: Iterable[prune.LayerRepair | prune.BlockRepair]) -> tuple[Repaired, ...]:

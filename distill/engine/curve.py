@@ -1,0 +1,263 @@
+"""How far can I go? Accuracy after the cut and after repair over a range of budgets, from one set of statistics.
+
+The importance is measured once, on the uncut network; each budget is a plan made of it, as a run with that budget would
+make it. Repair weighs the positions on the images once too, and runs in closed form, for nearly all of its gain is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import prune
+from distill.engine.judge import Judge
+from distill.engine.planning import budget as budget_of
+from distill.engine.planning import calibration_images, importance_of
+from distill.engine.preflight import Preflight, preflight
+from distill.engine.stages.repair import mend
+from distill.errors import DistillError
+from distill.machine import env, measure
+from distill.machine.console import Console
+from distill.recipe.keys import Key
+from distill.recipe.schema import Distill, Prune, Recipe
+from distill.recipe.section import write as plain
+from distill.results.curve import FORMAT, CurvePoint, CurveResults, CurveSetting, in_order
+from distill.yolo.evaluation.evaluate import EvalSettings
+from distill.yolo.families.adapter import YOLO_ADAPTER
+from distill.yolo.families.outputs import sensitivity_of
+
+BUDGETS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+HALVINGS = 2  # of the distance between the last budget that is accepted and the first that is not
+DIGITS = 12  # of the checkpoint's SHA-256
+_LIMITS = ("importance", "round_to", "protect", "max_ratio", "images")  # keys of `prune` that move a point
+
+
+@dataclass(frozen=True)
+class CurveOptions:
+    """What a curve takes beside a recipe."""
+
+    budgets: tuple[float, ...] = ()  # values of the recipe's budget key; BUDGETS, and some around the limit, by default
+    full_repair: bool = False  # repair block by block too, as a run does
+
+
+def trace_curve(
+    recipe: Recipe,
+    options: CurveOptions,
+    console: Console,
+    *,
+    before: Callable[[], CurveResults | None] = lambda: None,
+    save: Callable[[CurveResults], object] = lambda results: None,
+) -> CurveResults:
+    """Measure the points of a curve.
+
+    Args:
+        recipe: its model, data, `prune` and `repair` count; its own budget says which key is varied.
+        options: the budgets, and how much is repaired.
+        console: what the user watches.
+        before: reads a curve that was begun; its points are not measured again.
+        save: called with the curve after each point.
+
+    Raises:
+        DistillError: bad input, before any work; or the earlier curve is of another recipe.
+        PruneError: no budget can be met.
+    """
+    if recipe.prune is None:
+        raise DistillError("prune is null, so there is nothing to cut: give prune.flops=0.5")
+    untrained = replace(recipe, sparsify=None, distill=Distill(epochs=0), export=())
+    checked = preflight(untrained, progress=console.track)
+    checked.show(console)
+    for note in _notes(recipe, options):
+        console.line(note)
+    work = _Curve(checked, options, console, before(), save)
+    work.measure_all()
+    return work.results
+
+
+def _notes(recipe: Recipe, options: CurveOptions) -> list[str]:
+    """What a run of this recipe would do that the curve does not."""
+    notes = []
+    if recipe.sparsify is not None:
+        notes.append("sparsify is left out: the network is cut as it was given")
+    if recipe.prune is not None and recipe.prune.rounds > 1:
+        notes.append("every budget is cut in one round, from one set of statistics")
+    if recipe.repair is not None and recipe.repair.steps and not options.full_repair:
+        notes.append(
+            "repair in closed form alone; --full-repair goes on block by block, as a run does, and takes longer"
+        )
+    return notes
+
+
+class _Curve:
+    """A curve in progress. What all points share is made when the first point needs it."""
+
+    def __init__(
+        self,
+        checked: Preflight,
+        options: CurveOptions,
+        console: Console,
+        before: CurveResults | None,
+        save: Callable[[CurveResults], object],
+    ) -> None:
+        assert checked.teacher is not None and checked.data is not None  # a curve is of a checkpoint and its images
+        self.recipe, self.device, self.console, self.save = checked.recipe, checked.device, console, save
+        self.options, self.data, self.teacher = options, checked.data, checked.teacher
+        self.model = checked.teacher.model.to(checked.device)
+        settings = EvalSettings(self.recipe.size, self.recipe.batch, self.device)
+        self.judge = Judge(lambda: self.model, self.data, settings, console)
+        self.results = self._begin(before)
+
+    @property
+    def cut(self) -> Prune:
+        """The section of the recipe."""
+        assert self.recipe.prune is not None  # checked before
+        return self.recipe.prune
+
+    def _begin(self, before: CurveResults | None) -> CurveResults:
+        """The curve without new points: what an earlier one has, or the teacher alone."""
+        setting = self._setting()
+        if before is not None:
+            changed = [key for key, value in setting.recipe.items() if before.setting.recipe.get(key) != value]
+            changed += [
+                name for name in ("checkpoint", "steps") if getattr(before.setting, name) != getattr(setting, name)
+            ]
+            if changed:
+                raise DistillError(
+                    f"the curve that is there already is of another recipe ({', '.join(changed)}): give another --out"
+                )
+            return replace(before, map_drop=self._limit, recipe_name=self.recipe.name)
+        start = time.monotonic()
+        evaluation = self.judge.evaluate(self.model)
+        judged_by, score = evaluation.yardstick
+        return CurveResults(
+            format=FORMAT,
+            recipe_name=self.recipe.name,
+            key=str(setting.recipe["budget"]),
+            setting=setting,
+            model=str(self.recipe.model),
+            data=str(self.data.path),
+            imgsz=self.recipe.size,
+            device=env.device_name(str(self.device)),
+            labelled=self.data.labelled,
+            judged_by=judged_by,
+            images=len(self.data.val),
+            teacher=score,
+            teacher_gflops=measure.count_gflops(self.model, self.recipe.size),
+            teacher_params=measure.count_params(self.model),
+            map_drop=self._limit,
+            points=(),
+            unreachable=(),
+            seconds=time.monotonic() - start,
+        )
+
+    @property
+    def _limit(self) -> float | None:
+        return self.recipe.accept.map_drop if self.data.labelled else None
+
+    def _setting(self) -> CurveSetting:
+        recipe, repair, data = self.recipe, self.recipe.repair, Path(self.recipe.data).resolve()
+        limits = {f"prune.{key}": value for key, value in plain(Key(Prune), self.cut).items() if key in _LIMITS}
+        keys: dict[str, Any] = {"data": str(data), "imgsz": recipe.size, "batch": recipe.batch, "seed": recipe.seed}
+        keys |= {"budget": next(key for key in Prune.EXACTLY_ONE if getattr(self.cut, key) is not None), **limits}
+        keys["repair.images"] = repair.images if repair else None
+        digest = hashlib.sha256(Path(self.teacher.source).read_bytes()).hexdigest()
+        return CurveSetting(keys, digest[:DIGITS], repair.steps if repair and self.options.full_repair else 0)
+
+    def measure_all(self) -> None:
+        """Every budget that was asked for; by default also some around the limit of `accept`."""
+        self._measure(self.options.budgets or BUDGETS)
+        if not self.results.points:
+            self._check(self.results.unreachable[0])  # raises, with the reason
+        for _ in range(0 if self.options.budgets else HALVINGS):
+            kept, lost = self.results.kept, self.results.lost
+            if kept is None or lost is None:
+                break
+            self._measure([round((kept.budget + lost.budget) / 2, 4)])
+
+    def _measure(self, budgets: Sequence[float]) -> None:
+        have = {point.budget for point in self.results.points}
+        for budget in sorted({*budgets} - have, reverse=self.results.key != "ratio"):
+            try:
+                self._check(budget)
+            except prune.PruneError as error:
+                self.console.line(f"left out: {error}")
+                self.results = replace(self.results, unreachable=(*{*self.results.unreachable, budget},))
+                continue
+            points = in_order((*self.results.points, self._point(budget)), self.results.key)
+            self.results = replace(self.results, points=points)
+            self.save(self.results)
+
+    def _check(self, budget: float) -> None:
+        """Raise a PruneError for a budget that cannot be met."""
+        prune.check_budget(self._graph, **self._budget(budget))
+
+    def _budget(self, value: float) -> dict[str, Any]:
+        return budget_of(self.cut) | {self.results.key: value}
+
+    def _point(self, budget: float) -> CurvePoint:
+        scores, repair = self._scores, self.recipe.repair  # before the clock of the first point
+        images, weights = (self._images, self._weights) if repair else (None, None)
+        start = time.monotonic()
+        self.console.header(f"{self.results.key} {budget:g}")
+        plan = prune.make_plan(self._graph, scores, progress=self.console.track, **self._budget(budget))
+        student = prune.apply(self.model, plan, adapter=YOLO_ADAPTER)
+        pruned, repaired = self.judge.evaluate(student).yardstick[1], None
+        if images is not None:
+            steps = self.results.setting.steps
+            mend(student, self.model, plan, images, steps, self.recipe.seed, self.console, weights)
+            repaired = self.judge.evaluate(student).yardstick[1]
+        gflops = measure.count_gflops(student, self.recipe.size)
+        return CurvePoint(budget, gflops, measure.count_params(student), pruned, repaired, time.monotonic() - start)
+
+    @cached_property
+    def _graph(self) -> prune.ChannelGraph:
+        size = self.recipe.size
+        return prune.trace(self.model, torch.zeros(1, 3, size, size, device=self.device), adapter=YOLO_ADAPTER)
+
+    @cached_property
+    def _scores(self) -> prune.Importance:
+        """What each channel of the uncut network costs."""
+        start = time.monotonic()
+        scores = prune.score(
+            self._graph,
+            importance_of(self.cut.importance),
+            batches=calibration_images(self.recipe, self.teacher, self.data, self.cut.images),
+            sensitivity=sensitivity_of(self.model),
+            seed=self.recipe.seed,
+            progress=self.console.track,
+        )
+        self._count(start)
+        return scores
+
+    @cached_property
+    def _images(self) -> Tensor:
+        """What repair sees."""
+        assert self.recipe.repair is not None
+        return calibration_images(self.recipe, self.teacher, self.data, self.recipe.repair.images)
+
+    @cached_property
+    def _weights(self) -> prune.Weights:
+        """What repair weighs positions by, for every plan of the network."""
+        start = time.monotonic()
+        weights = prune.repair_weights(
+            self.model,
+            prune.keep_all(self._graph),
+            self._images,
+            sensitivity=sensitivity_of(self.model),
+            seed=self.recipe.seed,
+            progress=self.console.track,
+            adapter=YOLO_ADAPTER,
+        )
+        self._count(start)
+        return weights
+
+    def _count(self, start: float) -> None:
+        """Add the seconds since `start` to those that all points share."""
+        self.results = replace(self.results, seconds=self.results.seconds + time.monotonic() - start)
