@@ -111,13 +111,18 @@ def _watch(work: Callable[[Console], object], folder: RunFolder, quiet: bool, co
 
 
 def plan(args: argparse.Namespace) -> None:
-    """Show what a run would cut, layer by layer, without training.
+    """Show what a run would cut, layer by layer; or, with --curve, how far one can go.
 
     distill plan half model=best.pt data=data.yaml prune.flops=0.3
+    distill plan half model=best.pt data=data.yaml --curve --out runs/curve
     """
+    from distill.cli import exploring
     from distill.recipe.load import load
 
     recipe = load(args.recipe, args.override)
+    if exploring.wants_curve(args):
+        exploring.curve(recipe, args)
+        return
     from distill.engine import standalone
 
     with closing(Console(quiet=args.quiet)) as console:

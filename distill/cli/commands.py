@@ -60,6 +60,13 @@ _COMPARE = (
     _word("--lrs", "LR,LR", "learning rates to choose from, for each arm, with the first seed"),
     *_folder("comparison", "compare-"),
 )
+_PLAN = (
+    *_RECIPE,
+    _flag("--curve", "measure accuracy after cut and repair over a range of budgets"),
+    _word("--budgets", "A,B,C", "with --curve, values of the budget key; 0.9 to 0.1 and around the limit by default"),
+    _flag("--full-repair", "with --curve, repair block by block too, as a run does: slower"),
+    _word("--out", "DIR", "with --curve, write curve.json and curve.html there, perhaps into a run's folder"),
+)
 _LS = (
     ("what", {"choices": lists.LISTS, "help": "what to list"}),
     _word(
@@ -82,7 +89,7 @@ _FORMATS = _word(
 
 COMMANDS = {
     "run": Command(calls.run, (*_RECIPE, *_folder("run", ""))),
-    "plan": Command(calls.plan, _RECIPE),
+    "plan": Command(calls.plan, _PLAN),
     "compare": Command(calls.compare, _COMPARE),
     "check": Command(calls.check, _RECIPE),
     "ls": Command(lists.ls, _LS),

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import NamedTuple
 
+from distill.machine.words import duration
 from distill.report.facts import Table
-from distill.report.format import difference, digits, signed
+from distill.report.format import difference, digits, signed, value_text
 from distill.results.curve import CurvePoint, CurveResults
+from distill.results.results import Results
 
 KEYS = {"flops": "FLOPs kept", "params": "parameters kept", "ratio": "channels cut"}
+
+
+class Trained(NamedTuple):
+    """What training made of one network: its GFLOPs, and its score before and after."""
+
+    gflops: float
+    before: float
+    after: float
 
 
 def table(curve: CurveResults) -> Table:
@@ -83,7 +94,63 @@ def advice(curve: CurveResults) -> str:
     return f"{gain(curve)}, by the curve: prune.{curve.key}={curve.kept.budget:g}"
 
 
-def command(run_dir: Path) -> str:
-    """What measures the curve of a finished run, into its folder."""
-    folder = shlex.quote(str(run_dir))
-    return f"distill plan {shlex.quote(str(run_dir / 'recipe.yaml'))} --curve --out {folder}"
+def notes(curve: CurveResults) -> str:
+    """How to read the table."""
+    repair = curve.setting.recipe["repair.images"]
+    mended = f"in closed form on up to {repair} training images, without labels"
+    if curve.setting.steps:
+        mended += f", then block by block in {curve.setting.steps} steps each"
+    parts = [
+        f"After repair: {mended}." if repair else "Nothing was repaired.",
+        "Nothing was trained: a run usually ends higher, so the curve is a lower bound.",
+    ]
+    if not curve.labelled:
+        parts.append(
+            "Agreement is AP against the teacher's own boxes; accept.map_drop, a limit on mAP, judges nothing here."
+        )
+    elif curve.map_drop is not None and curve.kept is not None and curve.lost is not None:
+        parts.append(
+            f"One seed and {curve.images} val images: two budgets within 0.005 of each other are not told apart by this."
+        )
+    return " ".join(parts)
+
+
+def training(curve: CurveResults, trained: Trained | None) -> str:
+    """What a run in the same folder adds: training goes above the curve, or it does not. Empty without such a run."""
+    if trained is None:
+        return ""
+    share = trained.gflops / curve.teacher_gflops
+    if trained.after > trained.before:
+        return (
+            f"The run in this folder was trained from {trained.before:.3f} to {trained.after:.3f} at {share:.0%} of the "
+            "FLOPs: the curve is before training, a lower bound."
+        )
+    return f"Training did not lift the run in this folder: it ended at {trained.after:.3f}, and started at {trained.before:.3f}."
+
+
+def unreachable(curve: CurveResults) -> str:
+    """The budgets that no cut can meet; empty if there are none."""
+    if not curve.unreachable:
+        return ""
+    values = ", ".join(f"{value:g}" for value in curve.unreachable)
+    return f"Left out: {KEYS[curve.key]} {values} cannot be met within protect, max_ratio and round_to."
+
+
+def command(run_dir: Path, results: Results) -> str:
+    """What measures the curve of a finished run, into its folder. A run that made its own teacher or data has them there."""
+    words = [str(run_dir / "recipe.yaml")]
+    if results.model is None:
+        words += [f"model={run_dir / 'teacher.pt'}", "teacher.train=null"]
+    if results.recipe["data"] == "shapes":
+        words.append(f"data={run_dir / 'data' / 'data.yaml'}")
+    return " ".join(["distill plan", *map(shlex.quote, words), "--curve --out", shlex.quote(str(run_dir))])
+
+
+def setting(curve: CurveResults) -> list[tuple[str, str]]:
+    """What all points have in common."""
+    shown = [
+        (name, value_text(value)) for name, value in curve.setting.recipe.items() if name not in ("data", "budget")
+    ]
+    points = sum(point.seconds for point in curve.points)
+    times = f"{duration(curve.seconds + points)}, of which {duration(curve.seconds)} for what all points share"
+    return [*shown, ("checkpoint", f"{curve.model}, SHA-256 {curve.setting.checkpoint}..."), ("time", times)]
