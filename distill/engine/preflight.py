@@ -85,6 +85,7 @@ def preflight(
         path = generate() if recipe.data == SHAPES and generate is not None else Path(recipe.data)
         data = datasets.load(path, teacher.names if teacher else None, progress=progress)
         _check_labels(recipe, data, teaching)
+        notes += data.notes
         warnings += data.warnings
     return Preflight(recipe, size, device, teacher, teaching, data, notes, tuple(warnings))
 

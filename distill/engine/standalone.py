@@ -89,6 +89,8 @@ def evaluate(path: str, options: EvalOptions, console: Console) -> None:
     student = checkpoint.load(path, trust=options.trust)
     teacher = checkpoint.load(options.teacher, trust=options.trust) if options.teacher else None
     data = datasets.load(options.data, student.names, progress=console.track)
+    for note in data.notes:
+        console.line(note)
     for warning in data.warnings:
         console.warn(warning)
     size = image_size(options.imgsz, student)

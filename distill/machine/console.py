@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from distill.machine.progress import Bar, Pace, Stage
-from distill.machine.words import duration
+from distill.machine.words import duration, visible
 
 if TYPE_CHECKING:
     from distill.machine.display import Display
@@ -86,6 +86,7 @@ class Console:
 
     def result(self, text: str) -> None:
         """Print a result to stdout, and keep it in the log."""
+        text = visible(text)
         self.record(text)
         if self._display is not None:
             self._display.show(False)
@@ -131,7 +132,7 @@ class Console:
 
     def record(self, text: str) -> None:
         """Put a line into the log alone."""
-        self._waiting.append(text)
+        self._waiting.append(visible(text))
         self._write_log()
 
     def _say_of_bar(self, text: str) -> None:
@@ -156,6 +157,7 @@ class Console:
         return Display(self._stream, self._live_text)
 
     def _show(self, text: str, style: str = "") -> None:
+        text = visible(text)
         if self._display is not None:
             self._display.print(text, style)
         else:

@@ -1,15 +1,29 @@
-"""Text that people read: the nearest name, a duration, a table in columns."""
+"""Text that people read: the nearest name, a duration, a table in columns; and text of others, made harmless to show."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
-_JOINERS_AND_BLANKS = "\u200c\u200d\u00a0\u3000"  # not printable to Python, and part of ordinary text and of emoji
+_LISTED = 5  # items that a message names
+# Control characters, marks that turn the direction of a line, what is not seen, and what no encoding can write. Joiners are
+# part of ordinary text and of emoji.
+_HIDDEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb]"
+)
+
+
+def visible(text: str) -> str:
+    r"""Lines of text as they may be shown: characters that steer a terminal are escaped, such as `\x1b`; line ends stay.
+
+    A class name, a path or a word of the command line may hold any of them, and a terminal would obey.
+    """
+    return _HIDDEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def printable(text: object, most: int | None = None) -> str:
-    """Text from a file as it may be shown: characters that steer a terminal or turn the line round are escaped.
+    """Text from a file as it may be shown on one line: characters that steer a terminal or turn the line round are escaped.
 
     Args:
         text: anything; its `str`.
@@ -17,8 +31,25 @@ def printable(text: object, most: int | None = None) -> str:
     """
     whole = str(text)
     shown = whole[:most]
-    safe = (c if c.isprintable() or c in _JOINERS_AND_BLANKS else c.encode("unicode_escape").decode() for c in shown)
-    return "".join(safe) + ("…" if len(shown) < len(whole) else "")
+    safe = visible(shown).replace("\n", "\\n").replace("\t", "\\t")
+    return safe + ("…" if len(shown) < len(whole) else "")
+
+
+def brief(value: object, most: int = 60) -> str:
+    """A value of others as a message quotes it: see `printable`.
+
+    Of a list or a mapping only the kind is said: a small file can hold one that would never be written to its end.
+    """
+    if isinstance(value, (list, tuple, set, dict)):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    if isinstance(value, int) and value.bit_length() > 1000:  # Python refuses to write one of thousands of digits
+        return f"a number of {value.bit_length()} bits"
+    return printable(value, most)
+
+
+def abridge(items: Sequence[str], separator: str) -> str:
+    """As many items as a message has room for."""
+    return separator.join((*items[:_LISTED], *(["..."] if len(items) > _LISTED else [])))
 
 
 def nearest(word: str, words: Iterable[str], before: str = "") -> str:
@@ -43,7 +74,7 @@ def text_table(rows: Iterable[Sequence[str]], *, numbers: bool = False) -> list[
         rows: each with as many cells as the first, its title row included if it has one.
         numbers: align all columns but the first to the right.
     """
-    rows = list(rows)
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     align = str.rjust if numbers else str.ljust
     return ["  ".join([row[0].ljust(widths[0]), *map(align, row[1:], widths[1:])]).rstrip() for row in rows]

@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from distill.machine.words import visible
 from distill.report.canvas import THEME, Plot
 from distill.report.format import digits
 
@@ -38,7 +39,7 @@ def render(page: str, suffix: str, **facts: Any) -> str:
     if suffix == "md":  # surplus blank lines go, but for those of a code block
         block_or_gap = re.compile(r"^(`{3,})\w+\n.*?^\1$|\n{3,}", re.DOTALL | re.MULTILINE)
         text = block_or_gap.sub(lambda match: match[0] if match[1] else "\n\n", text)
-    return text.strip() + "\n"
+    return visible(text).strip() + "\n"
 
 
 @cache

@@ -6,16 +6,19 @@ beside the user's images, which may be read-only. ultralytics' own readers downl
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from distill.errors import DistillError
 from distill.machine.progress import ProgressCallback
-from distill.yolo.data import datafile, labels
-from distill.yolo.data.labels import Records, abridge
+from distill.machine.words import abridge, brief
+from distill.yolo.data import classes, datafile, labels
+from distill.yolo.data.files import FORMATS, find_images, identities
+from distill.yolo.data.labels import Records
 
 Split = Literal["train", "val"]
 
@@ -35,6 +38,7 @@ class DataSet:
     val: tuple[Path, ...] = field(repr=False)
     labelled: bool  # False for a folder of images: there is no mAP then
     config: dict[str, Any] = field(repr=False)  # what ultralytics' trainer calls `self.data`
+    notes: tuple[str, ...] = ()  # how the data were read, where that is not obvious
     warnings: tuple[str, ...] = ()  # what the user should know although it stops nothing
     records: dict[str, Records] = field(default_factory=dict, repr=False, compare=False)  # of each split
 
@@ -53,41 +57,46 @@ def load(
         DistillError: nothing there, no images, no labels, classes that do not fit `names`, label files with unknown
             classes. A damaged image is left out and named in `warnings`.
     """
-    path = Path(path).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(path))
+    if os.path.isdir(path):
         return _load_folder(path, names, progress)
-    if not path.exists():
-        raise DistillError(f"{path}: no such file or folder: 'data' is a YOLO data.yaml or a folder of images")
+    shown = brief(path, 200)
+    if not os.path.exists(path):
+        raise DistillError(f"{shown}: no such file or folder: 'data' is a YOLO data.yaml or a folder of images")
     if path.suffix.lower() not in (".yaml", ".yml"):
-        raise DistillError(f"{path}: 'data' must be a YOLO data.yaml or a folder of images")
+        raise DistillError(f"{shown}: 'data' must be a YOLO data.yaml or a folder of images")
     file = datafile.read(path)
-    warnings = _compare_names(path, file.names, names)
-    train, train_warnings = labels.read(path, "train", file.train, file.names, progress)
-    val, val_warnings = labels.read(path, "val", file.val, file.names, progress)
-    warnings += train_warnings + val_warnings + _rare_classes(path, file.names, val)
-    if shared := len({record["im_file"] for record in train} & {record["im_file"] for record in val}):
-        warnings.append(f"{shared} of the {len(val)} images of 'val' are in 'train' too: mAP looks too good")
-    if not any(len(record["cls"]) for record in train):
+    warnings = classes.compare(path, file.names, names)
+    known = labels.Classes(file.names, file.keypoint_numbers)
+    train, val = (labels.read(path, key, getattr(file, key), known, progress) for key in ("train", "val"))
+    warnings += [*train.warnings, *val.warnings, *_rare_classes(path, file.names, val.records)]
+    seen = set(identities(record["im_file"] for record in train.records))
+    if shared := len(seen & set(identities(record["im_file"] for record in val.records))):
+        warnings.append(f"{shared} of the {len(val.records)} images of 'val' are in 'train' too: mAP looks too good")
+    if not any(len(record["cls"]) for record in train.records):
         warnings.append("there is not one object in the labels of 'train': training teaches to find nothing")
-    return _assemble(path, file.root, file.names, True, {"train": train, "val": val}, warnings)
+    notes = (*file.notes, *train.notes, *val.notes)
+    records = {"train": train.records, "val": val.records}
+    return _assemble(path, file.root, file.names, True, records, notes, warnings)
 
 
 def _load_folder(path: Path, names: Mapping[int, str] | None, progress: ProgressCallback | None) -> DataSet:
     for file in (path / "data.yaml", path / "data.yml"):
         if file.is_file():
             raise DistillError(f"{path}: is a folder with a {file.name}: give that file, or a folder of images only")
-    images = datafile.find_images(path.absolute())
+    images = find_images(path.absolute())
     if not images:
-        raise DistillError(f"{path}: no images in this folder (looked for {datafile.FORMATS})")
-    records, warnings = labels.read(path, "images", images, None, progress)
-    train, val = labels.hold_back(records)
+        raise DistillError(f"{path}: no images in this folder (looked for {FORMATS})")
+    split = labels.read(path, "images", images, None, progress)
+    warnings = list(split.warnings)
+    train, val = labels.hold_back(split.records)
     if train == val:
         warnings.append(
             f"{path}: {len(val)} images are too few to hold some back: the student is measured on the images that it "
             f"learns from, which looks too good. Give {labels.MIN_TO_SPLIT} or more"
         )
-    classes = dict(names) if names else {0: "object"}
-    return _assemble(path, path.absolute(), classes, False, {"train": train, "val": val}, warnings)
+    known = dict(names) if names else {0: "object"}
+    return _assemble(path, path.absolute(), known, False, {"train": train, "val": val}, split.notes, warnings)
 
 
 def _rare_classes(path: Path, names: Mapping[int, str], records: Records) -> list[str]:
@@ -104,27 +113,16 @@ def _rare_classes(path: Path, names: Mapping[int, str], records: Records) -> lis
 
 
 def _assemble(
-    path: Path, root: Path, names: dict[int, str], labelled: bool, records: dict[str, Records], warnings: list[str]
+    path: Path,
+    root: Path,
+    names: dict[int, str],
+    labelled: bool,
+    records: dict[str, Records],
+    notes: Sequence[str],
+    warnings: Sequence[str],
 ) -> DataSet:
     files = {split: [record["im_file"] for record in records[split]] for split in records}
     config = {"path": root, **files, "names": names, "nc": len(names), "channels": 3}
     train, val = (tuple(map(Path, files[split])) for split in ("train", "val"))
-    return DataSet(path, names if labelled else None, train, val, labelled, config, tuple(warnings), records)
-
-
-def _compare_names(path: Path, data: Mapping[int, str], model: Mapping[int, str] | None) -> list[str]:
-    """A warning if the classes may be others than the model's; an error if they must be."""
-    if model is None or list(data.values()) == list(model.values()):
-        return []
-    if len(data) != len(model):
-        ours, theirs = (abridge(list(names.values()), ", ") for names in (data, model))
-        raise DistillError(
-            f"{path} has {len(data)} classes ({ours}), the model {len(model)} ({theirs}): give the data that the model "
-            "was trained on, or train it on these first"
-        )
-    if sorted(data.values()) == sorted(model.values()):
-        order = ", ".join(model.values())
-        raise DistillError(f"{path} has the model's classes in another order: the model's is {order}")
-    ids = [i for i in data if data[i] != model.get(i)]
-    differing = [f"class {i} is '{data[i]}' there and '{model.get(i)}' in the model" for i in ids]
-    return [f"{path}: {abridge(differing, '; ')}: taken to be the same"]
+    own = names if labelled else None
+    return DataSet(path, own, train, val, labelled, config, tuple(notes), tuple(warnings), records)

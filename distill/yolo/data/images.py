@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,9 +15,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.errors import DistillError
+from distill.errors import RunError
+from distill.machine.words import brief
 from distill.yolo.data.dataset import DataSet, Split
 from distill.yolo.upstream import DEFAULT_CFG, LetterBox, RecordsDataset, imread
+
+
+class ImageError(RunError):
+    """An image that was in order when the data were checked, and cannot be read now."""
+
+    def __init__(self, message: str) -> None:
+        # A process that loads images hands its errors on as a traceback, of which the last line is ours.
+        super().__init__(message.splitlines()[-1].removeprefix(f"{__name__}.{type(self).__name__}: "))
+
+
+class CheckedImages(RecordsDataset):
+    """Images that were checked before: one that has gone or changed since is an error that names it."""
+
+    def get_labels(self) -> list[dict[str, Any]]:
+        """Copies of the records, in the form that the base class takes."""
+        labels = super().get_labels()
+        self._sizes = {label["im_file"]: label.pop("bytes", None) for label in labels}
+        return labels
+
+    def load_image(
+        self, i: int, rect_mode: bool = True, resize_short: bool = False
+    ) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
+        """(image, its size in the file, its size now)."""
+        file = self.im_files[i]
+        size = self._sizes[file]
+        try:
+            if (
+                size is not None and os.path.getsize(file) != size
+            ):  # a JPEG that was cut short would be read with grey in it
+                raise ImageError(f"{brief(file, 500)}: this image was changed after the data were checked")
+            return super().load_image(i, rect_mode, resize_short)
+        except (OSError, cv2.error) as error:
+            raise _unreadable(file) from error
 
 
 def calibration(
@@ -36,7 +71,7 @@ def calibration(
         `(N, 3, side, side)` float32, RGB in [0, 1]; side is imgsz + 2 * frame.
 
     Raises:
-        DistillError: an image cannot be read.
+        ImageError: an image cannot be read.
     """
     chosen = np.random.default_rng(seed).permutation(len(paths))[:n]
     letterbox = LetterBox((imgsz, imgsz), scaleup=False)
@@ -44,7 +79,7 @@ def calibration(
     def prepare(index: int) -> np.ndarray:
         image = imread(str(paths[index]), cv2.IMREAD_COLOR)
         if image is None:
-            raise DistillError(f"{paths[index]}: this image cannot be read")
+            raise _unreadable(paths[index])
         padded: Any = letterbox(image=_resize(image, imgsz, by_area))  # declared as an image or a dict
         return padded[..., ::-1].transpose(2, 0, 1)  # (H, W, BGR) -> (RGB, H, W)
 
@@ -67,7 +102,7 @@ def build_dataset(
     rect: bool | None = None,
     hyp: SimpleNamespace | None = None,
     by_area: bool = False,
-) -> RecordsDataset:
+) -> CheckedImages:
     """One split as the dataset that ultralytics' loaders, trainer and validator take.
 
     Args:
@@ -81,7 +116,7 @@ def build_dataset(
         hyp: ultralytics' arguments, for the augmentation; its defaults if None.
         by_area: shrink by averaging areas, as the original YOLOv5 does when it validates; only without augmentation.
     """
-    return RecordsDataset(
+    return CheckedImages(
         data.records[split],
         partial(_resize, by_area=True) if by_area else None,
         data=data.config,
@@ -95,6 +130,10 @@ def build_dataset(
         pad=0.0 if augment else 0.5,
         prefix=f"{split}: ",
     )
+
+
+def _unreadable(file: str | Path) -> ImageError:
+    return ImageError(f"{brief(file, 500)}: this image cannot be read; it could when the data were checked")
 
 
 def _resize(image: np.ndarray, imgsz: int, by_area: bool) -> np.ndarray:

@@ -7,8 +7,12 @@ an image without an error if its label names an unknown class.
 from __future__ import annotations
 
 import os
+import stat
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,71 +21,108 @@ from PIL import Image
 
 from distill.errors import DistillError, first_line
 from distill.machine.progress import ProgressCallback
-from distill.yolo.data.datafile import label_files
-from distill.yolo.upstream import IMG_FORMATS, exif_size, imread, segments2boxes
+from distill.machine.words import abridge
+from distill.yolo.data import rows, strays
+from distill.yolo.data.document import read_text
+from distill.yolo.data.files import label_files
+from distill.yolo.data.rows import Rows, UnknownClassError
+from distill.yolo.upstream import IMG_FORMATS, exif_size, imread
 
 # One dict an image, as ultralytics' YOLODataset keeps them: `im_file`, `shape` (h, w), `cls` (n, 1), `bboxes` (n, 4) as
-# xywh in shares of the image, `segments`, ...
+# xywh in shares of the image, `segments`, ...; and `bytes`, the size of the file.
 Records = tuple[dict[str, Any], ...]
 
 MIN_TO_SPLIT = 10  # images; fewer are not split
 
-_LISTED = 5  # damaged images or rare classes named in a warning
 _VERIFIED = {"jpeg", "mpo", "png", "webp"}  # formats of which Pillow's verify() reads more than the header
 _VAL_SHARE, _MAX_VAL = 0.2, 200  # of the images are held back, at most so many
-_TOLERANCE = 0.01  # of a side: annotation tools round, and ultralytics accepts as much
 _MIN_SIDE = 10  # pixels
 _RECORD = {"keypoints": None, "normalized": True, "bbox_format": "xywh"}  # the same in all records
 
 
+@dataclass(frozen=True)
+class Classes:
+    """What label files may hold."""
+
+    names: Mapping[int, str]
+    keypoint_numbers: int = 0  # behind a box: see `rows.parse`
+
+
+@dataclass(frozen=True)
+class Split:
+    """The usable images of one split, and what is to be said about the others."""
+
+    records: Records
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
 def read(
-    path: Path, key: str, images: Sequence[Path], names: Mapping[int, str] | None, progress: ProgressCallback | None
-) -> tuple[Records, list[str]]:
+    path: Path, key: str, images: Sequence[Path], classes: Classes | None, progress: ProgressCallback | None
+) -> Split:
     """Read and check the images of one split and their labels.
 
     Args:
         path: the data set, as messages name it.
         key: the split, as messages name it.
         images: image files.
-        names: the data set's classes; None if there are no labels to read.
+        classes: the data set's; None if there are no labels to read.
         progress: shows a bar over the images.
 
-    Returns:
-        Records, and warnings of images that were left out and of missing label files.
-
     Raises:
-        DistillError: a class id that is not in `names`, no label file, or no usable image.
+        DistillError: a class id that is not in `classes`, no label file, or no usable image.
     """
-    files = label_files(images) if names is not None else [None] * len(images)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results: Iterable[Any] = pool.map(lambda image, file: _read_one(image, file, names), images, files)
+    files = label_files(images) if classes is not None else [None] * len(images)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of what it can read nevertheless
+        results: Iterable[Any] = pool.map(lambda image, file: _read_one(image, file, classes), images, files)
         results = list(progress(results, f"checking {key}", len(images)) if progress else results)
     unknown = [result for result in results if isinstance(result, DistillError)]
     problems = [result for result in results if isinstance(result, str)]
-    records = tuple(result for result in results if isinstance(result, dict))
+    usable = [result for result in results if isinstance(result, tuple)]
     if unknown:
         rest = f" (and {len(unknown) - 1} more files)" if len(unknown) > 1 else ""
         raise DistillError(f"{path}: '{key}': {unknown[0]}{rest}")
-    if not records:
+    if not usable:
         raise DistillError(f"{path}: '{key}': none of the {len(images)} images can be used, first {problems[0]}")
-    total = f"{len(images)} images of '{key}'"
-    warnings = []
-    unlabelled = sum(file is not None and not file.is_file() for file in files)
-    if unlabelled == len(images):
-        raise DistillError(
-            f"{path}: no label file for any of the {total} (looked for {files[0]} and so on): "
-            "to work without labels give the folder of images as 'data'"
-        )
-    if 2 * unlabelled > len(images):
-        warnings.append(f"{unlabelled} of the {total} have no label file: counted as empty")
+    notes, told = _unlabelled(path, key, images, files) if classes is not None else ([], [])
     if problems:
-        warnings.append(f"{len(problems)} of the {total} left out: {abridge(problems, '; ')}")
-    return records, warnings
+        told.append(f"{len(problems)} of the {len(images)} images of '{key}' left out: {abridge(problems, '; ')}")
+    records, mixed = _records(usable, key)
+    return Split(records, (*notes, *mixed), tuple(told))
 
 
-def abridge(items: Sequence[str], separator: str) -> str:
-    """As many items as a message has room for."""
-    return separator.join((*items[:_LISTED], *(["..."] if len(items) > _LISTED else [])))
+def _unlabelled(path: Path, key: str, images: Sequence[Path], files: Sequence[Any]) -> tuple[list[str], list[str]]:
+    """Notes and warnings about images without a label file, and about two images that share one."""
+    notes: list[str] = []
+    told: list[str] = []
+    missing = [image for image, file in zip(images, files, strict=True) if not os.path.lexists(file)]
+    unused = strays.find(missing)
+    lies = f"what looks like their labels lies unused: {unused}" if unused else ""
+    if len(missing) == len(images):
+        raise DistillError(
+            f"{path}: no label file for any of the {len(images)} images of '{key}' (looked for {files[0]} and so on); "
+            f"{lies or 'to work without labels give the folder of images as data'}"
+        )
+    if missing:
+        line = f"{len(missing)} of the {len(images)} images of '{key}' have no label file: counted as empty"
+        (told if unused or 2 * len(missing) > len(images) else notes).append(line + (f"; {lies}" if lies else ""))
+    shared = [file for file, count in Counter(files).items() if count > 1 and file.is_file()]
+    if shared:
+        first = ", ".join(image.name for image, file in zip(images, files, strict=True) if file == shared[0])
+        told.append(f"images of '{key}' share a label file in {len(shared)} places, first {first}: {shared[0]}")
+    return notes, told
+
+
+def _records(usable: Sequence[tuple[dict[str, Any], Rows]], key: str) -> tuple[Records, list[str]]:
+    """Records, and a note if polygons were left out: ultralytics cannot join images of which only some have them."""
+    polygons = sum(any(polygon is not None for polygon in found.polygons) for _, found in usable)
+    boxes = sum(any(polygon is None for polygon in found.polygons) for _, found in usable)
+    records = tuple({**record, "segments": [] if boxes else list(found.polygons)} for record, found in usable)
+    if not polygons or not boxes:
+        return records, []
+    files = f"label files with polygons ({polygons}) beside files with boxes ({boxes})"
+    return records, [f"'{key}' has {files}: a polygon is replaced by its box"]
 
 
 def hold_back(records: Records) -> tuple[Records, Records]:
@@ -98,23 +139,35 @@ def hold_back(records: Records) -> tuple[Records, Records]:
     return train, tuple(records[index] for index in sorted(val))
 
 
-def _read_one(image: Path, file: Path | None, names: Mapping[int, str] | None) -> dict[str, Any] | str | DistillError:
-    """A record, or what is wrong with the image or its labels."""
+def _read_one(
+    image: Path, file: Path | None, classes: Classes | None
+) -> tuple[dict[str, Any], Rows] | str | DistillError:
+    """A record and its labels, or what is wrong with either."""
     try:
         shape = _check_image(image)
     except Exception as error:  # noqa: BLE001  Pillow raises many kinds, SyntaxError among them: a damaged file
         return f"{image}: {_reason(error)}"
     try:
-        cls, boxes, segments = _read_labels(file, names or {})
-    except DistillError as error:  # a class that the data set does not have: a mistake in the data, not a damaged file
-        return error
+        found = _read_labels(file, classes)
+    except UnknownClassError as error:
+        return DistillError(f"{file}:{error.line}: {error}")
     except (ValueError, OSError) as error:
         return f"{file}: {_reason(error)}"
-    return {"im_file": str(image), "shape": shape, "cls": cls, "bboxes": boxes, "segments": segments, **_RECORD}
+    size = image.stat().st_size
+    return {
+        "im_file": str(image),
+        "bytes": size,
+        "shape": shape,
+        "cls": found.cls,
+        "bboxes": found.boxes,
+        **_RECORD,
+    }, found
 
 
 def _check_image(path: Path) -> tuple[int, int]:
     """(height, width) as it will be decoded. Raises if the file is damaged."""
+    if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would never end
+        raise ValueError("is no file")
     with Image.open(path) as image:
         kind = (image.format or "").lower()
         image.verify()
@@ -137,43 +190,21 @@ def _ends_well(path: Path) -> bool:
         return file.read() == b"\xff\xd9"
 
 
-def _read_labels(path: Path | None, names: Mapping[int, str]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Classes (n, 1), boxes (n, 4) and polygons of one label file; n is 0 if there is no file.
-
-    A row is `class x y w h`, or `class x1 y1 x2 y2 x3 y3 ...`, a polygon, which is replaced by its box.
-    """
-    text = path.read_text(encoding="utf-8-sig") if path is not None and path.is_file() else ""
-    lines = [line.split() for line in text.splitlines()]
-    rows = [(number, row) for number, row in enumerate(lines, 1) if row]
-    if not rows:
-        return np.zeros((0, 1), np.float32), np.zeros((0, 4), np.float32), []
-    values = []
-    for number, row in rows:
-        values.append(np.array(row, np.float32))
-        if not (values[-1][0] >= 0 and values[-1][0] % 1 == 0):
-            raise ValueError(f"line {number}: '{row[0]}' is no class id")
-        if values[-1][0] >= len(names):
-            classes = f"{len(names)} classes (0-{len(names) - 1})"
-            raise DistillError(f"{path}:{number}: class {int(values[-1][0])}, but the data set has {classes}")
-    cls = np.stack([row[:1] for row in values])
-    segments: list[np.ndarray] = []
-    if all(len(row) == 5 for row in values):
-        boxes = np.stack([row[1:] for row in values])
-    elif all(len(row) > 6 and len(row) % 2 for row in values):
-        segments = [row[1:].reshape(-1, 2) for row in values]
-        boxes = segments2boxes(segments).astype(np.float32)
-    else:
-        raise ValueError("each line must be 'class x y width height', or each a polygon")
-    points = np.concatenate([row[1:] for row in values])
-    if not (points.min() >= -_TOLERANCE and points.max() <= 1 + _TOLERANCE and boxes[:, 2:].min() >= 0):
-        raise ValueError("coordinates must be shares of the image's width and height, between 0 and 1")
-    # Merged data sets often have rows twice, and each would count as an object of its own.
-    keep = sorted({row.tobytes(): i for i, row in enumerate(values)}.values())
-    return cls[keep], boxes[keep], [segments[i] for i in keep] if segments else []
+def _read_labels(path: Path | None, classes: Classes | None) -> Rows:
+    """The labels of an image; none if there is no file."""
+    if path is None or classes is None or not os.path.lexists(path):
+        return rows.NONE
+    if not path.is_file():
+        raise ValueError("is a folder, not a label file" if path.is_dir() else "is no file, or a link to none")
+    return rows.parse(read_text(path), len(classes.names), classes.keypoint_numbers)
 
 
 def _reason(error: Exception) -> str:
     """An exception as half a sentence. Pillow's own repeats the path."""
     if isinstance(error, (Image.UnidentifiedImageError, ModuleNotFoundError)):  # ultralytics then tries HEIF's package
         return "is no image that can be read"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"has too many pixels: at most {2 * (Image.MAX_IMAGE_PIXELS or 0):,} are opened"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
     return first_line(error)
