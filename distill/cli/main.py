@@ -12,7 +12,7 @@ from typing import NoReturn
 from distill.cli.commands import COMMANDS, Command
 from distill.errors import DistillError, Interrupted
 from distill.machine.console import replace_unencodable
-from distill.machine.words import nearest, visible, text_table
+from distill.machine.words import nearest, text_table, visible
 
 PIPE_CLOSED = 141  # what a shell reports for SIGPIPE
 

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -83,11 +84,19 @@ def preflight(
     data = None
     if recipe.data != SHAPES or generate is not None:
         path = generate() if recipe.data == SHAPES and generate is not None else Path(recipe.data)
-        data = datasets.load(path, teacher.names if teacher else None, progress=progress)
+        data = load_data(path, teacher, progress)
         _check_labels(recipe, data, teaching)
         notes += data.notes
         warnings += data.warnings
     return Preflight(recipe, size, device, teacher, teaching, data, notes, tuple(warnings))
+
+
+def load_data(path: str | Path, model: Detector | None, progress: ProgressCallback | None) -> DataSet:
+    """Open a data set for a model, or for one that is still to be trained."""
+    if model is None:
+        return datasets.load(path, progress=progress)
+    args: Any = getattr(model.model, "args", {})
+    return datasets.load(path, model.names, single_cls=bool(args.get("single_cls")), progress=progress)
 
 
 def open_teacher(recipe: Recipe) -> Detector | None:

@@ -12,7 +12,7 @@ import prune
 from distill.engine.curve import CurveOptions, trace_curve
 from distill.engine.folder import RECIPE
 from distill.engine.planning import describe, make_plan
-from distill.engine.preflight import preflight
+from distill.engine.preflight import load_data, preflight
 from distill.engine.size import image_size
 from distill.errors import DistillError
 from distill.machine.console import Console
@@ -25,7 +25,6 @@ from distill.report import curve as curves
 from distill.results.curve import FILE, CurveResults
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.detector import Detector
-from distill.yolo.data import dataset as datasets
 from distill.yolo.evaluation.evaluate import PARTS, EvalSettings, Metrics, Swap, swap_with_teacher
 from distill.yolo.evaluation.evaluate import evaluate as measure
 from distill.yolo.export import check_exports, export_checkpoint
@@ -88,7 +87,7 @@ def evaluate(path: str, options: EvalOptions, console: Console) -> None:
     device = pick_device(options.device)
     student = checkpoint.load(path, trust=options.trust)
     teacher = checkpoint.load(options.teacher, trust=options.trust) if options.teacher else None
-    data = datasets.load(options.data, student.names, progress=console.track)
+    data = load_data(options.data, student, console.track)
     for note in data.notes:
         console.line(note)
     for warning in data.warnings:

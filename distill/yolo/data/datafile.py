@@ -144,6 +144,8 @@ def _read_list(path: Path, listing: Path, root: Path) -> list[Path]:
 
 def _hint(written: str) -> str:
     """What may be wrong with a path that leads nowhere."""
+    if re.search(r"[\x00-\x1f]", written):
+        return ": in double quotes a backslash is no part of a path: write /"
     if re.match(r"[A-Za-z]:[\\/]", written) and os.sep == "/":
         return ": it is a path of Windows: give one of this machine"
     if written.startswith(("http://", "https://")):

@@ -44,13 +44,18 @@ class DataSet:
 
 
 def load(
-    path: str | Path, names: Mapping[int, str] | None = None, *, progress: ProgressCallback | None = None
+    path: str | Path,
+    names: Mapping[int, str] | None = None,
+    *,
+    single_cls: bool = False,
+    progress: ProgressCallback | None = None,
 ) -> DataSet:
     """Open a data set and check all of it.
 
     Args:
         path: a YOLO data.yaml, with labels; or a folder of images, without. Images in its subfolders count.
         names: the model's classes, to compare with the data's.
+        single_cls: the model was trained with ultralytics' `single_cls`: to it every object is of class 0.
         progress: shows a bar over the images.
 
     Raises:
@@ -75,6 +80,11 @@ def load(
         warnings.append(f"{shared} of the {len(val.records)} images of 'val' are in 'train' too: mAP looks too good")
     if not any(len(record["cls"]) for record in train.records):
         warnings.append("there is not one object in the labels of 'train': training teaches to find nothing")
+    if single_cls and len({int(cls) for record in val.records for cls in record["cls"][:, 0]} | {0}) > 1:
+        warnings.append(
+            f"the model was trained with single_cls: it takes every object for class 0, '{brief(file.names[0])}', and the "
+            "labels have more classes, so mAP says nothing: give labels in which every class is 0"
+        )
     notes = (*file.notes, *train.notes, *val.notes)
     records = {"train": train.records, "val": val.records}
     return _assemble(path, file.root, file.names, True, records, notes, warnings)

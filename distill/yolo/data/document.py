@@ -46,7 +46,7 @@ def parse(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or "is no valid YAML"
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "is no valid YAML"
         mend = ": write / in paths, or single quotes" if "escape character" in problem else ""
         raise DistillError(f"{place}: {problem}{mend}") from error
     except RecursionError as error:
