@@ -16,12 +16,14 @@ from prune.graph.trace import trace
 from prune.importance.base import Importance
 from prune.importance.score import FROM_WEIGHTS, Scorer, score
 from prune.importance.statistics import Progress, Sensitivity
+from prune.keywords import public
 from prune.recovery.repair import repair
 
 if TYPE_CHECKING:
     from typing import Unpack  # Python 3.11; no version imports it when it runs
 
 
+@public(more=CutOptions.__annotations__)
 def plan_in_rounds(
     graph: ChannelGraph,
     importance: str | Scorer = "obs",

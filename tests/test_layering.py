@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the top to the bottom. A module may import its own layer and those below. A package stands for all in it.
 LAYERS = (
     ("distill", "distill.cli", "distill.__main__"),
+    ("distill.api",),
     ("distill.comparison",),
     ("distill.engine",),
     ("distill.yolo", "distill.training", "distill.report", "distill.demo"),

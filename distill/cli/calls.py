@@ -5,20 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from distill.errors import DistillError, Interrupted, RunError
+from distill.errors import DistillError
 from distill.machine import parallel
 from distill.machine.console import Console
-
-if TYPE_CHECKING:
-    from distill.engine.folder import RunFolder
-    from distill.recipe.schema import Recipe
 
 
 def run(args: argparse.Namespace) -> None:
@@ -28,19 +23,11 @@ def run(args: argparse.Namespace) -> None:
     distill run half model=best.pt data=data.yaml distill.epochs=0 --out runs/no-training
     distill run --resume runs/half-1
     """
-    from distill.engine.folder import COMPARISON, RunFolder
-    from distill.recipe.load import to_yaml
+    from distill.api import runs
 
-    with parallel.process_group():
-        recipe, path = _recipe_and_folder(args)
-        if (path / COMPARISON).is_file() and args.resume:
-            raise DistillError(f"{path} is a comparison: distill compare --resume {path}")
-        make = RunFolder.create if parallel.is_leader() else RunFolder.follow
-        with closing(make(path, to_yaml(recipe), resume=args.resume)) as folder:
-            from distill.engine import pipeline
-
-            parallel.broadcast()  # followers start only if the leader could take its folder
-            _watch(lambda console: pipeline.run(recipe, folder, console), folder, args.quiet, "run")
+    with parallel.process_group(), closing(_console(args)) as console:
+        recipe, path = runs.recipe_and_folder(args.recipe, args.override, out=args.out, resume=args.resume)
+        runs.run(recipe, path, console, resume=args.resume)
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -50,64 +37,20 @@ def compare(args: argparse.Namespace) -> None:
     distill compare half model=best.pt data=data.yaml --lrs 1e-4,3e-4 --arm 'gentle=distill.labels=0.1'
     distill compare --resume runs/compare-half-1
     """
+    from distill.api import runs
     from distill.comparison import arms
-    from distill.engine.folder import COMPARISON, STAGES, RunFolder
-    from distill.recipe.load import to_yaml
 
     parallel.require_single("distill compare")
-    recipe, path = _recipe_and_folder(args, "compare-")
-    before = None
-    if args.resume and (path / STAGES).is_file():
-        raise DistillError(f"{path} is a run and no comparison: distill run --resume {path}")
-    if args.resume and (path / COMPARISON).is_file():
-        from distill.results.comparison import ComparisonResults
-
-        before = ComparisonResults.read(path)
-    plan = arms.plan(recipe, args.arms, args.arm, args.seeds, args.lrs, before)
-    with closing(RunFolder.create(path, to_yaml(recipe), resume=args.resume)) as folder:
-        from distill.comparison import runner
-
-        _watch(lambda console: runner.run(plan, folder, console, quiet=args.quiet), folder, args.quiet, "compare")
+    with closing(_console(args)) as console:
+        recipe, path = runs.recipe_and_folder(
+            args.recipe, args.override, out=args.out, resume=args.resume, prefix="compare-"
+        )
+        plan = partial(arms.plan, recipe, args.arms, args.arm, args.seeds, args.lrs)
+        runs.compare(plan, recipe, path, console, resume=args.resume, quiet=args.quiet)
 
 
-def _recipe_and_folder(args: argparse.Namespace, prefix: str = "") -> tuple[Recipe, Path]:
-    """The recipe of a run or a comparison, and its folder: an earlier one's, the one that --out names, or the next."""
-    from distill.engine.folder import RECIPE, last_path, next_path, recipe_of
-    from distill.recipe.load import load
-
-    earlier = Path(args.recipe) if args.resume and Path(args.recipe).is_dir() else None
-    if earlier is not None and args.out is not None:
-        raise DistillError("--resume with the folder of a run takes no --out: the run stays in its folder")
-    recipe = load(recipe_of(earlier) if earlier else args.recipe, args.override)
-    choose = last_path if args.resume else next_path
-    path = earlier or (Path(args.out) if args.out else choose(f"{prefix}{recipe.name}"))
-    path = parallel.broadcast(path)
-    if args.resume and recipe.imgsz is None and (path / RECIPE).is_file():  # the size that its checkpoint had then
-        recipe = replace(recipe, imgsz=load(path / RECIPE).imgsz)
-    return recipe, path
-
-
-def _watch(work: Callable[[Console], object], folder: RunFolder, quiet: bool, command: str) -> None:
-    """Do the work of a run. However it ends, the log says why and the user reads how to resume."""
-    from distill.engine.folder import LOG
-    from distill.machine.faults import machine_fault
-
-    resume = f"distill {command} --resume {shlex.quote(str(folder.path))}"
-    with closing(Console(quiet=quiet or not parallel.is_leader())) as console:
-        if parallel.is_leader():
-            console.log_to(folder.path / LOG)
-        try:
-            work(console)
-        except KeyboardInterrupt:
-            end = f"to resume: {resume}" if folder.started else "nothing was written"
-            raise Interrupted(f"interrupted; {end}") from None
-        except Exception as error:
-            place = Path(getattr(error, "filename", None) or folder.path)
-            fault = error if isinstance(error, RunError) else machine_fault(error, place)
-            if fault is None:
-                console.record(str(error) if isinstance(error, DistillError) else traceback.format_exc())
-                raise
-            raise RunError(f"{fault}; after fixing that, resume: {resume}" if folder.started else str(fault)) from None
+def _console(args: argparse.Namespace) -> Console:
+    return Console(quiet=args.quiet or not parallel.is_leader())
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -126,7 +69,7 @@ def plan(args: argparse.Namespace) -> None:
     from distill.engine import standalone
 
     with closing(Console(quiet=args.quiet)) as console:
-        standalone.plan(recipe, console)
+        console.result(str(standalone.plan(recipe, console)))
 
 
 def check(args: argparse.Namespace) -> None:
@@ -155,7 +98,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from distill.engine import standalone
 
     with closing(Console(quiet=args.quiet)) as console:
-        standalone.evaluate(args.checkpoint, options, console)
+        console.result(str(standalone.evaluate(args.checkpoint, options, console)))
 
 
 def export(args: argparse.Namespace) -> None:
@@ -172,7 +115,8 @@ def export(args: argparse.Namespace) -> None:
     from distill.engine import standalone
 
     with closing(Console(quiet=args.quiet)) as console:
-        standalone.export(args.checkpoint, formats, options, console)
+        for exported in standalone.export(args.checkpoint, formats, options, console):
+            console.result(str(exported))
 
 
 def _options(cls: type, words: Sequence[str]) -> Any:

@@ -73,7 +73,7 @@ def start_of(variant: Recipe, common: Recipe) -> Recipe:
 def plan(
     recipe: Recipe,
     names: str | None = None,
-    own: Sequence[str] = (),
+    own: Sequence[str | Arm] = (),
     seeds: int | None = None,
     lrs: str | None = None,
     before: ComparisonResults | None = None,
@@ -83,7 +83,7 @@ def plan(
     Args:
         recipe: what the arms have in common.
         names: `a,b,c`, the arms; DEFAULT and `own` if None.
-        own: arms of the user's, each as `name=key=value key=value`.
+        own: arms of the user's, each as `name=key=value key=value` if it is text.
         seeds: how many, from the recipe's on; SEEDS if None.
         lrs: `1e-4,3e-4`, learning rates to choose from; no search if None.
         before: the comparison that is resumed, which says what is not given here.
@@ -95,7 +95,7 @@ def plan(
         raise DistillError("prune is null, so there is nothing to recover: give prune.flops=0.5")
     if not recipe.distill.epochs:
         raise DistillError("distill.epochs is 0, so no arm would be trained: give distill.epochs=10")
-    arms = _choose(recipe, names, [_read(text) for text in own], before)
+    arms = _choose(recipe, names, [each if isinstance(each, Arm) else _read(each) for each in own], before)
     count = (len(before.seeds) if before else SEEDS) if seeds is None else seeds
     if count < 1:
         raise DistillError(f"--seeds {count}: give at least 1; two or more tell how much of a difference is noise")

@@ -25,19 +25,23 @@ from distill.engine.stages.train import TRAIN
 from distill.engine.stages.tune import TUNE
 from distill.machine import parallel
 from distill.machine.console import Console
+from distill.machine.progress import EpochCallback
 from distill.recipe.schema import Recipe
 from distill.results.results import FILE, Results
 
 STAGES: tuple[Stage[Any], ...] = (TEACHER, SPARSIFY, CUT, REPAIR, TUNE, TRAIN, AVERAGE, SELECT, EXPORT, MEASURE)
 
 
-def run(recipe: Recipe, folder: RunFolder, console: Console) -> Results | None:
+def run(
+    recipe: Recipe, folder: RunFolder, console: Console, *, on_epoch: EpochCallback | None = None
+) -> Results | None:
     """Run a recipe, from its checkpoint and images to a smaller checkpoint and a report.
 
     Args:
         recipe: what to do.
         folder: where everything goes; a resumed one goes on after its last finished stage or epoch.
         console: what the user watches.
+        on_epoch: called after each epoch of a training.
 
     Returns:
         The content of results.json; None in a process that does not lead.
@@ -45,7 +49,7 @@ def run(recipe: Recipe, folder: RunFolder, console: Console) -> Results | None:
     Raises:
         DistillError, PruneError: bad input, before anything is written; or a step that cannot be done.
     """
-    session = Session(recipe, folder, console)
+    session = Session(recipe, folder, console, on_epoch)
     recipe = session.recipe  # with the image size in place of `auto`
     stages = list(with_evaluations(stage for stage in STAGES if stage.when(recipe)))
     passes = [stage.passes(session) for stage in stages]

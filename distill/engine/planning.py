@@ -72,7 +72,7 @@ def make_plan(
         **budget(options),
     )
     model.cpu()
-    console.line(describe(plan))
+    console.line(plan.describe())
     return plan
 
 
@@ -93,14 +93,3 @@ def budget(options: Prune) -> dict[str, Any]:
     """How much a recipe says to cut, as arguments of `prune.make_plan`."""
     names = ("flops", "params", "ratio", "round_to", "protect", "max_ratio")
     return {name: getattr(options, name) for name in names}
-
-
-def describe(plan: prune.PrunePlan) -> str:
-    """A plan in one line."""
-    flops, params = plan.flops_after / plan.flops_before, plan.params_after / plan.params_before
-    before, after = (sum(getattr(group, side) for group in plan.groups) for side in ("before", "after"))
-    return (
-        f"{plan.flops_after / 1e9:.2f} of {plan.flops_before / 1e9:.2f} GFLOPs ({flops:.1%}), "
-        f"{plan.params_after / 1e6:.2f} of {plan.params_before / 1e6:.2f} M parameters ({params:.1%}), "
-        f"{after} of {before} channels"
-    )

@@ -20,7 +20,9 @@ from distill.losses.spec import ALWAYS, LossSpec
 from distill.machine import parallel
 from distill.machine.console import Console
 from distill.machine.device import pick_device
+from distill.machine.measure import count_params
 from distill.machine.progress import ProgressCallback
+from distill.machine.words import html_table, text_table
 from distill.recipe.schema import SHAPES, Recipe
 from distill.training.task import PROBE, check_support
 from distill.yolo.checkpoint import detector as checkpoint
@@ -28,6 +30,7 @@ from distill.yolo.checkpoint.build import build
 from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.data import dataset as datasets
 from distill.yolo.data.dataset import DataSet
+from distill.yolo.data.labels import abridge
 from distill.yolo.export import check_exports
 from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.outputs import distillation
@@ -47,6 +50,31 @@ class Preflight:
     data: DataSet | None  # None if it is still to be generated
     notes: tuple[str, ...]  # lines about what is left out
     warnings: tuple[str, ...]  # lines that the user must know, on the screen and in the report
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """What was opened, in words."""
+        rows = [("device", str(self.device)), ("size", str(self.size))]
+        if self.teacher is not None:
+            family = family_of(self.teacher.model).title
+            rows.append(("model", f"{self.teacher.source} ({family}, {count_params(self.teacher.model) / 1e6:.2f} M)"))
+        if self.data is not None:
+            rows.append(("data", f"{self.data.path}: {len(self.data.train)} train and {len(self.data.val)} val images"))
+            names = list((self.data.names or {}).values())
+            rows.append(("classes", abridge(names, ", ") or "none: a folder of images"))
+        rows.append(("losses", ", ".join(loss.name for loss in self.losses) or "none"))
+        return [*rows, *(("note", note) for note in self.notes), *(("warning", text) for text in self.warnings)]
+
+    def __str__(self) -> str:
+        """A line for each fact."""
+        return "\n".join(text_table(self.facts))
+
+    def _repr_html_(self) -> str:
+        return html_table([("checked", ""), *self.facts])
+
+    def __repr__(self) -> str:
+        source = self.teacher.source if self.teacher else None
+        return f"Preflight(teacher={str(source)!r}, data={self.data!r}, device={str(self.device)!r})"
 
     def show(self, console: Console) -> None:
         """Print notes and warnings."""

@@ -18,6 +18,7 @@ from distill.engine.planning import calibration_images
 from distill.engine.preflight import preflight
 from distill.machine import parallel
 from distill.machine.console import Console
+from distill.machine.progress import EpochCallback
 from distill.recipe.load import to_yaml
 from distill.recipe.schema import Recipe
 from distill.results.networks import PRUNED, REPAIRED, SPARSE, TEACHER, Network
@@ -42,14 +43,22 @@ class Session:
         recipe: what to do.
         folder: where everything goes.
         console: what the user watches.
+        on_epoch: called after each epoch of a training.
 
     Raises:
         DistillError: an error in the recipe's model, data, losses, exports or device.
         PruneError: a budget that cannot be met.
     """
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, console: Console) -> None:
-        self.recipe, self.folder, self.console = recipe, folder, console  # the recipe that `_generate` reads
+    def __init__(
+        self, recipe: Recipe, folder: RunFolder, console: Console, on_epoch: EpochCallback | None = None
+    ) -> None:
+        self.recipe, self.folder, self.console, self.on_epoch = (
+            recipe,
+            folder,
+            console,
+            on_epoch,
+        )  # the recipe that `_generate` reads
         checked = preflight(recipe, generate=self._generate, progress=console.track)
         assert checked.data is not None  # generated data are there too
         self.recipe = checked.recipe
@@ -171,5 +180,6 @@ class Session:
             workers=self.recipe.workers,
             resume=self.folder.resumed,
             val_batch=self.recipe.batch,
+            on_epoch=lambda row: self.on_epoch({"stage": name, **row}) if self.on_epoch else None,
             **options,
         )

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import prune
 from distill.engine.curve import CurveOptions, trace_curve
 from distill.engine.folder import RECIPE
-from distill.engine.planning import describe, make_plan
-from distill.engine.preflight import load_data, preflight
-from distill.engine.size import image_size
+from distill.engine.planning import make_plan
+from distill.engine.preflight import Preflight, load_data, preflight
+from distill.engine.size import ImageSize, image_size
 from distill.errors import DistillError
 from distill.machine.console import Console
 from distill.machine.device import pick_device
 from distill.machine.files import lock_folder, write_bytes
-from distill.machine.words import text_table
+from distill.machine.words import html_table, text_table
 from distill.recipe.load import to_yaml
 from distill.recipe.schema import SHAPES, Distill, EvalOptions, ExportOptions, Recipe
 from distill.report import curve as curves
@@ -27,20 +28,56 @@ from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.evaluation.evaluate import PARTS, EvalSettings, Metrics, Swap, swap_with_teacher
 from distill.yolo.evaluation.evaluate import evaluate as measure
-from distill.yolo.export import check_exports, export_checkpoint
+from distill.yolo.export import Exported, check_exports, export_checkpoint
+
+
+@dataclass(frozen=True)
+class Evaluated(Metrics):
+    """What `distill eval` has measured of a checkpoint; printed, it is a table."""
+
+    size: ImageSize  # of the input
+    teacher: Metrics | None = None  # of the teacher, if it is given
+    # mAP50-95 with the teacher's boxes, or scores, in place of the student's: by part, if the teacher is given
+    swapped: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def imgsz(self) -> int:
+        """Input size in pixels."""
+        return self.size.pixels
+
+    @property
+    def rows(self) -> list[tuple[str, float]]:
+        """Each figure with its name."""
+        rows = [("mAP50-95", self.map50_95), ("mAP50", self.map50), *self.per_class.items()]
+        rows += [(f"mAP50-95 with the teacher's {part}", value) for part, value in self.swapped.items()]
+        return rows + ([("mAP50-95 of the teacher", self.teacher.map50_95)] if self.teacher is not None else [])
+
+    def __str__(self) -> str:
+        """The images, and a row for each figure."""
+        lines = [f"{self.images} images, {self.instances} objects, {self.size}"]
+        return "\n".join([*lines, *text_table((name, f"{value:.3f}") for name, value in self.rows)])
+
+    def __repr__(self) -> str:
+        return f"Evaluated(mAP50-95 {self.map50_95:.3f}, mAP50 {self.map50:.3f}, {self.images} images)"
+
+    def _repr_html_(self) -> str:
+        return html_table([("", "0 to 1"), *((name, f"{value:.3f}") for name, value in self.rows)])
+
+
+class Exports(tuple[Exported, ...]):
+    """What `distill export` has made; printed, a line for each format."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self))
 
 
 def plan(recipe: Recipe, console: Console) -> prune.PrunePlan:
-    """Print what a run would cut, layer by layer, with the parameters and FLOPs that are left. Nothing is written."""
+    """What a run would cut, layer by layer, with the parameters and FLOPs that are left. Nothing is written."""
     _require_inputs(recipe)
     checked = preflight(replace(recipe, sparsify=None, distill=Distill(epochs=0), export=()), progress=console.track)
     assert checked.teacher is not None and checked.data is not None  # neither is made by a run
     checked.show(console)
-    cut = make_plan(checked.recipe, checked.teacher, checked.data, checked.device, console)
-    rows = [(group.name, str(group.before), str(group.after)) for group in cut.groups]
-    console.result("\n".join(text_table([("channels of", "before", "after"), *rows], numbers=True)))
-    console.result(describe(cut))
-    return cut
+    return make_plan(checked.recipe, checked.teacher, checked.data, checked.device, console)
 
 
 def curve(recipe: Recipe, options: CurveOptions, out: Path | None, console: Console) -> CurveResults:
@@ -77,13 +114,15 @@ def _require_inputs(recipe: Recipe) -> None:
         )
 
 
-def check(recipe: Recipe, console: Console) -> None:
+def check(recipe: Recipe, console: Console) -> Preflight:
     """Open everything that a run needs, and raise the first error."""
-    preflight(recipe, progress=console.track).show(console)
+    checked = preflight(recipe, progress=console.track)
+    checked.show(console)
+    return checked
 
 
-def evaluate(path: str, options: EvalOptions, console: Console) -> None:
-    """Print a checkpoint's mAP as its own project would measure it; given the teacher, also what boxes and scores lost."""
+def evaluate(path: str | Path, options: EvalOptions, console: Console) -> Evaluated:
+    """A checkpoint's mAP as its own project would measure it; given the teacher, also what boxes and scores lost."""
     device = pick_device(options.device)
     student = checkpoint.load(path, trust=options.trust)
     teacher = checkpoint.load(options.teacher, trust=options.trust) if options.teacher else None
@@ -97,23 +136,19 @@ def evaluate(path: str, options: EvalOptions, console: Console) -> None:
     def measured(network: Detector, swap: Swap | None = None) -> Metrics:
         return measure(network.model, data, EvalSettings(size.pixels, options.batch, device), swap=swap)
 
-    metrics = measured(student)
-    rows = {"mAP50-95": metrics.map50_95, "mAP50": metrics.map50, **metrics.per_class}
+    metrics, swapped = measured(student), {}
     if teacher is not None:
         for part in PARTS:
             swap = swap_with_teacher(teacher.model, part, device)
-            rows[f"mAP50-95 with the teacher's {part}"] = measured(student, swap).map50_95
-        rows["mAP50-95 of the teacher"] = measured(teacher).map50_95
-    console.result(f"{metrics.images} images, {metrics.instances} objects, {size}")
-    console.result("\n".join(text_table((name, f"{value:.3f}") for name, value in rows.items())))
+            swapped[part] = measured(student, swap).map50_95
+    of_teacher = None if teacher is None else measured(teacher)
+    return Evaluated(**vars(metrics), size=size, teacher=of_teacher, swapped=swapped)
 
 
-def export(path: str, formats: tuple[str, ...], options: ExportOptions, console: Console) -> None:
-    """Convert a checkpoint; the results lie beside it."""
+def export(path: str | Path, formats: Sequence[str], options: ExportOptions, console: Console) -> Iterator[Exported]:
+    """Convert a checkpoint, one format after the other; the results lie beside it."""
     check_exports(formats)
     size = image_size(options.imgsz, checkpoint.load(path, trust=options.trust))
     console.line(str(size))
     for name in formats:
-        exported = export_checkpoint(Path(path), name, Path(path).absolute().parent, size.pixels, trust=options.trust)
-        checked = "not compared" if exported.max_abs_diff is None else f"outputs differ by {exported.max_abs_diff:.1e}"
-        console.result(f"{exported.file}  {exported.size_mb:.1f} MB, {checked}")
+        yield export_checkpoint(Path(path), name, Path(path).absolute().parent, size.pixels, trust=options.trust)

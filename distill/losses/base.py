@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -34,8 +34,8 @@ class Networks:
         channels: of the student's features, per pyramid level, as in `LossContext.features`.
     """
 
-    student: nn.Module
-    teacher: nn.Module
+    student: nn.Module = field(repr=False)
+    teacher: nn.Module = field(repr=False)
     channels: tuple[int, ...]
 
 

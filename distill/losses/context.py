@@ -37,6 +37,10 @@ class Outputs:
     raw: Any = None
     objectness_logits: Tensor | None = None
 
+    def __repr__(self) -> str:
+        batch, anchors, classes = self.class_logits.shape
+        return f"Outputs({batch} images, {anchors} anchors, {classes} classes, {len(self.neck)} levels)"
+
     @cached_property
     def features(self) -> tuple[Tensor, ...]:
         """Features that enter the head, one (B, C, H, W) per level."""
@@ -89,6 +93,9 @@ class LossContext:
     targets: Mapping[str, Any] | None = None
     progress: float = 0.0
     keep: tuple[Tensor, ...] | None = None
+
+    def __repr__(self) -> str:
+        return f"LossContext(images {tuple(self.images.shape)}, student={self.student!r}, progress {self.progress:.0%})"
 
     def features(self, level: str = "neck") -> list[tuple[Tensor, Tensor]]:
         """Pairs (student, teacher) of features of equal shape (B, C, H, W), one pair per pyramid level.

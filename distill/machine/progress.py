@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,9 @@ from distill.machine.words import duration
 
 # progress(iterable, label, total) returns an iterable of the same items; `Console.track` is one.
 ProgressCallback = Callable[[Iterable[Any], str, int], Iterable[Any]]
+
+# Called after each epoch of a training with its row: `stage`, `epoch`, `lr`, the losses by name, `map50_95`, `map50`.
+EpochCallback = Callable[[Mapping[str, Any]], object]
 
 PLAIN_S = 10.0  # without a terminal, and in the log, a bar says nothing for this long,
 PLAIN_SHARE = 0.1  # then a line for every tenth,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from html import escape
 
 _LISTED = 5  # items that a message names
 # Control characters, marks that turn the direction of a line, what is not seen, and what no encoding can write. Joiners are
@@ -78,3 +79,12 @@ def text_table(rows: Iterable[Sequence[str]], *, numbers: bool = False) -> list[
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     align = str.rjust if numbers else str.ljust
     return ["  ".join([row[0].ljust(widths[0]), *map(align, row[1:], widths[1:])]).rstrip() for row in rows]
+
+
+def html_table(rows: Iterable[Sequence[str]]) -> str:
+    """The same as HTML, for notebooks; the first row is the title row."""
+    lines: list[str] = []
+    for row in rows:
+        tag = "td" if lines else "th"
+        lines.append(f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in row)}</tr>")
+    return f"<table>{''.join(lines)}</table>"

@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from distill.errors import DistillError
+from distill.machine.words import html_table, text_table
 from distill.results.records import RecordError, from_plain
 from distill.results.results import DataFacts, Results
 
@@ -149,6 +150,30 @@ class ComparisonResults:
         if not isinstance(content, Mapping) or content.get("format") != FORMAT:
             raise RecordError(f"expected format {FORMAT}")
         return from_plain(cls, {**content, "about": content.get("about") or None})
+
+    @property
+    def table(self) -> list[tuple[str, ...]]:
+        """A row for each arm that has a result, under a title row; over its seeds, with the rate that was chosen for it."""
+        rows: list[tuple[str, ...]] = [("arm", "seeds", "start", "mAP50-95", "from", "to")]
+        for arm in self.arms:
+            chosen = self.chosen.get(arm.name)
+            runs = [run for run in self.runs if run.arm == arm.name and run.lr_tried == chosen]
+            if runs:
+                ends = [run.map50_95 for run in runs]
+                figures = (mean(run.start for run in runs), mean(ends), min(ends), max(ends))
+                rows.append((arm.name, str(len(runs)), *(f"{figure:.3f}" for figure in figures)))
+        return rows
+
+    def __str__(self) -> str:
+        """The table."""
+        return "\n".join(text_table(self.table, numbers=True))
+
+    def __repr__(self) -> str:
+        arms = ", ".join(arm.name for arm in self.arms)
+        return f"ComparisonResults({self.recipe_name}: {arms}; {len(self.runs)} runs, {len(self.failed)} failed)"
+
+    def _repr_html_(self) -> str:
+        return html_table(self.table)
 
     def to_dict(self) -> dict[str, Any]:
         """What compare.json holds."""

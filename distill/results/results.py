@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from distill.errors import DistillError
-from distill.machine.words import text_table
+from distill.machine.words import html_table, text_table
+from distill.results.networks import STUDENT
 from distill.results.records import RecordError, from_plain
 
 FORMAT = 2
@@ -243,6 +244,7 @@ class Results:
     exports: tuple[Export, ...]
     warnings: tuple[str, ...]  # what the reader must know, in the order it came up
     seconds: dict[str, float]  # of each stage, by its name
+    folder: Path | None = field(default=None, compare=False)  # of the run, if it is known; not in the file
 
     @property
     def teacher(self) -> ModelResult:
@@ -281,11 +283,11 @@ class Results:
             ) from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DistillError(f"{file}: no JSON: {error}") from error
-        return cls.from_dict(data, str(file))
+        return replace(cls.from_dict(data, str(file)), folder=file.parent)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as results.json holds it."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "folder"}
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat row per network, for `pandas.DataFrame(results.rows())`."""
@@ -304,8 +306,9 @@ class Results:
             for name, model in self.models.items()
         ]
 
-    def __str__(self) -> str:
-        """A table with a row per figure and a column per network."""
+    @property
+    def table(self) -> list[tuple[str, ...]]:
+        """A row per figure and a column per network, under a title row."""
         figures: dict[str, Callable[[ModelResult], float | None]] = {
             "mAP50-95": lambda model: model.map50_95,
             "mAP50": lambda model: model.map50,
@@ -322,4 +325,19 @@ class Results:
         for label, values in table.items():
             if any(value is not None for value in values):
                 rows.append((label, *("" if value is None else f"{value:.3f}" for value in values)))
-        return "\n".join(text_table(rows, numbers=True))
+        return rows
+
+    def __str__(self) -> str:
+        """The table, the verdict and the run folder."""
+        verdict = {True: "accepted", False: "not accepted", None: "no labels, so no verdict"}[self.accepted]
+        place = f": {self.folder / STUDENT.file}" if self.folder else ""
+        return "\n".join([*text_table(self.table, numbers=True), f"{verdict}{place}"])
+
+    def __repr__(self) -> str:
+        before, after = self.teacher, self.student
+        quality = "no labels" if after.map50_95 is None else f"mAP50-95 {before.map50_95:.3f} -> {after.map50_95:.3f}"
+        costs = f"{before.gflops:.2f} -> {after.gflops:.2f} GFLOPs"
+        return f"Results({self.recipe_name}: {quality}, {costs}, folder={str(self.folder) if self.folder else None!r})"
+
+    def _repr_html_(self) -> str:
+        return html_table(self.table)

@@ -46,6 +46,11 @@ class Exported:
     size_mb: float  # megabytes of 10^6 bytes
     max_abs_diff: float | None  # see `compare_outputs`; None for a format that cannot be run here
 
+    def __str__(self) -> str:
+        """File, size and difference in a line."""
+        checked = "not compared" if self.max_abs_diff is None else f"outputs differ by {self.max_abs_diff:.1e}"
+        return f"{self.file}  {self.size_mb:.1f} MB, {checked}"
+
 
 def check_exports(formats: Iterable[str]) -> None:
     """Refuse an unknown format, or one whose packages are missing, before hours of work.

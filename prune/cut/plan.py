@@ -18,6 +18,7 @@ from prune.errors import PruneError
 from prune.graph.graph import ChannelGraph
 from prune.importance.base import Importance, StaticImportance
 from prune.importance.statistics import Progress, no_progress
+from prune.keywords import public
 
 if TYPE_CHECKING:
     from typing import Unpack  # Python 3.11; no version imports it when it runs
@@ -53,6 +54,25 @@ class PrunePlan:
     flops_after: int
     params_before: int
     params_after: int
+
+    def describe(self) -> str:
+        """What is left, in a line."""
+        flops, params = self.flops_after / self.flops_before, self.params_after / self.params_before
+        before, after = sum(group.before for group in self.groups), sum(group.after for group in self.groups)
+        return (
+            f"{self.flops_after / 1e9:.2f} of {self.flops_before / 1e9:.2f} GFLOPs ({flops:.1%}), "
+            f"{self.params_after / 1e6:.2f} of {self.params_before / 1e6:.2f} M parameters ({params:.1%}), "
+            f"{after} of {before} channels"
+        )
+
+    def __repr__(self) -> str:
+        return f"PrunePlan({self.describe()})"
+
+    def __str__(self) -> str:
+        """The channels of every group before and after, and what is left."""
+        rows = [("channels of", "before", "after"), *((g.name, str(g.before), str(g.after)) for g in self.groups)]
+        width = max(len(name) for name, *_ in rows)
+        return "\n".join([*(f"{n:<{width}}  {b:>6}  {a:>6}" for n, b, a in rows), self.describe()])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and integers."""
@@ -101,6 +121,7 @@ class CutOptions(TypedDict, total=False):
     max_ratio: float
 
 
+@public(more=CutOptions.__annotations__)
 def make_plan(
     graph: ChannelGraph, scores: Importance, *, progress: Progress | None = None, **options: Unpack[CutOptions]
 ) -> PrunePlan:
@@ -123,11 +144,13 @@ def make_plan(
     return cut_until(cutter, goal, progress)
 
 
+@public(more=CutOptions.__annotations__)
 def check_budget(graph: ChannelGraph, **options: Unpack[CutOptions]) -> None:
     """Raise what `make_plan` would raise for these options, without an importance: before hours of other work."""
     make_cutter(graph, StaticImportance([torch.zeros(len(group.channels)) for group in graph.groups]), **options)
 
 
+@public()
 def keep_all(graph: ChannelGraph) -> PrunePlan:
     """The plan that cuts nothing."""
     return plan_from_channels(graph, graph.group_of)

@@ -13,10 +13,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from prune.adapter import Adapter, adapter_for
 from prune.cut.plan import PrunePlan
 from prune.errors import PruneError
+from prune.keywords import public
 
 LAYERS = (nn.Conv2d, nn.Linear)
 
 
+@public()
 def apply(model: nn.Module, plan: PrunePlan, *, adapter: Adapter | None = None) -> nn.Module:
     """A copy of `model` with only the channels that the plan keeps; `model` is untouched.
 

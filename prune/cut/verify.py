@@ -13,6 +13,7 @@ from prune.adapter import PLAIN, Adapter, adapter_for
 from prune.cut.plan import PrunePlan
 from prune.errors import PruneError
 from prune.graph import rules
+from prune.keywords import public
 from prune.program.interpret import Program, compute
 from prune.program.operators import channel_dim
 from prune.program.raw import raw_copy, tensors
@@ -21,6 +22,7 @@ from prune.program.raw import raw_copy, tensors
 MOVING = (rules.spatial, rules.cat, rules.split, rules.getitem, rules.slicing, rules.view, rules.reduction)
 
 
+@public()
 def verify(
     model: nn.Module, student: nn.Module, plan: PrunePlan, example_input: Tensor, *, adapter: Adapter | None = None
 ) -> float:

@@ -7,6 +7,7 @@ interchangeable, so a group is what has a width. `prune.trace` builds the graph.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from torch import nn
 from prune.adapter import PLAIN, Adapter
 
 Channels = tuple[int, ...]
+LISTED = 30  # rows, at most, of what is printed
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,9 @@ class Layer:
     groups: int
     bias: bool
 
+    def __repr__(self) -> str:
+        return f"Layer({self.name!r}, {self.kind}, {len(self.inputs)} -> {len(self.outputs)} channels)"
+
     def flops(self, inputs: int, outputs: int) -> int:
         """FLOPs per image (two per multiply-add) with that many input and output channels."""
         per_output = 1 if self.kind == "depthwise" else inputs // self.groups
@@ -61,6 +66,9 @@ class Norm:
     channels: Channels
     affine: bool
 
+    def __repr__(self) -> str:
+        return f"Norm({self.name!r}, {len(self.channels)} channels)"
+
 
 @dataclass(frozen=True)
 class Group:
@@ -69,6 +77,9 @@ class Group:
     index: int
     name: str
     channels: Channels
+
+    def __repr__(self) -> str:
+        return f"Group({self.index}, {self.name!r}, {len(self.channels)} channels)"
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,9 @@ class Split:
     owner: str
     stored: bool
     parts: tuple[Channels, ...]
+
+    def __repr__(self) -> str:
+        return f"Split({self.owner!r}, {len(self.parts)} parts of {len(self.parts[0])} channels)"
 
 
 @dataclass(frozen=True)
@@ -108,6 +122,22 @@ class ChannelGraph:
     frozen: Mapping[str, str]
     adapter: Adapter = PLAIN
     whole_flops: int = 0
+
+    def __repr__(self) -> str:
+        channels, params = len(self.group_of), sum(p.numel() for p in self.model.parameters())
+        return (
+            f"ChannelGraph({len(self.groups)} groups, {channels:,} channels, {params / 1e6:.2f} M parameters, "
+            f"{self.flops() / 1e9:.2f} GFLOPs)"
+        )
+
+    def __str__(self) -> str:
+        """The groups, the layers that are frozen, counted by reason, and the whole."""
+        lines = [f"{len(group.channels):>6} channels of {group.name}" for group in self.groups[:LISTED]]
+        more = len(self.groups) - LISTED
+        lines += [f"       and {more} groups more: graph.groups"] if more > 0 else []
+        reasons = Counter(self.frozen.values()).most_common(LISTED)
+        lines += [f"{count:>6} layers frozen: {reason}" for reason, count in reasons]
+        return "\n".join([*lines, repr(self)])
 
     def layer(self, name: str) -> Layer:
         """The layer at this path."""

@@ -13,10 +13,12 @@ from prune.errors import PruneError
 from prune.graph.graph import ChannelGraph, Channels, Group, Layer, Norm, Split
 from prune.graph.rules import follow
 from prune.graph.tracker import ChannelTracker, Vector
+from prune.keywords import public
 from prune.program.operators import Owners
 from prune.program.raw import export, raw_copy
 
 
+@public()
 def trace(model: nn.Module, example_input: Tensor, *, adapter: Adapter | None = None) -> ChannelGraph:
     """Find which channels of `model` live and die together.
 

@@ -16,7 +16,7 @@ Costs that change while channels go need a subclass of `Importance`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -52,6 +52,10 @@ class StaticImportance(Importance):
     def __init__(self, costs: Mapping[int, Tensor] | Sequence[Tensor]) -> None:
         self._costs = costs
 
+    def __repr__(self) -> str:
+        values = self._costs.values() if isinstance(self._costs, Mapping) else self._costs
+        return f"{type(self).__name__}({len(self._costs)} groups, {sum(map(len, values)):,} channels)"
+
     def cost(self, group: int) -> Tensor:
         """See `Importance`."""
         return self._costs[group]
@@ -70,7 +74,7 @@ class Context:
     """
 
     name: str
-    images: Tensor | Iterable[Tensor] | None
+    images: Tensor | Iterable[Tensor] | None = field(repr=False)
     sensitivity: Sensitivity
     seed: int
     progress: Progress

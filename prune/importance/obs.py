@@ -65,6 +65,9 @@ class OBS(Importance):
         self.alive = [torch.ones(len(g.channels), dtype=torch.bool) for g in graph.groups]
         self.cache: dict[tuple[str, int], Tensor] = {}
 
+    def __repr__(self) -> str:
+        return f"OBS({len(self.graph.groups)} groups, {len(self.graph.group_of):,} channels)"
+
     def fresh(self) -> OBS:
         """A working copy."""
         return OBS(self.graph, {name: s.working() for name, s in self.statistics.items()}, working=True)

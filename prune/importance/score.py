@@ -13,6 +13,7 @@ from prune.importance.base import Context, Importance, StaticImportance, bn_scal
 from prune.importance.fisher import fisher
 from prune.importance.obs import obs
 from prune.importance.statistics import Progress, Sensitivity, gaussian, no_progress
+from prune.keywords import public
 
 Scorer = Callable[[ChannelGraph, Context], Importance | Mapping[int, Tensor] | Sequence[Tensor]]
 
@@ -20,6 +21,7 @@ IMPORTANCES: Mapping[str, Scorer] = {"obs": obs, "fisher": fisher, "bn_scale": b
 FROM_WEIGHTS = ("bn_scale", "l1", "random")  # need no images, and no second look at a narrower network
 
 
+@public()
 def score(
     graph: ChannelGraph,
     importance: str | Scorer | Importance = "obs",

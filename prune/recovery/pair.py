@@ -41,6 +41,10 @@ class LayerRepair:
     error_after: float
     changed: bool
 
+    def __repr__(self) -> str:
+        kept = "" if self.changed else ", kept"
+        return f"LayerRepair({self.name!r}, error {self.error_before:.3g} -> {self.error_after:.3g}{kept})"
+
 
 @dataclass(frozen=True)
 class Cached:

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from prune.adapter import Adapter, adapter_for
 from prune.importance.statistics import as_batches, device_of
+from prune.keywords import public
 from prune.program.raw import emitting_raw
 
 FLOOR = 1e-3  # of the old variance: a channel that hardly varies here may vary elsewhere
 
 
+@public()
 def recentre(student: nn.Module, images: Tensor | Iterable[Tensor], *, adapter: Adapter | None = None) -> None:
     """Set every BatchNorm's statistics to the mean and variance of its inputs; its scale and shift make up for that.
 

@@ -14,6 +14,7 @@ from torch.fx import Node
 from prune.adapter import Adapter, adapter_for
 from prune.cut.plan import PrunePlan
 from prune.importance.statistics import Progress, Sensitivity, backward_with_taps, gaussian, no_progress, seeded
+from prune.keywords import public
 from prune.program.geometry import capped
 from prune.program.interpret import Program
 from prune.program.raw import emitting_raw
@@ -27,6 +28,7 @@ SETTLED = 0.01  # of the outputs' variance: a block with a smaller error has not
 BlockRepair = LayerRepair  # one record serves both
 
 
+@public()
 def reconstruct(
     student: nn.Module,
     model: nn.Module,

@@ -23,6 +23,7 @@ from prune.importance.statistics import (
     measure_sensitivity,
     no_progress,
 )
+from prune.keywords import public
 from prune.program.geometry import geometry_of, input_rows, output_rows, sample_positions
 from prune.program.raw import emitting_raw
 from prune.recovery.pair import LayerRepair, Pair, prepare_pair, prepare_teacher
@@ -31,6 +32,7 @@ from prune.recovery.regression import Regression
 HELD_OUT = 6  # every sixth image judges a layer before its solution is accepted
 
 
+@public()
 def repair(
     student: nn.Module,
     model: nn.Module,

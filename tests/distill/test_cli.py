@@ -33,7 +33,7 @@ class Pipeline(ModuleType):
         self.calls: list[tuple[Any, ...]] = []
         self.failure: BaseException | None = None
 
-    def run(self, recipe: Recipe, folder: RunFolder, console: Console) -> None:
+    def run(self, recipe: Recipe, folder: RunFolder, console: Console, on_epoch: Any = None) -> None:
         self.calls.append(("run", recipe, folder.path))
         console.line("working")
         folder.finish("score", {})
@@ -49,8 +49,9 @@ class Pipeline(ModuleType):
     def evaluate(self, *args: Any) -> None:
         self.calls.append(("evaluate", *args[:-1]))
 
-    def export(self, *args: Any) -> None:
+    def export(self, *args: Any) -> list[str]:
         self.calls.append(("export", *args[:-1]))
+        return ["a.onnx"]
 
 
 @pytest.fixture(autouse=True)

@@ -31,6 +31,10 @@ class Detector:
     source: Path
     plan: dict[str, Any] | None  # how this tool pruned it, as plain data; None if it did not
 
+    def __repr__(self) -> str:
+        params = sum(p.numel() for p in self.model.parameters())
+        return f"Detector({str(self.source)!r}, {len(self.names)} classes, {params / 1e6:.2f} M parameters)"
+
 
 def load(path: str | Path, *, trust: bool = False) -> Detector:
     """Open a checkpoint that ultralytics saved, in training or after.

@@ -14,6 +14,7 @@ from distill.errors import DistillError
 from distill.machine import parallel
 from distill.machine.console import Console
 from distill.machine.device import in_bfloat16, pick_device
+from distill.machine.progress import EpochCallback
 from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
 from distill.yolo.data.dataset import DataSet
@@ -56,6 +57,7 @@ def train(
     patience: int | None = None,
     resume: bool = False,
     val_batch: int = 16,
+    on_epoch: EpochCallback | None = None,
 ) -> Trained:
     """Train a network of any structure in ultralytics' loop.
 
@@ -75,6 +77,7 @@ def train(
         patience: end after so many epochs without a better mAP; None never does.
         resume: go on after the last finished epoch in `folder`; begin if there is none.
         val_batch: images in a batch of validation, see `distill.yolo.evaluation.evaluate`.
+        on_epoch: called after each epoch with its row of `Trained.history`.
 
     Raises:
         DistillError: a missing device, a loss without effect, training that diverged, a folder of another run.
@@ -110,7 +113,7 @@ def train(
             "lr0": schedule.lr,
             "warmup_epochs": 0,  # the schedule warms up, step by step
         }
-        run_loop(Job(learner, data, schedule, weights, state, state_dicts, console, val_batch), settings)
+        run_loop(Job(learner, data, schedule, weights, state, state_dicts, console, val_batch, on_epoch), settings)
         parallel.broadcast()
         if not parallel.is_leader():
             state, _ = TrainingState.read(weights) or (state, None)

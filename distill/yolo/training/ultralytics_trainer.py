@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from distill.errors import DistillError
 from distill.machine import parallel
 from distill.machine.console import Console
-from distill.machine.progress import Bar
+from distill.machine.progress import Bar, EpochCallback
 from distill.training.schedule import Schedule
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
@@ -37,6 +37,7 @@ class Job:
     state_dicts: dict[str, Any] | None  # of network, optimizer and averages, from an earlier run; None to begin
     console: Console
     val_batch: int
+    on_epoch: EpochCallback | None
 
 
 def run_loop(job: Job, settings: dict[str, Any]) -> None:
@@ -166,6 +167,8 @@ class _Trainer(TrainingLoop):
             self.bar.advance(0, f"mAP50-95 {self.fitness:.3f}, {_format(self.tloss)}")
         self.bars.close()
         self.whole.advance()
+        if self.job.on_epoch is not None and parallel.is_leader():
+            self.job.on_epoch(dict(self.job.state.history[-1]))
 
 
 def _format(losses: dict[str, Any]) -> str:

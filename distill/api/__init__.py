@@ -1,0 +1,1 @@
+"""What the command line and Python have in common: runs, single steps, and their arguments."""
