@@ -13,7 +13,7 @@ from distill.machine.files import write_atomically
 from distill.machine.progress import ProgressCallback
 
 SPLITS = ("train", "val")
-FORMAT = 1  # raised whenever the drawing changes, so that older sets are refused
+FORMAT = 2  # raised whenever the drawing changes, so that older sets are refused
 
 
 def generate(

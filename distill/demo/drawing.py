@@ -1,9 +1,9 @@
 """Images of shapes and their boxes, drawn by numpy alone: no download, and the same pixels everywhere.
 
-Six classes of flat shapes lie on a textured ground. Detecting them is not trivial: they are rotated, squashed, between a
-sixth and half of the image in size, and occluded by each other and by clutter; half-shapes belong to no class; contrast
-may be weak and light uneven; blur and noise are added. Each class prefers some colours, and the colours of the classes
-overlap: they let a small network learn in minutes, but do not decide the class.
+Six classes of flat shapes lie on a textured ground. Detecting them is not trivial: they are rotated, squashed, 15 to 50
+pixels in size, and occluded by each other and by clutter; half-shapes belong to no class; contrast may be weak and light
+uneven; blur and noise are added. Each class prefers some colours, and the colours of the classes overlap: they let a
+small network learn in minutes, but do not decide the class. A large image holds more shapes, not larger ones.
 
 Every image has its own random stream (seed, split, index), so a smaller set is a prefix of a larger one. Shapes are
 signed distances turned into coverage: drawing libraries may differ in a pixel from version to version.
@@ -21,6 +21,7 @@ CLASSES = ("disc", "ring", "square", "triangle", "star", "cross")
 HALVED = ("disc", "ring", "star", "cross")  # half of a square or of a triangle can be a triangle itself
 MIN_VISIBLE = 0.6  # share of an object; an object that would show less is not placed: its label would be a guess
 MIN_SIDE = 4.0  # pixels; objects with a thinner visible box are not placed
+TILE = 96  # pixels; a larger image holds more objects, not larger ones
 
 Array = NDArray[np.float64]
 
@@ -44,11 +45,20 @@ def draw(imgsz: int, stream: tuple[int, ...]) -> Sample:
     """Draw one image of `imgsz` pixels a side. `stream` seeds it: equal streams give equal samples."""
     rng = np.random.Generator(np.random.PCG64(stream))
     picture = _Picture(imgsz, _ground(imgsz, rng))
-    items = [True] * int(rng.integers(2, 7)) + [False] * int(rng.integers(1, 5))  # True: an object, False: clutter
+    crowd = max(1.0, (imgsz / TILE) ** 2)
+    # True: an object, False: clutter
+    items = [True] * round(crowd * rng.integers(2, 7)) + [False] * round(crowd * rng.integers(1, 5))
     for is_object in rng.permutation(items):
         _place(picture, bool(is_object), rng)
     classes, boxes = picture.labels()
     return Sample(_expose(picture.canvas, rng), classes, boxes)
+
+
+@dataclass(frozen=True)
+class _Object:
+    class_id: int
+    area: int  # pixels of the whole object, including hidden ones and those outside the image
+    place: tuple[slice, slice]  # the part of the image that it may cover
 
 
 class _Picture:
@@ -58,8 +68,7 @@ class _Picture:
         self.size = size
         self.canvas = ground  # (S, S, 3) in [0, 1]
         self.owner = np.full((size, size), -1)  # index into `objects`; -1: the ground or clutter
-        # Class, and pixels of the whole object, including hidden ones and those outside the image.
-        self.objects: list[tuple[int, int]] = []
+        self.objects: list[_Object] = []
 
     def add(self, alpha: Array, left: int, top: int, paint: Array, class_id: int | None) -> bool:
         """Paint an item, and return True, unless too little of it or of an object below it would stay visible.
@@ -73,28 +82,33 @@ class _Picture:
             return False
         source = slice(y1 - top, y2 - top), slice(x1 - left, x2 - left)
         target = slice(y1, y2), slice(x1, x2)
-        solid, owner = alpha > 0.5, self.owner.copy()
-        owner[target][solid[source]] = -1 if class_id is None else len(self.objects)
-        objects = self.objects if class_id is None else [*self.objects, (class_id, int(solid.sum()))]
-        if not _all_visible(owner, [area for _, area in objects]):
+        solid, before = alpha > 0.5, self.owner[target].copy()
+        touched = {*before[solid[source]].tolist()} - {-1}
+        self.owner[target][solid[source]] = -1 if class_id is None else len(self.objects)
+        objects = self.objects
+        if class_id is not None:
+            touched.add(len(objects))
+            objects = [*objects, _Object(class_id, int(solid.sum()), target)]
+        if not all(_visible(self.owner[objects[index].place] == index, objects[index].area) for index in touched):
+            self.owner[target] = before
             return False
-        self.owner, self.objects = owner, objects
+        self.objects = objects
         cover = alpha[source][..., None]
         self.canvas[target] = self.canvas[target] * (1 - cover) + paint[source] * cover
         return True
 
     def labels(self) -> tuple[NDArray[np.int64], Array]:
         boxes = [_extent(self.owner == index) for index in range(len(self.objects))]
-        classes = [class_id for class_id, _ in self.objects]
+        classes = [each.class_id for each in self.objects]
         return np.array(classes, dtype=np.int64), np.array(boxes, dtype=np.float64).reshape(-1, 4)
 
 
-def _all_visible(owner: NDArray[np.int64], areas: list[int]) -> bool:
-    visible = np.bincount(owner[owner >= 0], minlength=len(areas))
-    if any(count < MIN_VISIBLE * area or area == 0 for count, area in zip(visible, areas, strict=True)):
+def _visible(mask: NDArray[np.bool_], area: int) -> bool:
+    """Whether enough of an object of `area` pixels is to be seen in `mask`."""
+    if area == 0 or mask.sum() < MIN_VISIBLE * area:
         return False
-    boxes = [_extent(owner == index) for index in range(len(areas))]
-    return all(min(x2 - x1, y2 - y1) >= MIN_SIDE for x1, y1, x2, y2 in boxes)
+    x1, y1, x2, y2 = _extent(mask)
+    return min(x2 - x1, y2 - y1) >= MIN_SIDE
 
 
 def _extent(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
@@ -108,7 +122,7 @@ def _place(picture: _Picture, is_object: bool, rng: np.random.Generator) -> None
     for _ in range(12):
         x, y = rng.uniform(0.04, 0.96, 2) * size
         # Log-uniform: as many small objects as large ones.
-        radius = max(size * 0.5 * math.exp(rng.uniform(math.log(0.18), math.log(0.55))), 4.5)
+        radius = max(min(size, TILE) * 0.5 * math.exp(rng.uniform(math.log(0.18), math.log(0.55))), 4.5)
         reach = math.ceil(radius * 1.5) + 2
         left, top = math.floor(x) - reach, math.floor(y) - reach
         rows, columns = np.mgrid[0 : 2 * reach + 1, 0 : 2 * reach + 1] + 0.5

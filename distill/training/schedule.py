@@ -9,6 +9,7 @@ from distill.losses.spec import half_cosine
 
 SHORT = 1000  # optimizer steps below which a recovery takes smaller batches, to have more steps
 TINY = 250  # and below which it takes even smaller ones
+FEW = 20  # epochs of a new network below which no image is known by heart, and varying them only makes them harder
 LR = 1e-3  # highest learning rate, unless one is given
 
 
@@ -137,6 +138,8 @@ def teacher(images: int, batch: int, epochs: int, *, lr: float | None = None, mo
         warmup_steps=min(3 * _steps(images, batch), steps // 10),
         mosaic=mosaic,
         close_mosaic=max(1, epochs // 5) if mosaic else 0,
+        scale=0.1 if epochs < FEW else 0.5,
+        translate=0.05 if epochs < FEW else 0.1,
         ema_tau=_ema_tau(steps),
     )
 

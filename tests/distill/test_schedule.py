@@ -57,6 +57,12 @@ def test_the_average_remembers_a_small_part_of_a_short_run():
         assert 5 < remembered < steps / 5
 
 
+def test_a_new_network_that_sees_an_image_a_few_times_sees_it_nearly_as_it_is():
+    short, long = schedule.teacher(160, 4, 12), schedule.teacher(160, 4, 100)
+    assert short.scale < long.scale and short.translate < long.translate
+    assert schedule.teacher(160_000, 16, 12).scale == short.scale  # by epochs, not by steps
+
+
 def test_every_schedule_describes_itself_in_one_line():
     plans = [schedule.recovery(205, 16, 10), schedule.teacher(400, 16, 60), schedule.sparsify(205, 16, 20)]
     lines = [plan.describe() for plan in plans]

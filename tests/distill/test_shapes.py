@@ -88,6 +88,14 @@ def test_boxes_are_inside_and_large_enough() -> None:
         assert (sample.boxes[:, 2:] - sample.boxes[:, :2] >= drawing.MIN_SIDE).all()
 
 
+def test_a_large_image_holds_more_shapes_not_larger_ones() -> None:
+    small, large = ([drawing.draw(size, (0, 0, index)).boxes for index in range(8)] for size in (SIZE, 3 * SIZE))
+    counts = [np.mean([len(boxes) for boxes in images]) for images in (small, large)]
+    assert 5 < counts[1] / counts[0] < 11  # nine times the area, in which some find no place
+    sides = [np.median((boxes[:, 2:] - boxes[:, :2]).max(axis=1)) for boxes in map(np.concatenate, (small, large))]
+    assert 0.7 < sides[1] / sides[0] < 1.4
+
+
 def test_boxes_are_tight_and_objects_visible() -> None:
     """Against the picture's own record of which object is on top, with an occluder whose place is known."""
     picture = drawing._Picture(40, np.zeros((40, 40, 3)))
