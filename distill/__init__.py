@@ -25,7 +25,7 @@ A recipe is a file or the name of a shipped one, and its keys are keywords: `img
 a mapping `{"distill.epochs": 5}`. `distill ls recipes` and `distill ls keys` list them in a shell.
 
 Nothing is printed unless `progress=True` asks for what the command line shows; `progress=` also takes a function that is
-called as progress(iterable, label, total). Warnings go to `logging`, as logger `distill`. Wrong input is a `DistillError`,
+called as progress(iterable, label, total, unit). Warnings go to `logging`, as logger `distill`. Wrong input is a `DistillError`,
 a fault of the machine its subclass `RunError`.
 
 The steps one by one, for any torch module: `help(prune)`. Losses for a training loop of your own: `help(distill.losses)`.

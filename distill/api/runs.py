@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from distill.results.results import Results
 
 T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
 
 
 def recipe_and_folder(
@@ -46,7 +48,7 @@ def recipe_and_folder(
     earlier = Path(recipe) if resume and Path(recipe).is_dir() else None
     if earlier is not None and out is not None:
         raise DistillError("--resume with the folder of a run takes no --out: the run stays in its folder")
-    read = load(recipe_of(earlier) if earlier else recipe, overrides)
+    read = load(recipe_of(earlier) if earlier else recipe, overrides, files=True)
     choose = last_path if resume else next_path
     path = earlier or (Path(out) if out else choose(f"{prefix}{read.name}"))
     path = parallel.broadcast(path)
@@ -102,7 +104,7 @@ def resume(
     folder: Path, console: Console, *, quiet: bool = False, on_epoch: EpochCallback | None = None
 ) -> Results | ComparisonResults:
     """Go on with the run or the comparison in a folder."""
-    recipe, path = load(recipe_of(folder)), folder
+    recipe, path = load(recipe_of(folder), files=True), folder
     if (path / COMPARISON).is_file():
         return compare(arms_of(recipe), recipe, path, console, resume=True, quiet=quiet)
     results = run(recipe, path, console, resume=True, on_epoch=on_epoch)
@@ -139,6 +141,7 @@ def _watch(work: Callable[[], T], folder: RunFolder, console: Console, command: 
         end = f"to resume: {resume}" if folder.started else "nothing was written"
         raise Interrupted(f"interrupted; {end}") from None
     except Exception as error:
+        _LOG.debug("this ended the run", exc_info=True)
         place = Path(getattr(error, "filename", None) or folder.path)
         fault = error if isinstance(error, RunError) else machine_fault(error, place)
         if fault is None:

@@ -32,7 +32,7 @@ def run(
         recipe: a recipe file, or the name of a shipped recipe.
         overrides: dotted key -> value, as `key=value` on the command line: `{"distill.epochs": 5}`.
         out: the run folder; `runs/<recipe>-<n>` by default.
-        progress: True shows what the command line shows; a function is called as progress(iterable, label, total) for
+        progress: True shows what the command line shows; a function is called as progress(iterable, label, total, unit) for
             each loop, and what it returns is iterated over, as with tqdm.
         quiet: with `progress=True`, show warnings and the result only.
         on_epoch: called after each epoch of a training with its row: `stage`, `epoch`, `lr`, the losses by name, `map50_95`.

@@ -6,14 +6,13 @@ import argparse
 import os
 import shlex
 from collections.abc import Sequence
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from distill.cli.screen import console_of, open_page
 from distill.errors import DistillError
 from distill.machine import parallel
-from distill.machine.console import Console
 
 
 def run(args: argparse.Namespace) -> None:
@@ -25,9 +24,11 @@ def run(args: argparse.Namespace) -> None:
     """
     from distill.api import runs
 
-    with parallel.process_group(), closing(_console(args)) as console:
+    with parallel.process_group(), console_of(args) as console:
         recipe, path = runs.recipe_and_folder(args.recipe, args.override, out=args.out, resume=args.resume)
         runs.run(recipe, path, console, resume=args.resume)
+    if args.open:
+        open_page(path / "report.html")
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -41,16 +42,14 @@ def compare(args: argparse.Namespace) -> None:
     from distill.comparison import arms
 
     parallel.require_single("distill compare")
-    with closing(_console(args)) as console:
+    with console_of(args) as console:
         recipe, path = runs.recipe_and_folder(
             args.recipe, args.override, out=args.out, resume=args.resume, prefix="compare-"
         )
         plan = partial(arms.plan, recipe, args.arms, args.arm, args.seeds, args.lrs)
         runs.compare(plan, recipe, path, console, resume=args.resume, quiet=args.quiet)
-
-
-def _console(args: argparse.Namespace) -> Console:
-    return Console(quiet=args.quiet or not parallel.is_leader())
+    if args.open:
+        open_page(path / "compare.html")
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -62,13 +61,13 @@ def plan(args: argparse.Namespace) -> None:
     from distill.cli import exploring
     from distill.recipe.load import load
 
-    recipe = load(args.recipe, args.override)
+    recipe = load(args.recipe, args.override, files=True)
     if exploring.wants_curve(args):
         exploring.curve(recipe, args)
         return
     from distill.engine import standalone
 
-    with closing(Console(quiet=args.quiet)) as console:
+    with console_of(args) as console:
         console.result(str(standalone.plan(recipe, console)))
 
 
@@ -79,10 +78,10 @@ def check(args: argparse.Namespace) -> None:
     """
     from distill.recipe.load import load
 
-    recipe = load(args.recipe, args.override)
+    recipe = load(args.recipe, args.override, files=True)
     from distill.engine import standalone
 
-    with closing(Console(quiet=args.quiet)) as console:
+    with console_of(args) as console:
         standalone.check(recipe, console)
     print(f"{recipe.name}: recipe, model, data and losses are in order")
 
@@ -94,10 +93,10 @@ def evaluate(args: argparse.Namespace) -> None:
     """
     from distill.recipe.schema import EvalOptions
 
-    options = _options(EvalOptions, args.option)
+    options = _options(EvalOptions, args.option, args.checkpoint)
     from distill.engine import standalone
 
-    with closing(Console(quiet=args.quiet)) as console:
+    with console_of(args) as console:
         console.result(str(standalone.evaluate(args.checkpoint, options, console)))
 
 
@@ -108,22 +107,25 @@ def export(args: argparse.Namespace) -> None:
     """
     from distill.recipe.schema import ExportOptions
 
-    options = _options(ExportOptions, [word for word in args.format if "=" in word])
+    options = _options(ExportOptions, [word for word in args.format if "=" in word], args.checkpoint)
     formats = tuple(word for word in args.format if "=" not in word)
     if not formats:
         raise DistillError("no format to export to: distill export best.pt onnx")
     from distill.engine import standalone
 
-    with closing(Console(quiet=args.quiet)) as console:
+    with console_of(args) as console:
         for exported in standalone.export(args.checkpoint, formats, options, console):
             console.result(str(exported))
 
 
-def _options(cls: type, words: Sequence[str]) -> Any:
+def _options(cls: type, words: Sequence[str], checkpoint: str) -> Any:
+    from distill.recipe.reading import missing_file
     from distill.recipe.section import bind
     from distill.recipe.yaml import wrap
 
-    return bind(cls, wrap({}, "command line"), words)
+    missing = missing_file(checkpoint)
+    problems = [f"command line: {missing}"] if missing else []
+    return bind(cls, wrap({}, "command line"), words, problems, files=True)
 
 
 def copy(args: argparse.Namespace) -> None:
@@ -171,4 +173,7 @@ def report(args: argparse.Namespace) -> None:
     if not compared and not (folder / "results.json").is_file():
         raise DistillError(f"{folder} holds no results.json: give the folder of a finished run")
     (comparisons if compared else reports).write(folder)
-    print(folder / ("compare.html" if compared else "report.html"))
+    page = folder / ("compare.html" if compared else "report.html")
+    print(page)
+    if args.open:
+        open_page(page)

@@ -35,22 +35,30 @@ def _word(name: str, metavar: str, help: str | None = None, **options: Any) -> A
     return name, {"metavar": metavar, "help": help, **options}
 
 
-def _flag(name: str, help: str) -> Argument:
-    return name, {"action": "store_true", "help": help}
+def _flag(name: str, help: str, **options: Any) -> Argument:
+    return name, {"action": "store_true", "help": help, **options}
 
 
-def _folder(what: str, default: str) -> tuple[Argument, Argument]:
+_OPEN = _flag("--open", "open the report in a browser at the end")
+# What every command has that computes.
+_SCREEN = (
+    _flag("--quiet", "show warnings and results only"),
+    _flag("-v", "show what was decided, and why, for bug reports", dest="verbose"),
+)
+
+
+def _folder(what: str, default: str) -> tuple[Argument, ...]:
     return (
+        _OPEN,
         _word("--out", "DIR", f"the folder of the {what}; runs/{default}<recipe>-<n> by default"),
         _flag("--resume", f"resume a {what}; its folder may stand in the place of RECIPE"),
     )
 
 
-_QUIET = _flag("--quiet", "show warnings and results only")
 _RECIPE = (
     _word("recipe", "RECIPE", "a recipe file, or the name of a shipped one (distill ls recipes)"),
     _word("override", "key=value", "replaces a key of the recipe (distill ls keys)", nargs="*"),
-    _QUIET,
+    *_SCREEN,
 )
 _COMPARE = (
     *_RECIPE,
@@ -94,8 +102,8 @@ COMMANDS = {
     "check": Command(calls.check, _RECIPE),
     "ls": Command(lists.ls, _LS),
     "cp": Command(calls.copy, _CP),
-    "eval": Command(calls.evaluate, (_CHECKPOINT, _OPTIONS, _QUIET)),
-    "export": Command(calls.export, (_CHECKPOINT, _FORMATS, _QUIET)),
+    "eval": Command(calls.evaluate, (_CHECKPOINT, _OPTIONS, *_SCREEN)),
+    "export": Command(calls.export, (_CHECKPOINT, _FORMATS, *_SCREEN)),
     "report": Command(
         calls.report,
         (
@@ -104,6 +112,7 @@ COMMANDS = {
                 "--results", "DIR", "write DIR.md, a page of the small JSON files in DIR, to which RUN_DIRs are added"
             ),
             _word("--table", "FILE", "with --results, put their table into this document, between its two marks"),
+            _OPEN,
         ),
     ),
     "env": Command(lists.env),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import closing
 from pathlib import Path
 
+from distill.cli.screen import console_of
 from distill.errors import DistillError, Interrupted
-from distill.machine.console import Console
 from distill.recipe.schema import Recipe
 
 _OF_CURVE = {"budgets": "--budgets", "full_repair": "--full-repair", "out": "--out"}
@@ -30,7 +29,7 @@ def curve(recipe: Recipe, args: argparse.Namespace) -> None:
     from distill.engine import standalone
     from distill.engine.curve import CurveOptions
 
-    with closing(Console(quiet=args.quiet)) as console:
+    with console_of(args) as console:
         try:
             standalone.curve(recipe, CurveOptions(budgets, args.full_repair), out, console)
         except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from distill.cli.commands import COMMANDS, Command
 from distill.errors import DistillError, Interrupted
-from distill.machine.console import replace_unencodable
+from distill.machine.console import fitted, replace_unencodable
 from distill.machine.words import nearest, text_table, visible
 
 PIPE_CLOSED = 141  # what a shell reports for SIGPIPE
@@ -98,5 +98,5 @@ def _overview() -> str:
 
 
 def _complain(text: object, status: int) -> int:
-    print(visible(str(text)), file=sys.stderr)
+    print(fitted(visible(str(text)), sys.stderr), file=sys.stderr)
     return status

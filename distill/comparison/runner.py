@@ -40,7 +40,7 @@ def run(comparison: Comparison, folder: RunFolder, console: Console, *, quiet: b
         DistillError, PruneError: bad input, before anything is written; or a step that cannot be done. If an arm's
             training fails, the other arms are trained and the comparison is written first.
     """
-    comparison = possible(comparison, console)
+    comparison = possible(comparison, console, folder.path)
     folder.resolve(to_yaml(comparison.recipe))
     work = _Work(comparison, folder, console, quiet)
     first, *others = comparison.seeds
@@ -61,7 +61,7 @@ def run(comparison: Comparison, folder: RunFolder, console: Console, *, quiet: b
     return work.content()
 
 
-def possible(comparison: Comparison, console: Console) -> Comparison:
+def possible(comparison: Comparison, console: Console, folder: Path | None = None) -> Comparison:
     """Open everything that the runs need; nothing is written. Returns the comparison without arms that are impossible.
 
     These are arms that the user has not named and that the teacher's head cannot serve. The console says which.
@@ -75,6 +75,7 @@ def possible(comparison: Comparison, console: Console) -> Comparison:
     common = preflight(untrained, progress=quiet.track)  # each arm's training is checked below
     recipe = replace(recipe, imgsz=common.recipe.imgsz)
     comparison = replace(comparison, recipe=recipe)
+    common.introduce(console, folder)
     arms: list[Arm] = []
     for arm in comparison.arms:
         variant = comparison.variant(arm, recipe.seed, None)

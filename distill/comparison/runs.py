@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from distill.engine import pipeline
 from distill.engine.folder import LOG, RECIPE, RunFolder
 from distill.engine.stage import Stage, shared_stages, with_evaluations
 from distill.machine.console import Console
+from distill.machine.words import text_table
 from distill.recipe.load import to_yaml
 from distill.recipe.schema import Recipe
 from distill.results.results import FILE, Results
@@ -24,6 +25,11 @@ class RunConsole(Console):
     def result(self, text: str) -> None:
         """Keep a result in the log alone."""
         self.record(text)
+
+    def facts(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Keep what the run begins with in the log alone."""
+        for row in text_table(rows):
+            self.record(row)
 
 
 class Runs:

@@ -27,7 +27,7 @@ def generate(
         val: number of validation images.
         imgsz: side of the square images, in pixels.
         seed: of the drawing.
-        progress: called as `progress(iterable, label, total)`, yields the same items; None for none.
+        progress: called as `progress(iterable, label, total, unit)`, yields the same items; None for none.
 
     Returns:
         The path of its data.yaml, in ultralytics' layout. It has no absolute path in it: the folder can be moved.
@@ -54,7 +54,7 @@ def _write(folder: Path, settings: dict[str, int], progress: ProgressCallback | 
     for split in SPLITS:
         for kind in ("images", "labels"):
             (folder / kind / split).mkdir(parents=True)
-    for split, index in progress(jobs, "drawing shapes", len(jobs)) if progress else jobs:
+    for split, index in progress(jobs, "drawing shapes", len(jobs), "images") if progress else jobs:
         sample = draw(size, (settings["seed"], SPLITS.index(split), index))
         Image.fromarray(sample.image).save(folder / "images" / split / f"{index:05d}.png", compress_level=1)
         (folder / "labels" / split / f"{index:05d}.txt").write_text(_label_text(sample, size), encoding="utf-8")

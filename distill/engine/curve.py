@@ -73,6 +73,7 @@ def trace_curve(
         raise DistillError("prune is null, so there is nothing to cut: give prune.flops=0.5")
     untrained = replace(recipe, sparsify=None, distill=Distill(epochs=0), export=())
     checked = preflight(untrained, progress=console.track)
+    checked.introduce(console)
     checked.show(console)
     for note in _notes(recipe, options):
         console.line(note)

@@ -36,16 +36,18 @@ class Judge:
         if self.data.labelled:
             with self.console.bar("evaluate", len(self.data.val), "images") as bar:
                 metrics = evaluate(network, self.data, self.settings, bar=bar)
-            self.console.line(f"mAP50-95 {metrics.map50_95:.3f}, mAP50 {metrics.map50:.3f}")
-            return Evaluation(**asdict(metrics))
+            return self._told(Evaluation(**asdict(metrics)))
         reference, measured = self.reference, agreement.NONE
         if reference.boxes:
             with self.console.bar("evaluate", len(self.data.val), "images") as bar:
                 measured = agreement.measure(network, reference, bar=bar)
-            self.console.line(
-                f"agreement with the teacher 50-95 {measured.agreement50_95:.3f}, 50 {measured.agreement50:.3f}"
-            )
-        return Evaluation(None, None, None, **asdict(measured), teacher_boxes=reference.boxes, confidence=CONFIDENCE)
+        found = Evaluation(None, None, None, **asdict(measured), teacher_boxes=reference.boxes, confidence=CONFIDENCE)
+        return self._told(found)
+
+    def _told(self, evaluation: Evaluation) -> Evaluation:
+        if evaluation.figures:
+            self.console.line(evaluation.figures)
+        return evaluation
 
     @cached_property
     def reference(self) -> Reference:

@@ -56,6 +56,8 @@ def run(
     for number, stage in enumerate(stages, 1):
         if stage.applies(session):
             run_stage(stage, session, number, len(stages), after=sum(passes[number:]))
+        elif stage.makes is not None:
+            console.line(f"\nstage {number} of {len(stages)}, {stage.name}: left out, nothing is to be gained", "dim")
     if not parallel.is_leader():
         return None
     results = assemble(session)

@@ -17,12 +17,12 @@ from distill.engine.size import ImageSize, image_size, with_size
 from distill.errors import DistillError
 from distill.losses.base import LossModule, WeightedLoss
 from distill.losses.spec import ALWAYS, LossSpec
-from distill.machine import parallel
+from distill.machine import env, parallel
 from distill.machine.console import Console
 from distill.machine.device import pick_device
 from distill.machine.measure import count_params
 from distill.machine.progress import ProgressCallback
-from distill.machine.words import html_table, text_table
+from distill.machine.words import html_table, printable, text_table
 from distill.recipe.schema import SHAPES, Recipe
 from distill.training.task import PROBE, check_support
 from distill.yolo.checkpoint import detector as checkpoint
@@ -54,27 +54,38 @@ class Preflight:
     @property
     def facts(self) -> list[tuple[str, str]]:
         """What was opened, in words."""
-        rows = [("device", str(self.device)), ("size", str(self.size))]
-        if self.teacher is not None:
-            family = family_of(self.teacher.model).title
-            rows.append(("model", f"{self.teacher.source} ({family}, {count_params(self.teacher.model) / 1e6:.2f} M)"))
-        if self.data is not None:
-            rows.append(("data", f"{self.data.path}: {len(self.data.train)} train and {len(self.data.val)} val images"))
-            names = list((self.data.names or {}).values())
-            rows.append(("classes", abridge(names, ", ") or "none: a folder of images"))
-        rows.append(("losses", ", ".join(loss.name for loss in self.losses) or "none"))
-        return [*rows, *(("note", note) for note in self.notes), *(("warning", text) for text in self.warnings)]
+        teacher, data, train = self.teacher, self.data, self.recipe.teacher.train
+        rows = [("model", f"{train.model}, trained first" if train else "")]
+        if teacher is not None:
+            file, family = getattr(teacher.model, "yaml", {}).get("yaml_file", ""), family_of(teacher.model).title
+            rows = [("model", f"{teacher.source}, {count_params(teacher.model) / 1e6:.2f} M parameters")]
+            rows.append(("family", f"{printable(file, 60)}, of {family}" if file else family))
+        if names := teacher.names if teacher else data.names if data else None:
+            rows.append(("classes", f"{len(names)}: {abridge(list(names.values()), ', ')}"))
+        if data is not None:
+            labels = "" if data.labelled else ", without labels"
+            rows.append(("images", f"{len(data.train)} train, {len(data.val)} val{labels}: {data.path}"))
+        losses = ", ".join(loss.name for loss in self.losses) or "none"
+        return [*rows, ("size", str(self.size)), ("losses", losses), ("device", env.device_name(str(self.device)))]
+
+    @property
+    def _told(self) -> list[tuple[str, str]]:
+        return [*self.facts, *(("note", note) for note in self.notes), *(("warning", text) for text in self.warnings)]
 
     def __str__(self) -> str:
         """A line for each fact."""
-        return "\n".join(text_table(self.facts))
+        return "\n".join(text_table(self._told))
 
     def _repr_html_(self) -> str:
-        return html_table([("checked", ""), *self.facts])
+        return html_table([("checked", ""), *self._told])
 
     def __repr__(self) -> str:
         source = self.teacher.source if self.teacher else None
         return f"Preflight(teacher={str(source)!r}, data={self.data!r}, device={str(self.device)!r})"
+
+    def introduce(self, console: Console, folder: Path | None = None) -> None:
+        """Show what the work begins with. `folder`: of the run; None if there is none."""
+        console.facts(self.facts if folder is None else [*self.facts, ("folder", str(folder))])
 
     def show(self, console: Console) -> None:
         """Print notes and warnings."""

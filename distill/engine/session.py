@@ -67,6 +67,7 @@ class Session:
         self.losses, self.data = checked.losses, checked.data
         self.warnings = checked.warnings  # those of stages are in their records
         folder.open()
+        checked.introduce(console, folder.path)
         checked.show(console)
 
     def _generate(self) -> Path:

@@ -37,6 +37,7 @@ class Stage(Generic[R]):
     when: Callable[[Recipe], bool] = lambda recipe: True  # whether it is part of the run
     applies: Callable[[Session], bool] = lambda session: True  # the same, by what is recorded when its turn comes
     judge: Callable[[Session, Evaluation], None] = lambda session, evaluation: None  # of what it makes; warns or raises
+    says: Callable[[R], str] = lambda record: ""  # its figures, for who resumes a run in which it is finished
     passes: Callable[[Session], float] = lambda session: 0.0  # of images, forward or back: estimates the time left
     distributed: bool = False  # all processes of `torchrun` do its work together; otherwise the leader alone
 
@@ -96,7 +97,8 @@ def run_stage(stage: Stage[Any], session: Session, index: int, total: int, after
     """
     folder, console = session.folder, session.console
     if (record := folder.stages.get(stage.name)) is not None:
-        console.line(f"{stage.name}: done before")
+        if stage.record is not Evaluation:  # that is in the line of the stage whose network it measured
+            console.line(_done_before(stage, session))
         console.calibrate(stage.passes(session), record.get("seconds", 0.0))
     elif parallel.is_leader():
         console.stage(stage.name, index, total, work=stage.passes(session), after=after)
@@ -109,6 +111,12 @@ def run_stage(stage: Stage[Any], session: Session, index: int, total: int, after
     parallel.broadcast()
     if not parallel.is_leader():
         folder.refresh()
+
+
+def _done_before(stage: Stage[Any], session: Session) -> str:
+    evaluation = evaluation_of(stage.makes).recorded(session) if stage.makes else None
+    figures = [evaluation.figures if evaluation else "", stage.says(stage.recorded(session))]
+    return ", ".join([f"{stage.name}: done before", *filter(None, figures)])
 
 
 def shared_stages(stages: Iterable[Stage[Any]], first: Recipe, second: Recipe) -> list[Stage[Any]]:

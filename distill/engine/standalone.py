@@ -76,6 +76,7 @@ def plan(recipe: Recipe, console: Console) -> prune.PrunePlan:
     _require_inputs(recipe)
     checked = preflight(replace(recipe, sparsify=None, distill=Distill(epochs=0), export=()), progress=console.track)
     assert checked.teacher is not None and checked.data is not None  # neither is made by a run
+    checked.introduce(console)
     checked.show(console)
     return make_plan(checked.recipe, checked.teacher, checked.data, checked.device, console)
 
@@ -117,6 +118,7 @@ def _require_inputs(recipe: Recipe) -> None:
 def check(recipe: Recipe, console: Console) -> Preflight:
     """Open everything that a run needs, and raise the first error."""
     checked = preflight(recipe, progress=console.track)
+    checked.introduce(console)
     checked.show(console)
     return checked
 

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from distill.machine.progress import Bar, Pace, Stage
-from distill.machine.words import duration, visible
+from distill.machine.words import WARNING, duration, text_table, visible, wrap
 
 if TYPE_CHECKING:
     from distill.machine.display import Display
 
 T = TypeVar("T")
+
+DEFAULT_COLUMNS = 80
 
 
 class Console:
@@ -29,15 +31,16 @@ class Console:
     Args:
         stream: where to write; stderr by default.
         quiet: show only warnings. The log still gets everything.
+        verbose: show what `debug` is told too.
 
     Attributes:
         warnings: the text of every warning so far.
     """
 
-    def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
+    def __init__(self, stream: TextIO | None = None, *, quiet: bool = False, verbose: bool = False) -> None:
         self.warnings: list[str] = []
         self._stream = sys.stderr if stream is None else stream
-        self._quiet = quiet
+        self._quiet, self._verbose = quiet, verbose
         replace_unencodable(self._stream, sys.stdout)
         self._stage: Stage | None = None
         self._bars: list[Bar] = []  # the last one is the innermost
@@ -82,7 +85,19 @@ class Console:
         """Show a warning, even if quiet, and remember it for the report."""
         self.warnings.append(text)
         self.record(f"warning: {text}")
-        self._show(f"warning: {text}", "yellow")
+        self._show(f"warning: {text}", WARNING)
+
+    def debug(self, text: str) -> None:
+        """Put a line into the log that helps to find a fault, and show it if verbose."""
+        self.record(f"debug: {text}")
+        if self._verbose:
+            self._show(f"debug: {text}", "dim")
+
+    def facts(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Show what the work begins with, a fact in a line."""
+        self.line()
+        for row in text_table(rows):
+            self.line(row)
 
     def result(self, text: str) -> None:
         """Print a result to stdout, and keep it in the log."""
@@ -90,12 +105,17 @@ class Console:
         self.record(text)
         if self._display is not None:
             self._display.show(False)
-        print(text, flush=True)
+        if is_terminal(sys.stdout):
+            from distill.machine.display import print_result
+
+            print_result(sys.stdout, text)
+        else:
+            print(fitted(text, sys.stdout), flush=True)
         self._update()
 
-    def track(self, iterable: Iterable[T], label: str, total: int) -> Iterator[T]:
+    def track(self, iterable: Iterable[T], label: str, total: int, unit: str = "") -> Iterator[T]:
         """Yield the items, with a bar that moves when the next one is asked for."""
-        with self.bar(label, total) as bar:
+        with self.bar(label, total, unit) as bar:
             for item in iterable:
                 yield item
                 bar.advance()
@@ -150,7 +170,7 @@ class Console:
 
     @cached_property
     def _display(self) -> Display | None:
-        if not self._stream.isatty() or os.environ.get("TERM") == "dumb":
+        if not is_terminal(self._stream):
             return None
         from distill.machine.display import Display  # rich takes a while to import
 
@@ -161,7 +181,7 @@ class Console:
         if self._display is not None:
             self._display.print(text, style)
         else:
-            self._stream.write(f"{text}\n")
+            self._stream.write(f"{fitted(text, self._stream)}\n")
             self._stream.flush()
 
     def _update(self) -> None:
@@ -182,6 +202,27 @@ class Console:
             return ""
         hours, minutes = divmod(max(1, round(left / 60)), 60)
         return f", run: about {f'{hours} h {minutes:02} min' if hours else f'{minutes} min'} left"
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that can move its cursor."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def width_of(stream: TextIO) -> int | None:
+    """Columns of the terminal that a stream is; None if it is none, where no line should be broken."""
+    if not stream.isatty():
+        return None
+    try:
+        return int(os.environ.get("COLUMNS") or os.get_terminal_size(stream.fileno()).columns) or DEFAULT_COLUMNS
+    except (OSError, ValueError):
+        return DEFAULT_COLUMNS
+
+
+def fitted(text: str, stream: TextIO) -> str:
+    """A text with its long lines broken between words, if the stream is a terminal."""
+    width = width_of(stream)
+    return text if width is None else "\n".join(piece for line in text.split("\n") for piece in wrap(line, width))
 
 
 def replace_unencodable(*streams: TextIO) -> None:

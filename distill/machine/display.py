@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distill.machine.progress import Bar
+from distill.machine.words import WARNING, wrap
 
 BAR_COLUMNS = 30  # at most
 REDRAWS = 4  # a second
@@ -36,8 +37,8 @@ class Display:
         )
 
     def print(self, text: str, style: str = "") -> None:
-        """Write a line above the live display. A long one is left to the terminal to wrap."""
-        self._console.print(Text(text, style), soft_wrap=True)
+        """Write lines above the live display, broken between words."""
+        print_wrapped(self._console, text, style)
 
     def show(self, visible: bool) -> None:
         """Draw the live display anew, or take it off the screen."""
@@ -63,3 +64,17 @@ class Display:
         row = Table.grid(padding=(0, 1))
         row.add_row(ProgressBar(total=1.0, completed=share, width=room, complete_style="cyan"), Text(text))
         return row
+
+
+def print_result(stream: TextIO, text: str) -> None:
+    """Write lines to a terminal, warnings in colour."""
+    console = Console(file=stream, highlight=False)
+    for line in text.split("\n"):
+        print_wrapped(console, line, WARNING if line.startswith("warning:") else "")
+
+
+def print_wrapped(console: Console, text: str, style: str) -> None:
+    """Write each line of a text in pieces that fit the terminal."""
+    for line in text.split("\n"):
+        for piece in wrap(line, console.width):
+            console.print(Text(piece, style), soft_wrap=True)

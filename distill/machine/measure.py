@@ -58,7 +58,7 @@ def measure_latency(
         device: the device to run on; CUDA is synchronised around each pass.
         runs: timed passes per network.
         warmup: passes per network before the clock counts.
-        progress: called as `progress(iterable, label, total)`; returns the items.
+        progress: called as `progress(iterable, label, total, unit)`; returns the items.
 
     Returns:
         The median, 10th and 90th percentile per name, in milliseconds.
@@ -88,7 +88,7 @@ def time_in_turns(
         runs: timed calls of each.
         warmup: calls of each before the clock counts.
         label: what is timed, for `progress`.
-        progress: called as `progress(iterable, label, total)`; returns the items.
+        progress: called as `progress(iterable, label, total, unit)`; returns the items.
 
     Returns:
         The median, 10th and 90th percentile per name, in milliseconds.
@@ -96,7 +96,7 @@ def time_in_turns(
     names = list(passes)
     times: dict[str, list[float]] = {name: [] for name in names}
     rounds = range(warmup + runs)
-    for number in progress(rounds, label, len(rounds)) if progress else rounds:
+    for number in progress(rounds, label, len(rounds), "rounds") if progress else rounds:
         first = number % len(names)
         for name in names[first:] + names[:first]:
             elapsed_ms = _time(passes[name])

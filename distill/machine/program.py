@@ -17,7 +17,7 @@ class ProgramConsole(Console):
     """Prints nothing. Python shows warnings on stderr unless the program configures `logging` otherwise.
 
     Args:
-        progress: called as progress(iterable, label, total) for each loop; what it returns is iterated over.
+        progress: called as progress(iterable, label, total, unit) for each loop; what it returns is iterated over.
     """
 
     def __init__(self, progress: ProgressCallback | None = None) -> None:
@@ -41,7 +41,7 @@ class ProgramConsole(Console):
             if self._progress is None:
                 yield bar
                 return
-            shown = ShownBar(self._progress, label, total)
+            shown = ShownBar(self._progress, label, total, unit)
             try:
                 yield shown
             finally:
@@ -56,9 +56,9 @@ class ProgramConsole(Console):
 class ShownBar(Bar):
     """Moves the program's own progress: each item of `range(total)` is taken when one is done."""
 
-    def __init__(self, progress: ProgressCallback, label: str, total: int) -> None:
-        super().__init__(lambda text: None, label, total, "")
-        self._items = iter(progress(range(total), label, total))
+    def __init__(self, progress: ProgressCallback, label: str, total: int, unit: str) -> None:
+        super().__init__(lambda text: None, label, total, unit)
+        self._items = iter(progress(range(total), label, total, unit))
         next(self._items, None)  # the first is begun
 
     def advance(self, n: int = 1, note: str = "") -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from distill.machine.words import duration
 
-# progress(iterable, label, total) returns an iterable of the same items; `Console.track` is one.
-ProgressCallback = Callable[[Iterable[Any], str, int], Iterable[Any]]
+# progress(iterable, label, total, unit) returns an iterable of the same items; `Console.track` is one.
+ProgressCallback = Callable[[Iterable[Any], str, int, str], Iterable[Any]]
 
 # Called after each epoch of a training with its row: `stage`, `epoch`, `lr`, the losses by name, `map50_95`, `map50`.
 EpochCallback = Callable[[Mapping[str, Any]], object]
@@ -27,7 +27,7 @@ class Bar:
         say: takes a line from time to time, for those who see no live display.
         label: what the loop does.
         total: number of items.
-        unit: what the items are.
+        unit: what the items are; with "%" their share is shown.
     """
 
     def __init__(self, say: Callable[[str], None], label: str, total: int, unit: str) -> None:
@@ -66,6 +66,8 @@ class Bar:
         return f"{self._counted()} in {duration(time.monotonic() - self._start)}{self._tail()}"
 
     def _counted(self) -> str:
+        if self._unit == "%":
+            return f"{self._label} {self.share():.0%}"
         return f"{self._label} {self._done}/{self._total}" + (f" {self._unit}" if self._unit else "")
 
     def _tail(self) -> str:

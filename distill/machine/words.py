@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -68,17 +69,22 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def text_table(rows: Iterable[Sequence[str]], *, numbers: bool = False) -> list[str]:
+def text_table(rows: Iterable[Sequence[str]], *, numbers: bool = False, width: int | None = None) -> list[str]:
     """The lines of a table in columns of spaces, aligned left.
 
     Args:
         rows: each with as many cells as the first, its title row included if it has one.
         numbers: align all columns but the first to the right.
+        width: of the terminal; the last column is wrapped to it. None: no line is broken.
     """
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     align = str.rjust if numbers else str.ljust
-    return ["  ".join([row[0].ljust(widths[0]), *map(align, row[1:], widths[1:])]).rstrip() for row in rows]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(align, row[1:], widths[1:])]).rstrip() for row in rows]
+    if width is None or numbers:
+        return lines
+    hang = sum(each + 2 for each in widths[:-1])
+    return [piece for line in lines for piece in wrap(line, width, hang)]
 
 
 def html_table(rows: Iterable[Sequence[str]]) -> str:
@@ -88,3 +94,40 @@ def html_table(rows: Iterable[Sequence[str]]) -> str:
         tag = "td" if lines else "th"
         lines.append(f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in row)}</tr>")
     return f"<table>{''.join(lines)}</table>"
+
+
+WARNING = "yellow"  # the colour of a warning, by rich's name
+
+# What a line may begin with, below which the rest of it is aligned: "Use it:  ", "warning: ", or a cell of a table.
+_LEAD = re.compile(r" *(?:[A-Za-z][\w ]{,12}: +|\w+ {2,})?")
+_COMMAND = re.compile(r"(?:cd|distill|pip|python3?|torchrun|yolo) ")
+
+
+def wrap(line: str, width: int, hang: int | None = None) -> list[str]:
+    """A line in pieces of at most `width` characters, broken between words; those after the first are indented.
+
+    A word that is longer stays whole. The pieces of a shell command end in a backslash, so that it can be copied.
+
+    Args:
+        line: of text, without a line break.
+        width: of the terminal, in characters.
+        hang: indentation of the further pieces; None aligns them below what follows the line's label, if it has one.
+    """
+    if len(line) <= width:
+        return [line]
+    lead = _LEAD.match(line)
+    start = lead.end() if lead and lead.end() < width // 2 else 0
+    if " " not in line[start:].strip():  # an address
+        return [line]
+    command = hang is None and bool(_COMMAND.match(line, start))
+    hang = start + 2 * (command or not line[:start].strip()) if hang is None else hang
+    if hang > width // 2:
+        hang = 4
+    pieces = textwrap.wrap(
+        line,
+        width - 2 * command,
+        subsequent_indent=" " * hang,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [f"{piece} \\" for piece in pieces[:-1]] + pieces[-1:] if command else pieces

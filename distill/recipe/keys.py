@@ -50,6 +50,7 @@ class Key:
     bounds: Mapping[str, float] = field(default_factory=dict)  # of a number, by the names in BOUNDS
     words: tuple[str, ...] = ()  # the only words allowed; beside a path or a function: words that name none
     path: bool = False  # the path of an existing file is made absolute, so that a run can be resumed from any folder
+    given: bool = False  # the path is of something that has to be there before the work begins
     function: bool = False  # file.py:function or package.module:function
     empty: bool = False  # the word may be empty
     example: str = ""  # of a list; or what to give if the key is required

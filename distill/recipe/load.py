@@ -11,20 +11,21 @@ from distill.errors import DistillError
 from distill.machine.words import nearest
 from distill.recipe.keys import Key
 from distill.recipe.schema import Recipe
-from distill.recipe.section import Overrides, bind, walk, write
+from distill.recipe.section import Overrides, bind, is_set, walk, write
 from distill.recipe.yaml import Item, dump, read, wrap
 
 RENAMED = {"yolov5-half": "half", "yolov5-original": "half"}  # what shipped recipes were called in earlier versions
 _LOG = logging.getLogger("distill")
 
 
-def load(recipe: str | Path, overrides: Overrides = ()) -> Recipe:
+def load(recipe: str | Path, overrides: Overrides = (), *, files: bool = False) -> Recipe:
     """Read a recipe file.
 
     Args:
         recipe: a path, or the bare name of a shipped recipe.
         overrides: `key=value` words as on the command line; or a mapping of dotted keys to text, read the same way, or
             to plain Python values.
+        files: complain about a checkpoint or data that is not there too.
 
     Raises:
         DistillError: with everything that is wrong, one line each.
@@ -41,7 +42,7 @@ def load(recipe: str | Path, overrides: Overrides = ()) -> Recipe:
         name = wrap(re.sub(r"[^\w.-]+", "-", file.stem), item.where)
         item = replace(item, value={"name": name, **item.value})
     folders = (file.absolute().parent, Path.cwd())
-    return bind(Recipe, item, overrides, problems, folders=folders, check=_check)
+    return bind(Recipe, item, overrides, problems, folders=folders, files=files, check=_check)
 
 
 def changed(recipe: Recipe, overrides: Overrides) -> Recipe:
@@ -101,16 +102,28 @@ def _short(file: Path) -> str:
     return file.name if file.parent == _recipes() else str(file)
 
 
-def _check(recipe: Recipe, item: Item) -> list[str]:
-    """What no key can see alone."""
-    train, distill = recipe.teacher.train, recipe.distill
+def _check(recipe: Recipe | None, item: Item) -> list[str]:
+    """What no key can see alone. `recipe`: None if a key is wrong."""
+    if not isinstance(item.value, dict):
+        return []
     problems = {}
-    if recipe.model is None and train is None:
+    model = is_set(item.value.get("model"))
+    teacher = item.value.get("teacher")
+    train = teacher is not None and isinstance(teacher.value, dict) and is_set(teacher.value.get("train"))
+    if not model and not train:
         what = "The checkpoint to make smaller; teacher.train={} trains one first."
         problems["model"] = f"model is not set: give model=... ({what})"
-    if recipe.model is not None and train is not None:
+    if model and train:
         mend = "leave one out (model=null or teacher.train=null)"
         problems["model"] = f"model and teacher.train are both set, and the teacher is one of them: {mend}"
+    if recipe is not None:
+        problems |= _check_read(recipe)
+    return [f"{item.value[key].key if key in item.value else item.where}: {text}" for key, text in problems.items()]
+
+
+def _check_read(recipe: Recipe) -> dict[str, str]:
+    """The same of a recipe whose keys are right: key -> what is wrong."""
+    distill, problems = recipe.distill, {}
     if distill.epochs and not distill.labels and not any(loss.ramp.lasts for loss in distill.losses):
         problems["distill"] = (
             "distill has labels: 0 and every loss ends before the training does: leave out until of one"
@@ -119,4 +132,4 @@ def _check(recipe: Recipe, item: Item) -> list[str]:
             problems["distill"] = "distill has no losses and labels: 0, so nothing to train on: epochs=0 says so"
     if not re.fullmatch(r"\w[\w.-]*", recipe.name):
         problems["name"] = f"name: expected letters, digits, '-', '_' and '.', got {recipe.name!r}"
-    return [f"{item.value[key].key if key in item.value else item.where}: {text}" for key, text in problems.items()]
+    return problems

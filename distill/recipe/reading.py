@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from distill.machine.words import nearest
+from distill.machine.words import nearest, printable
 from distill.recipe.keys import BOUNDS, Key
 from distill.recipe.yaml import Item
 
@@ -26,6 +26,7 @@ class Node:
     problems: list[str] = field(default_factory=list)  # gets one line for each thing that is wrong
     folders: tuple[Path, ...] = ()  # where the files of the user's functions may lie
     names: tuple[str, ...] = ()  # the dotted paths of all keys
+    files: bool = False  # whether a path has to be there if its key says so
 
     def child(self, name: str, item: Item) -> Node:
         """The value of a key in this mapping."""
@@ -61,6 +62,8 @@ def _read_word(key: Key, node: Node) -> str | None:
         return node.refuse(key)
     if key.function:
         return read_function(key.words, node)
+    if key.given and node.files and text not in key.words and (missing := missing_file(text)):
+        return node.complain(f"{node.path}: {missing}")
     if not key.words or text in key.words or key.path:
         return _absolute(text) if key.path and text not in key.words else text
     return node.refuse(key, nearest(text, key.words))
@@ -80,6 +83,19 @@ def read_function(builtin: Collection[str], node: Node) -> str | None:
         if file.is_file():
             return f"{file.absolute()}:{custom['name']}"
     return node.complain(f"{node.path}: no file {' or '.join(dict.fromkeys(map(str, files)))}")
+
+
+def missing_file(text: str) -> str:
+    """What a message says of a path at which there is nothing; empty if there is something."""
+    try:
+        path = Path(text).expanduser()
+        if path.exists():
+            return ""
+        hint = nearest(path.name, (file.name for file in path.parent.iterdir())) if path.parent.is_dir() else ""
+    except (OSError, RuntimeError):  # the name is too long, or its ~user does not exist
+        path, hint = Path(text), ""
+    place = "" if path.is_absolute() else f" in {Path.cwd()}"
+    return f"there is no {printable(text, 200)}{place}{hint}"
 
 
 def _absolute(text: str) -> str:

@@ -137,8 +137,10 @@ class Recipe:
     """One run. Every field is a key of the file; `distill ls keys` prints them."""
 
     name: str = key("Prefix of the run folders; the file's name by default.", "")
-    model: str | None = key("The checkpoint to make smaller: any YOLO detector.", None, path=True)
-    data: str = key("A data.yaml, a folder of images, or shapes: a generated set.", path=True, words=(SHAPES,))
+    model: str | None = key("The checkpoint to make smaller: any YOLO detector.", None, path=True, given=True)
+    data: str = key(
+        "A data.yaml, a folder of images, or shapes: a generated set.", path=True, given=True, words=(SHAPES,)
+    )
     imgsz: int | None = key(_IMGSZ, None, _SIZE, none="auto")
     batch: int = key("Images in a batch.", 16, _COUNT)
     device: str = key(_DEVICE, "", empty=True)
@@ -168,9 +170,9 @@ class Recipe:
 class EvalOptions:
     """What `distill eval` takes beside a checkpoint."""
 
-    data: str = key("A data.yaml.", path=True)
+    data: str = key("A data.yaml.", path=True, given=True)
     teacher: str | None = key(
-        "The original checkpoint: also measure how its boxes and scores changed.", None, path=True
+        "The original checkpoint: also measure how its boxes and scores changed.", None, path=True, given=True
     )
     imgsz: int | None = key(_IMGSZ, None, _SIZE, none="auto")
     batch: int = key("Images in a batch.", 16, _COUNT)

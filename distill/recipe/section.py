@@ -28,6 +28,7 @@ def bind(
     problems: Sequence[str] = (),
     *,
     folders: tuple[Path, ...] = (),
+    files: bool = False,
     check: Callable[[Any, Item], list[str]] | None = None,
 ) -> Any:
     """Fill a dataclass of keys from a document and overrides, or raise every complaint at once.
@@ -38,7 +39,8 @@ def bind(
         overrides: as of `load.load`; they replace what the document says.
         problems: complaints about the document so far.
         folders: where the files of the user's functions may lie.
-        check: called with the result and its document if every key is right; gives further complaints.
+        files: complain about files that have to be there and are not.
+        check: called with the result, or None if a key is wrong, and its document; gives further complaints.
 
     Raises:
         DistillError: with one line for each complaint.
@@ -48,9 +50,9 @@ def bind(
     for name, value, where in _pairs(overrides, problems) if isinstance(item.value, dict) else ():
         new = _parse(keys.get(name), name, value, where, problems)
         item = item if new is None else _assign(cls, item, name, new)
-    result = _read(Key(cls), Node(item, "", problems, folders, tuple(keys)))
-    if check is not None and not problems:
-        problems += check(result, item)
+    result = _read(Key(cls), Node(item, "", problems, folders, tuple(keys), files))
+    if check is not None:
+        problems += check(None if problems else result, item)
     if problems:
         raise DistillError("\n".join(sorted(problems, key=_line)))
     return result
@@ -106,7 +108,7 @@ def _read_section(cls: Any, node: Node) -> Any:
             child.complain(f"{child.path} is not set: give {key.example or f'{child.path}=...'} ({key.help})")
             values[name] = None
     group = getattr(cls, "EXACTLY_ONE", ())
-    chosen = [name for name in items if name in group and _is_set(items[name])]
+    chosen = [name for name in items if name in group and is_set(items[name])]
     if group and len(chosen) != 1:
         text = f"{node.path}: give exactly one of {', '.join(group)}; got {' and '.join(chosen) or 'none'}"
         replace(node, item=items[chosen[1]] if chosen else node.item).complain(text, at_key=True)
@@ -124,8 +126,9 @@ def _refuse_unknown(name: str, keys: Mapping[str, Key], node: Node) -> None:
     node.complain(f"unknown key '{node.path}'{hint}", at_key=True)
 
 
-def _is_set(item: Item) -> bool:
-    return item.value is not None and item.text != UNSET
+def is_set(item: Item | None) -> bool:
+    """Whether a key has a value."""
+    return item is not None and item.value is not None and item.text != UNSET
 
 
 def _assign(cls: Any, item: Item | None, path: str, new: Item) -> Item:
@@ -140,7 +143,7 @@ def _assign(cls: Any, item: Item | None, path: str, new: Item) -> Item:
     elif rest:
         new = Item({rest: new}, new.where, "", new.key)
     group = getattr(cls, "EXACTLY_ONE", ())
-    for other in group if name in group and _is_set(new) else ():
+    for other in group if name in group and is_set(new) else ():
         # prune.ratio=0.3 replaces the file's budget. Two budgets on the command line contradict each other.
         if other != name and other in values and values[other].where != new.where:
             del values[other]

@@ -25,7 +25,7 @@ def summary(results: ComparisonResults, folder: Path) -> str:
     lines += [line for note in facts.notes(results) for line in textwrap.wrap(note, WIDTH)]
     lines += ["", f"{'. '.join(filter(None, (facts.gain(results), facts.judgement(results))))}."]
     lines += [f"warning: {finding}" for finding in facts.findings(results)]
-    lines.append(f"{folder / 'compare.html'}")
+    lines.append(f"Report:  {(folder / 'compare.html').absolute().as_uri()}")
     return plain("\n".join(lines))
 
 

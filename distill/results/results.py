@@ -35,6 +35,15 @@ class Evaluation:
     confidence: float | None = None  # a box of the teacher counts from this score on
 
     @property
+    def figures(self) -> str:
+        """The means in a line."""
+        if self.map50_95 is not None:
+            return f"mAP50-95 {self.map50_95:.3f}, mAP50 {self.map50:.3f}"
+        if self.agreement50_95 is None:
+            return ""
+        return f"agreement with the teacher 50-95 {self.agreement50_95:.3f}, 50 {self.agreement50:.3f}"
+
+    @property
     def yardstick(self) -> tuple[str, float | None]:
         """What the network is judged by, and its figure; None if the teacher sees nothing to agree with."""
         if self.map50_95 is not None:

@@ -133,7 +133,7 @@ def make_plan(
     Args:
         graph: From `prune.trace`.
         scores: From `prune.score`; left as it was.
-        progress: Called as progress(iterable, label, total), with a hundred items.
+        progress: Called as progress(iterable, label, total, unit), with a hundred items.
         options: See `CutOptions`: one of `flops`, `params` and `ratio`, and the limits of the cut.
 
     Raises:
@@ -179,7 +179,7 @@ def plan_from_channels(graph: ChannelGraph, kept: Collection[int]) -> PrunePlan:
 
 def cut_until(cutter: Cutter, goal: float, progress: Progress | None) -> PrunePlan:
     """Go on cutting until no more than `goal` is left; the plan of what is kept then."""
-    for _ in (progress or no_progress)(cutter.cut_until(goal), "plan", 100):
+    for _ in (progress or no_progress)(cutter.cut_until(goal), "plan", 100, "%"):
         pass
     return plan_from_channels(cutter.graph, cutter.kept)
 

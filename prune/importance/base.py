@@ -70,7 +70,7 @@ class Context:
         images: As given to `prune.score`.
         sensitivity: Raw outputs -> scalar, see `prune.importance.statistics`.
         seed: Of all that is random.
-        progress: Called as progress(iterable, label, total); returns what to iterate over.
+        progress: Called as progress(iterable, label, total, unit); returns what to iterate over.
     """
 
     name: str

@@ -49,7 +49,7 @@ def fisher(graph: ChannelGraph, context: Context) -> StaticImportance:
             derivatives[group].index_add_(0, channels, per_input[columns])
 
     with seeded(device, context.seed):
-        for image in context.progress(images, "importance", len(images)):
+        for image in context.progress(images, "importance", len(images), "images"):
             backward_with_taps(program, image.to(device, torch.float32), context.sensitivity, tap)
             for cost, derivative in zip(costs, derivatives, strict=True):
                 cost += derivative.square() / len(images)

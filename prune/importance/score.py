@@ -41,7 +41,7 @@ def score(
         batches: Images, a (N, C, H, W) tensor or an iterable of such batches. `obs` and `fisher` need them; no labels.
         sensitivity: Raw outputs -> scalar, see `prune.importance.statistics`; by default every output counts the same.
         seed: Of the noise, the sampled positions and `random`.
-        progress: Called as progress(iterable, label, total); returns what to iterate over.
+        progress: Called as progress(iterable, label, total, unit); returns what to iterate over.
 
     Raises:
         PruneError: Unknown name, images are missing, weights that are not float32, or costs that do not fit the groups.

@@ -34,11 +34,11 @@ UNREACHED = "no gradient gets from the outputs to a layer: choose an importance 
 
 Weights = dict[tuple[int, int], Tensor]  # (batch, number of the node) -> (sampled positions,)
 Sensitivity = Callable[[Any], Tensor]  # raw outputs -> scalar
-Progress = Callable[[Iterable, str, int], Iterable]
+Progress = Callable[[Iterable, str, int, str], Iterable]  # (items, label, their number, what they are) -> the items
 GradientTap = Callable[[Program, Node, dict[Node, Any]], Callable[[Tensor], None] | None]
 
 
-def no_progress(items: Iterable, label: str, total: int) -> Iterable:
+def no_progress(items: Iterable, label: str, total: int, unit: str = "") -> Iterable:
     """What reports progress if nobody listens."""
     return items
 
@@ -156,7 +156,7 @@ def measure_sensitivity(
         batches: Images (N, C, H, W), on any device.
         sensitivity: Raw outputs -> scalar, see `prune.importance.statistics`.
         seed: Of the noise and of the sampled positions.
-        progress: Called as progress(batches, label, total).
+        progress: Called as progress(batches, label, total, unit).
         label: What is being done.
 
     Raises:
@@ -165,7 +165,7 @@ def measure_sensitivity(
     result = OutputSensitivity()
     device = device_of(program.model)
     with seeded(device, seed):
-        for index, batch in enumerate(progress(batches, label, len(batches))):
+        for index, batch in enumerate(progress(batches, label, len(batches), "batches")):
             squares: dict[str, dict[int, list[Tensor]]] = {}  # layer -> call -> per pass, of every position
 
             def tap(part: Program, node: Node, _: dict[Node, Any], squares: dict = squares) -> Any:

@@ -77,7 +77,7 @@ def reconstruct(
         with emitting_raw(student, adapter), torch.no_grad():
             generator = torch.Generator().manual_seed(seed)
             trainer = _Trainer(Pair(student, program, batches), weights, steps, lr, generator)
-            return list(progress(trainer.blocks(blocks), "blocks", len(blocks)))
+            return list(progress(trainer.blocks(blocks), "reconstruct", len(blocks), "blocks"))
     finally:
         for parameter, flag in trainable.items():
             parameter.requires_grad_(flag)

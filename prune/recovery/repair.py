@@ -60,7 +60,7 @@ def repair(
         sensitivity: Raw outputs -> scalar, see `prune.importance.statistics`. Positions that outputs are sensitive to
             weigh more.
         seed: Of the noise and of the sampled positions.
-        progress: Called as progress(iterable, label, total).
+        progress: Called as progress(iterable, label, total, unit).
         adapter: As for `prune.trace`.
         weights: From `repair_weights` of the same model, images and seed, if several students of one model are repaired;
             they are measured here by default.
@@ -78,7 +78,7 @@ def repair(
         weights = measure_sensitivity(program, layers, batches, sensitivity or gaussian, seed, progress).weights
     with emitting_raw(student, adapter), torch.no_grad():
         solver = _Solver(student, Pair(student, program, batches), plan, weights, seed)
-        return list(progress(solver.layers(), "repair", len(layers)))
+        return list(progress(solver.layers(), "repair", len(layers), "layers"))
 
 
 def repair_weights(

@@ -90,8 +90,8 @@ def test_a_program_is_told_by_logging_and_by_its_own_progress(
 ) -> None:
     seen: list[Any] = []
 
-    def progress(items: Iterable[Any], label: str, total: int) -> Iterator[Any]:
-        seen.append((label, total))
+    def progress(items: Iterable[Any], label: str, total: int, unit: str) -> Iterator[Any]:
+        seen.append((label, total, unit))
         for item in items:
             yield item
             seen.append(item)
@@ -102,11 +102,11 @@ def test_a_program_is_told_by_logging_and_by_its_own_progress(
         console.header("cut")
         console.warn("few images")
         console.result("a table")
-        assert list(console.track("abc", "score", 3)) == ["a", "b", "c"]
+        assert list(console.track("abc", "score", 3, "images")) == ["a", "b", "c"]
         with console.bar("epoch", 4, "batches") as bar:
             bar.advance(2, "loss 1")
         console.close()
-    assert seen == [("score", 3), 0, 1, 2, "end", ("epoch", 4), 0, 1]
+    assert seen == [("score", 3, "images"), 0, 1, 2, "end", ("epoch", 4, "batches"), 0, 1]
     levels = [(record.levelname, record.message) for record in caplog.records if "in 0.0 s" not in record.message]
     assert levels == [("INFO", "== cut =="), ("WARNING", "few images")]
     assert console.warnings == ["few images"]

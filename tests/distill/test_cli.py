@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from distill.machine.console import Console
 from distill.recipe.schema import EvalOptions, ExportOptions, Recipe
 
 GIVEN = ["model=best.pt", "data=data.yaml"]
+FILES = ("a.pt", "best.pt", "d.yaml", "data.yaml")  # that are there, in the tests of this file
 
 
 class Pipeline(ModuleType):
@@ -58,6 +60,8 @@ class Pipeline(ModuleType):
 def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     stub = Pipeline()
     monkeypatch.chdir(tmp_path)
+    for name in FILES:
+        Path(name).touch()
     monkeypatch.setattr(env, "collect", dict)
     for name in ("pipeline", "standalone"):
         monkeypatch.setitem(sys.modules, f"distill.engine.{name}", stub)
@@ -123,9 +127,9 @@ def test_a_run_goes_on_by_its_folder_by_out_or_by_its_name(says: Any, pipeline: 
         (["run", "demo", "--out", "."], ". is there already: choose another --out"),
         (["run", "demo", "prune.ratoi=1"], "command line: unknown key 'prune.ratoi', did you mean 'prune.ratio'?"),
         (["eval", "a.pt"], "command line: data is not set: give data=... (A data.yaml.)"),
-        (["eval", "a.pt", "data=d", "imgs=3"], "command line: unknown key 'imgs', did you mean 'imgsz'?"),
+        (["eval", "a.pt", "data=d.yaml", "imgs=3"], "command line: unknown key 'imgs', did you mean 'imgsz'?"),
         (
-            ["eval", "a.pt", "data=d", "conf=0.1"],
+            ["eval", "a.pt", "data=d.yaml", "conf=0.1"],
             "command line: unknown key 'conf': there are data, teacher, imgsz, batch, device, trust",
         ),
         (["export", "a.pt", "imgsz=64"], "no format to export to: distill export best.pt onnx"),
@@ -134,9 +138,63 @@ def test_a_run_goes_on_by_its_folder_by_out_or_by_its_name(says: Any, pipeline: 
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(words: list[str], error: str, says: Any, pipeline: Pipeline) -> None:
-    Path("here").touch()
     assert says(*words) == (2, "", f"{error}\n")
-    assert pipeline.calls == [] and [file.name for file in Path().iterdir()] == ["here"]
+    assert pipeline.calls == [] and {file.name for file in Path().iterdir()} == set(FILES)
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "check", "compare"])
+def test_everything_that_is_missing_is_said_at_once(command: str, says: Any, pipeline: Pipeline) -> None:
+    status, _, error = says(command, "half", "data=my.yaml", "prune.flop=0.5")
+    assert status == 2 and [line.partition(": ")[2][:25] for line in error.splitlines()] == [
+        "model is not set: give mo",
+        "data: there is no my.yaml",
+        "unknown key 'prune.flop',",
+    ]
+    assert pipeline.calls == [] and {file.name for file in Path().iterdir()} == set(FILES)
+
+
+def test_what_eval_and_export_miss_is_said_at_once(says: Any) -> None:
+    here = Path.cwd()
+    assert says("eval", "bets.pt", "teacher=no/t.pt")[2].splitlines() == [
+        f"command line: there is no bets.pt in {here}, did you mean 'best.pt'?",
+        "command line: data is not set: give data=... (A data.yaml.)",
+        f"command line: teacher: there is no no/t.pt in {here}",
+    ]
+    assert says("export", "x.pt", "onnx", "imgsz=1")[2].count("\n") == 2
+
+
+def test_v_shows_what_was_decided_and_the_log_has_it_anyway(
+    says: Any, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(recipe: Recipe, folder: RunFolder, console: Console) -> None:
+        folder.open()
+        logging.getLogger("prune.cut").debug("%d of %d channels", 3, 8)
+        logging.getLogger("distill.yolo").warning("odd")
+
+    monkeypatch.setattr(pipeline, "run", work)
+    line = "debug: prune.cut: 3 of 8 channels\n"
+    for words, shown in (["-v"], line), ([], ""), (["--quiet"], ""):
+        assert says("run", "demo", *words)[2] == f"{shown}warning: odd\n"
+    assert Path("runs/demo-3/log.txt").read_text() == f"{line}warning: odd\n"
+    assert not logging.getLogger("prune").handlers and logging.getLogger("prune").propagate
+
+
+@pytest.mark.parametrize(("command", "page"), [("run", "report.html"), ("compare", "compare.html")])
+def test_open_shows_the_report(
+    command: str, page: str, says: Any, monkeypatch: pytest.MonkeyPatch, pipeline: Pipeline
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or len(opened) == 1)
+    monkeypatch.setitem(sys.modules, "distill.comparison.runner", pipeline)
+    monkeypatch.setattr("distill.comparison.runner", pipeline, raising=False)
+    monkeypatch.setattr(pipeline, "run", lambda *args, **options: None)
+    assert says(command, "half", *GIVEN, "--out", "a b", "--open") == (0, "", "")
+    assert opened == [(Path.cwd() / "a b" / page).as_uri()]
+    assert says(command, "half", *GIVEN, "--out", "a b", "--open")[::2] == (
+        0,
+        f"there is no browser here to open {Path('a b') / page} with\n",
+    )
+    assert says(command, "half", *GIVEN, "--out", "a b")[0] == 0 and len(opened) == 2
 
 
 def test_failures_say_how_to_go_on(says: Any, pipeline: Pipeline) -> None:
@@ -178,7 +236,7 @@ def test_the_other_commands_call_the_pipeline(says: Any, pipeline: Pipeline) -> 
     assert says("export", "a.pt", "onnx", "imgsz=64", "openvino")[0] == 0
     assert [call[0] for call in pipeline.calls[:2]] == ["plan", "check"] and pipeline.calls[0][1].prune.flops == 0.3
     assert pipeline.calls[2:] == [
-        ("evaluate", "a.pt", EvalOptions(data="d.yaml", imgsz=320, device="cpu")),
+        ("evaluate", "a.pt", EvalOptions(data=str(Path("d.yaml").absolute()), imgsz=320, device="cpu")),
         ("export", "a.pt", ("onnx", "openvino"), ExportOptions(imgsz=64)),
     ]
 
@@ -280,4 +338,4 @@ def test_a_comparison_in_several_processes_is_refused_before_they_take_each_othe
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["compare", "half", *GIVEN]) == 2
     assert capsys.readouterr().err.startswith("distill compare runs in one process: start it without torchrun")
-    assert not pipeline.calls and not list(Path().iterdir())
+    assert not pipeline.calls and {file.name for file in Path().iterdir()} == set(FILES)

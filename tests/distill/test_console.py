@@ -93,8 +93,52 @@ def test_nothing_is_wider_than_the_terminal_and_nothing_is_cut_off(clock: Clock)
         drawn = terminal.screen()
         assert max(map(len, drawn)) <= 80
         assert " ".join(drawn).count("long label") == " ".join(drawn).count("long note") == 20
-    console.line("a long line " * 20)
-    assert terminal.screen()[-2] == ("a long line " * 20).rstrip()
+    console.line("warning: " + "a long line " * 20)
+    lines = terminal.screen()[-5:-1]
+    assert lines[0].startswith("warning: a long") and max(map(len, lines)) <= 80
+    assert " ".join(line.strip() for line in lines) == "warning: " + ("a long line " * 20).rstrip()
+    assert all(line.startswith("         ") and line[9] != " " for line in lines[1:])
+
+
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+@pytest.mark.parametrize("columns", [60, 80])
+def test_lines_are_broken_between_words_on_every_terminal(
+    columns: int, term: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", term)
+    terminal, pipe = Terminal(), io.StringIO()
+    text = "a word and a number 0.123 " * 10
+    for stream in (terminal, pipe):
+        console = Console(stream)
+        console.facts([("model", text), ("device", "cpu")])
+        console.close()
+    lines = [line for line in terminal.screen() if line]
+    assert max(map(len, lines)) <= columns and lines[0].startswith("model   a word") and lines[-1] == "device  cpu"
+    assert all(line.startswith("        ") for line in lines[1:-1])
+    assert pipe.getvalue().splitlines() == ["", f"model   {text}".rstrip(), "device  cpu"]
+
+
+def test_a_result_on_a_terminal_has_its_warnings_in_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for colour in (True, False):
+        monkeypatch.setattr("sys.stdout", terminal := Terminal())
+        Console(io.StringIO()).result("fine\nwarning: but")
+        assert ("\x1b[33mwarning: but\x1b[0m" in terminal.getvalue()) == colour
+        assert terminal.getvalue().startswith("fine\n")
+        monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("sys.stdout", pipe := io.StringIO())
+    Console(io.StringIO()).result("warning: " + "but " * 50)
+    assert pipe.getvalue() == "warning: " + "but " * 50 + "\n"
+
+
+def test_a_bar_counts_in_units_or_in_percent(clock: Clock) -> None:
+    stream = io.StringIO()
+    console = Console(stream)
+    list(console.track("abc", "repair", 3, "layers"))
+    list(console.track("ab", "plan", 2, "%"))
+    assert stream.getvalue().splitlines() == ["repair 3/3 layers in 0.0 s", "plan 100% in 0.0 s"]
 
 
 def test_lines_and_inner_bars_do_not_break_a_bar(clock: Clock) -> None:

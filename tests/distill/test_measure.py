@@ -83,14 +83,14 @@ def test_latency_leaves_the_model_alone() -> None:
 
 
 def test_latency_reports_progress_over_every_round() -> None:
-    seen: list[tuple[str, int]] = []
+    seen: list[tuple[str, int, str]] = []
 
-    def progress(iterable, label, total):
-        seen.append((label, total))
+    def progress(iterable, label, total, unit):
+        seen.append((label, total, unit))
         return iterable
 
     measure_latency({"only": nn.Conv2d(3, 1, 1)}, 8, runs=3, warmup=2, progress=progress)
-    assert seen == [("latency", 5)]
+    assert seen == [("latency", 5, "rounds")]
 
 
 def test_file_size_of_a_file_and_of_a_folder(tmp_path: Path) -> None:

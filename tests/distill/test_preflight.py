@@ -157,6 +157,16 @@ def test_one_preflight_returns_what_it_opened_and_what_to_warn_of(tmp_path: Path
     told = Told()
     checked.show(told)
     assert tuple(told.warnings) == checked.warnings and list(checked.notes) == told.lines
+    told = Told()
+    checked.introduce(told, Path("runs/half-1"))
+    facts = dict(line.split(maxsplit=1) for line in told.lines if line)
+    assert list(facts) == ["model", "family", "classes", "images", "size", "device", "folder"]
+    assert facts["model"].startswith(f"{raw}, 0.") and facts["family"].endswith("YOLOv5, YOLOv8 and YOLO11")
+    assert (
+        facts["classes"] == "2: square, disc"
+        and facts["images"] == f"{len(data.train)} train, {len(data.val)} val: {data.path}"
+    )
+    assert (facts["size"], facts["folder"]) == ("imgsz 64, as given", "runs/half-1")
 
 
 def test_plan_and_check_refuse_a_size_in_the_same_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

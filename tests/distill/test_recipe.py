@@ -163,6 +163,21 @@ def test_a_file_that_is_no_text_is_refused() -> None:
         load("r.yaml")
 
 
+def test_files_that_are_not_there_are_named_with_all_else_that_is_wrong(here: Path) -> None:
+    write("model: ???\ndata: dta.yaml\nprune: {flops: 0.5}\nsede: 3\n")
+    Path("data.yaml").touch()
+    with pytest.raises(DistillError) as caught:
+        load("r.yaml", ["model=best.pt"], files=True)
+    assert str(caught.value).splitlines() == [
+        f"r.yaml:2:7: data: there is no dta.yaml in {here}, did you mean 'data.yaml'?",
+        "r.yaml:4:1: unknown key 'sede', did you mean 'seed'?",
+        f"command line: model: there is no best.pt in {here}",
+    ]
+    Path("best.pt").touch()
+    assert load("half", REQUIRED, files=True).model == str(here / "best.pt")
+    assert load("demo", files=True).data == "shapes"
+
+
 def test_budgets_exclude_each_other() -> None:
     (line,) = complaints("model: a\ndata: b\nprune: {flops: 0.5, ratio: 0.3}\n")
     assert line == "r.yaml:3:21: prune: give exactly one of flops, params, ratio; got flops and ratio"
@@ -173,7 +188,7 @@ def test_budgets_exclude_each_other() -> None:
 
 def test_required_values_can_come_from_the_command_line() -> None:
     lines = complaints("model: ???\ndata: ???\nprune: {flops: 0.5}\n")
-    assert lines[0].startswith("r.yaml:2:7: data is not set: give data=...")
+    assert [line.partition(" is not set: give ")[0] for line in lines] == ["r.yaml:1:1: model", "r.yaml:2:7: data"]
     assert load("r.yaml", REQUIRED).data == "data.yaml"
     (line,) = complaints("model: ???\ndata: d\nprune: {flops: 0.5}\n")
     assert line.startswith("r.yaml:1:1: model is not set: give model=...")

@@ -174,7 +174,7 @@ def test_values_out_of_range(tmp_path: Path, key: str, value: int) -> None:
 
 
 def test_interrupted_leaves_nothing(tmp_path: Path) -> None:
-    def stop_midway(items: Iterable[Any], label: str, total: int) -> Iterator[Any]:
+    def stop_midway(items: Iterable[Any], label: str, total: int, unit: str) -> Iterator[Any]:
         for count, item in enumerate(items):
             if count == total // 2:
                 raise KeyboardInterrupt
@@ -199,8 +199,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch:
 def test_progress_sees_every_image(tmp_path: Path) -> None:
     seen: list[Any] = []
 
-    def watch(items: Iterable[Any], label: str, total: int) -> Iterator[Any]:
-        assert label and total == 3
+    def watch(items: Iterable[Any], label: str, total: int, unit: str) -> Iterator[Any]:
+        assert label and (total, unit) == (3, "images")
         for item in items:
             seen.append(item)
             yield item

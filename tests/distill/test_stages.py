@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import asdict, fields, is_dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from distill.engine.folder import RunFolder
 from distill.engine.pipeline import STAGES
-from distill.engine.stage import Stage, key_of, shared_stages, with_evaluations
+from distill.engine.stage import Stage, key_of, run_stage, shared_stages, with_evaluations
+from distill.engine.stages.cut import CutRecord
 from distill.recipe import load as recipes
 from distill.recipe.schema import Recipe
 from distill.results.networks import NETWORKS
 from distill.results.records import from_plain
-from distill.results.results import Repair, Repaired, Search, Tuning
+from distill.results.results import Evaluation, Repair, Repaired, Search, Tuning
+from tests.distill.test_compare import Told
 
 # Keys that change no stage's outcome: a name, and the limit of the verdict.
 UNREAD = {"name", "accept"}
@@ -63,3 +69,26 @@ def test_records_come_back_from_plain_data() -> None:
     tuning = Tuning(True, {"box_iou": 1.5}, 1e-3, Search(2.0, 2.1, ((1e-3, 2.05), (1e-2, None))))
     repair = Repair(96, (Repaired("model.0.conv", 0.5, None, False),), ())
     assert from_plain(Tuning, asdict(tuning)) == tuning and from_plain(Repair, asdict(repair)) == repair
+
+
+def test_a_run_that_goes_on_shows_the_figures_of_what_is_finished(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "", resumed=True)
+    about = {"seconds": 3.0, "warnings": []}
+    repair = Repair(96, (Repaired("model.0.conv", 0.5, None, False),), ())
+    folder.stages = {
+        "cut": {**asdict(CutRecord(1e-15)), **about},
+        "repair": {**asdict(repair), **about},
+        "evaluate repaired": {**asdict(Evaluation(0.6264, 0.9, {})), **about},
+        "tune": {**asdict(Tuning(True, {}, 3e-4, None)), **about},
+        "export": about | {"exports": []},
+    }
+    session: Any = SimpleNamespace(folder=folder, console=Told())
+    done = [stage for stage in with_evaluations(STAGES) if stage.name in folder.stages]
+    for stage in done:
+        run_stage(replace(stage, passes=lambda session: 1.0), session, 1, 1, 0.0)
+    assert session.console.lines == [
+        "cut: done before, exact to 1.0e-15",
+        "repair: done before, mAP50-95 0.626, mAP50 0.900, 1 layers and 0 blocks on 96 images",
+        "tune: done before, lr 3.0e-04",
+        "export: done before",
+    ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from distill.machine.words import duration, nearest, printable, text_table
+import pytest
+
+from distill.machine.words import duration, nearest, printable, text_table, wrap
 
 
 def test_durations() -> None:
@@ -39,3 +41,25 @@ def test_what_steers_a_terminal_is_shown_escaped() -> None:
     for ordinary in ("traffic light", "auto\u00a0bus", "\u0645\u06cc\u200c\u0634\u0648\u062f", "👩\u200d🚀", "\\n"):
         assert printable(ordinary) == ordinary
     assert printable("abcdef", 4) == "abcd…" and printable("abcd", 4) == "abcd" and printable(3) == "3"
+
+
+@pytest.mark.parametrize(
+    ("line", "pieces"),
+    [
+        ("short", ["short"]),
+        ("one two three four five six", ["one two three", "  four five six"]),
+        ("  one two three four five", ["  one two three", "    four five"]),
+        ("loss: one two three four", ["loss: one two", "      three four"]),
+        ("in: yolo val model=a b=1", ["in: yolo val \\", "      model=a \\", "      b=1"]),
+        ("averylongword/that/stays/whole", ["averylongword/that/stays/whole"]),
+        ("at:  averylongword/that/stays/whole", ["at:  averylongword/that/stays/whole"]),
+    ],
+)
+def test_a_line_is_broken_between_words(line: str, pieces: list[str]) -> None:
+    assert wrap(line, 16) == pieces
+
+
+def test_the_last_column_of_a_table_is_wrapped() -> None:
+    rows = [("a", "one two three"), ("bb", "four")]
+    assert text_table(rows, width=12) == ["a   one two", "    three", "bb  four"]
+    assert text_table(rows) == ["a   one two three", "bb  four"]

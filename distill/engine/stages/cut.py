@@ -45,5 +45,6 @@ CUT = Stage(
     reads=("prune", "seed"),
     makes=networks.PRUNED,
     files=(PLAN,),
+    says=lambda record: f"exact to {record.verify:.1e}",
     passes=lambda session: 5 * options.images if (options := session.recipe.prune) else 0,
 )

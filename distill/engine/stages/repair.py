@@ -77,6 +77,7 @@ REPAIR = Stage(
     _work,
     reads=("repair", "seed"),
     makes=networks.REPAIRED,
+    says=lambda record: f"{len(record.layers)} layers and {len(record.blocks)} blocks on {record.images} images",
     when=lambda recipe: recipe.repair is not None,
     passes=lambda session: options.images * 6 + options.steps * 48 if (options := session.recipe.repair) else 0,
 )

@@ -50,4 +50,11 @@ def _work(session: Session) -> SelectRecord:
     return SelectRecord(chosen.name, Native(native.file, native.about, native.commands))
 
 
-SELECT = Stage("select", SelectRecord, _work, reads=("distill.epochs",), files=(STUDENT.file,))
+SELECT = Stage(
+    "select",
+    SelectRecord,
+    _work,
+    reads=("distill.epochs",),
+    files=(STUDENT.file,),
+    says=lambda record: f"{STUDENT.file} is the {record.chosen} network",
+)

@@ -54,6 +54,7 @@ SPARSIFY = Stage(
     makes=networks.SPARSE,
     when=lambda recipe: recipe.sparsify is not None,
     judge=_judge,
+    says=lambda record: f"{record.near_zero} of {record.channels} scales near zero",
     distributed=True,
     passes=lambda session: 4 * len(session.data.train) * options.epochs if (options := session.recipe.sparsify) else 0,
 )

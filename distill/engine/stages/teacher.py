@@ -58,6 +58,7 @@ TEACHER = Stage(
     reads=("model", "trust", "teacher", "data", "shapes", "imgsz", "batch", "device"),
     makes=networks.TEACHER,
     judge=_judge,
+    says=lambda record: f"best of {record.epochs} epochs: {record.best_epoch}" if record.epochs else "",
     distributed=True,
     passes=lambda session: (
         4 * len(session.data.train) * options.epochs if (options := session.recipe.teacher.train) else 0

@@ -50,6 +50,7 @@ TRAIN = Stage(
     reads=("distill", "workers", "seed"),
     makes=networks.TRAINED,
     files=(METRICS,),
+    says=lambda record: f"best of {len(record.history)} epochs: {record.best_epoch}",
     when=lambda recipe: recipe.distill.epochs > 0,
     distributed=True,
     passes=lambda session: session.recipe.distill.epochs * (4 * len(session.data.train) + len(session.data.val)),

@@ -37,6 +37,7 @@ TUNE = Stage(
     Tuning,
     _work,
     reads=("distill", "repair", "seed"),
+    says=lambda record: f"lr {record.lr:.1e}",
     when=lambda recipe: recipe.distill.epochs > 0,
     passes=lambda session: len(session.data.train) * session.recipe.distill.epochs,
 )

@@ -76,7 +76,7 @@ def read(
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of what it can read nevertheless
         results: Iterable[Any] = pool.map(lambda image, file: _read_one(image, file, classes), images, files)
-        results = list(progress(results, f"checking {key}", len(images)) if progress else results)
+        results = list(progress(results, f"checking {key}", len(images), "images") if progress else results)
     unknown = [result for result in results if isinstance(result, DistillError)]
     problems = [result for result in results if isinstance(result, str)]
     usable = [result for result in results if isinstance(result, tuple)]

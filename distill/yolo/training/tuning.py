@@ -120,7 +120,9 @@ def search_lr(
     start = _mean_loss(_trial_learner(task, schedule, imgsz, device), eval_batches)
     limit = LOSS_TOLERANCE * start
     tried: dict[float, float] = {}
-    rates: Iterable[float] = candidates if progress is None else progress(candidates, "learning rate", len(candidates))
+    rates: Iterable[float] = (
+        candidates if progress is None else progress(candidates, "learning rate", len(candidates), "trials")
+    )
     for lr in rates:
         learner = _trial_learner(task, schedule, imgsz, device)
         finished = _train(learner, train_batches, replace(trial, lr=lr), ABORT_FACTOR * start)
