@@ -141,7 +141,8 @@ def _watch(work: Callable[[], T], folder: RunFolder, console: Console, command: 
         end = f"to resume: {resume}" if folder.started else "nothing was written"
         raise Interrupted(f"interrupted; {end}") from None
     except Exception as error:
-        _LOG.debug("this ended the run", exc_info=True)
+        if isinstance(error, DistillError):
+            _LOG.debug("where this ended", exc_info=True)
         place = Path(getattr(error, "filename", None) or folder.path)
         fault = error if isinstance(error, RunError) else machine_fault(error, place)
         if fault is None:

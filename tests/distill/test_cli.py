@@ -166,7 +166,7 @@ def test_what_eval_and_export_miss_is_said_at_once(says: Any) -> None:
 def test_v_shows_what_was_decided_and_the_log_has_it_anyway(
     says: Any, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def work(recipe: Recipe, folder: RunFolder, console: Console) -> None:
+    def work(recipe: Recipe, folder: RunFolder, console: Console, **_: Any) -> None:
         folder.open()
         logging.getLogger("prune.cut").debug("%d of %d channels", 3, 8)
         logging.getLogger("distill.yolo").warning("odd")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from distill.cli import calls
+from distill.api import runs
 from distill.cli.main import main
 from distill.engine.folder import RunFolder
 from distill.engine.preflight import size_warnings
@@ -71,8 +70,7 @@ def test_a_run_that_goes_on_by_its_name_keeps_the_size_that_it_found(given: list
     recipe = recipes.load("half", given)
     with closing(RunFolder.create(tmp_path / "out", recipes.to_yaml(replace(recipe, imgsz=96)))) as folder:
         folder.open()
-    words = argparse.Namespace(recipe="half", override=given, out=str(tmp_path / "out"), resume=True)
-    again, _ = calls._recipe_and_folder(words)
+    again, _ = runs.recipe_and_folder("half", given, out=tmp_path / "out", resume=True)
     assert again == replace(recipe, imgsz=96)
 
 
