@@ -98,6 +98,7 @@ def test_everything_that_a_run_promises_is_there(done: Path) -> None:
         "report.md",
         "report.html",
         "plots",
+        "pictures/differ-1.jpg",
         "exports/student.onnx",
         "exports/teacher.onnx",
         "log.txt",

@@ -50,7 +50,7 @@ class Comparison:
 
     def variant(self, arm: Arm, seed: int, lr: float | None) -> Recipe:
         """The recipe of one run. What its cut costs and how it exports is the same for every arm, so neither is done."""
-        own = {"name": arm.name, "seed": seed, "export": [], "latency.runs": 1}
+        own = {"name": arm.name, "seed": seed, "export": [], "latency.runs": 1, "pictures": 0}
         if lr is not None:
             own["distill.lr"] = lr
         try:
@@ -67,7 +67,9 @@ def start_of(variant: Recipe, common: Recipe) -> Recipe:
     distill = Distill(epochs=0)
     if variant.sparsify and variant.sparsify.distill:
         distill = replace(distill, losses=common.distill.losses, labels=common.distill.labels)
-    return replace(variant, name="base", distill=distill, accept=Accept(), export=(), latency=Latency(runs=1))
+    return replace(
+        variant, name="base", distill=distill, accept=Accept(), export=(), latency=Latency(runs=1), pictures=0
+    )
 
 
 def plan(

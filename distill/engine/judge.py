@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import cached_property
 
 from torch import nn
@@ -13,7 +12,7 @@ from distill.results.results import Evaluation
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.evaluation import agreement
 from distill.yolo.evaluation.agreement import CONFIDENCE, Reference
-from distill.yolo.evaluation.evaluate import EvalSettings, evaluate
+from distill.yolo.evaluation.evaluate import Boxes, EvalSettings, evaluate
 
 
 class Judge:
@@ -31,17 +30,20 @@ class Judge:
     ) -> None:
         self._teacher, self.data, self.settings, self.console = teacher, data, settings, console
 
-    def evaluate(self, network: nn.Module) -> Evaluation:
-        """Measure the mAP of a network; without labels its agreement with the teacher."""
+    def evaluate(self, network: nn.Module, seen: Boxes | None = None) -> Evaluation:
+        """Measure the mAP of a network; without labels its agreement with the teacher.
+
+        `seen` gets the boxes on each image: see `distill.yolo.evaluation.evaluate.evaluate`.
+        """
         if self.data.labelled:
             with self.console.bar("evaluate", len(self.data.val), "images") as bar:
-                metrics = evaluate(network, self.data, self.settings, bar=bar)
-            return self._told(Evaluation(**asdict(metrics)))
+                metrics = evaluate(network, self.data, self.settings, bar=bar, seen=seen)
+            return self._told(Evaluation(**vars(metrics)))
         reference, measured = self.reference, agreement.NONE
         if reference.boxes:
             with self.console.bar("evaluate", len(self.data.val), "images") as bar:
-                measured = agreement.measure(network, reference, bar=bar)
-        found = Evaluation(None, None, None, **asdict(measured), teacher_boxes=reference.boxes, confidence=CONFIDENCE)
+                measured = agreement.measure(network, reference, bar=bar, seen=seen)
+        found = Evaluation(None, None, None, **vars(measured), teacher_boxes=reference.boxes, confidence=CONFIDENCE)
         return self._told(found)
 
     def _told(self, evaluation: Evaluation) -> Evaluation:

@@ -17,6 +17,7 @@ from distill.engine.stages.average import AVERAGE
 from distill.engine.stages.cut import CUT
 from distill.engine.stages.export import EXPORT
 from distill.engine.stages.measure import MEASURE
+from distill.engine.stages.pictures import PICTURES
 from distill.engine.stages.repair import REPAIR
 from distill.engine.stages.select import SELECT
 from distill.engine.stages.sparsify import SPARSIFY
@@ -29,7 +30,19 @@ from distill.machine.progress import EpochCallback
 from distill.recipe.schema import Recipe
 from distill.results.results import FILE, Results
 
-STAGES: tuple[Stage[Any], ...] = (TEACHER, SPARSIFY, CUT, REPAIR, TUNE, TRAIN, AVERAGE, SELECT, EXPORT, MEASURE)
+STAGES: tuple[Stage[Any], ...] = (
+    TEACHER,
+    SPARSIFY,
+    CUT,
+    REPAIR,
+    TUNE,
+    TRAIN,
+    AVERAGE,
+    SELECT,
+    PICTURES,
+    EXPORT,
+    MEASURE,
+)
 
 
 def run(

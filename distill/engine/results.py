@@ -11,6 +11,7 @@ from distill.engine.stage import evaluation_of
 from distill.engine.stages.cut import CUT
 from distill.engine.stages.export import EXPORT
 from distill.engine.stages.measure import MEASURE
+from distill.engine.stages.pictures import PICTURES
 from distill.engine.stages.repair import REPAIR
 from distill.engine.stages.select import SELECT
 from distill.engine.stages.train import TRAIN
@@ -80,6 +81,7 @@ def assemble(session: Session) -> Results:
         exports=exported.exports,
         warnings=(*session.warnings, *(warning for stage in stages.values() for warning in stage["warnings"])),
         seconds={name: stage["seconds"] for name, stage in stages.items()},
+        pictures=PICTURES.recorded(session),
     )
 
 
@@ -100,7 +102,7 @@ def _models(session: Session, chosen: Network, *, trained: bool) -> dict[str, Mo
 
 
 def _row(evaluation: Evaluation, cost: Cost, network: Network) -> ModelResult:
-    quality = ("map50_95", "map50", "per_class", "agreement50_95", "agreement50", "agreement_per_class")
+    quality = ("map50_95", "map50", "per_class", "agreement50_95", "agreement50", "agreement_per_class", "curves")
     fields: dict[str, Any] = {name: getattr(evaluation, name) for name in quality} | vars(cost)
     return ModelResult(**fields, file=network.file)
 

@@ -28,7 +28,7 @@ from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.detector import Detector
-from distill.yolo.evaluation.evaluate import EvalSettings
+from distill.yolo.evaluation.evaluate import KEPT, Boxes, EvalSettings, detect
 from distill.yolo.families import outputs
 from distill.yolo.training.train import Trained, train
 from distill.yolo.training.tuning import reestimate_batchnorm
@@ -66,6 +66,7 @@ class Session:
         self.device, self.teacher = checked.device, checked.teacher
         self.losses, self.data = checked.losses, checked.data
         self.warnings = checked.warnings  # those of stages are in their records
+        self._seen: dict[str, Boxes] = {}  # by network, of the evaluations that this process has made
         folder.open()
         checked.introduce(console, folder.path)
         checked.show(console)
@@ -121,7 +122,15 @@ class Session:
 
     def evaluate(self, network: Network) -> Evaluation:
         """How good a network of the run folder is."""
-        return self._judge.evaluate(self.load(network).model)
+        return self._judge.evaluate(self.load(network).model, self._seen.setdefault(network.name, {}))
+
+    def boxes(self, network: Network) -> Boxes:
+        """What a network of the run folder sees on the val images; nothing is computed if this process has evaluated it."""
+        if not self._seen.get(network.name):
+            with self.console.bar(f"boxes of {network.title}", len(self.data.val), "images") as bar:
+                model, settings = self.load(network).model, self._judge.settings
+                self._seen[network.name] = detect(model, self.data, settings, bar=bar, least=KEPT)
+        return self._seen[network.name]
 
     @cached_property
     def _judge(self) -> Judge:

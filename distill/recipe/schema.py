@@ -158,6 +158,7 @@ class Recipe:
         "Formats of the exported student, by ultralytics' names.", ("onnx",), example="[onnx]"
     )
     latency: Latency = key(default=Latency)
+    pictures: int = key("Val images of each kind that the report shows with boxes; 0: no pictures.", 3, _NOT_NEGATIVE)
 
     @property
     def size(self) -> int:

@@ -19,18 +19,21 @@ ASCII: dict[str, str | int | None] = {"→": "->", "×": "x", "–": "-", "−":
 def write(run_dir: Path) -> None:
     """Write report.md, report.html and plots/*.png into a run folder, each whole or not at all.
 
-    Nothing but its results.json and metrics.csv is read, so a report can be made again at any time.
+    Nothing but its results.json, metrics.csv and pictures is read, so a report can be made again at any time.
 
     Raises:
         DistillError: there is no results.json, or it is not one of this version.
         RunError: the disk is full, or not writable.
     """
+    from distill.report import pictures
     from distill.report.plots import run_plots
     from distill.report.render import report_files
 
     results = Results.read(run_dir)
     plots = run_plots(results, history(run_dir, results))
-    files = report_files("report", plots, results=results, facts=facts, details=details, run_dir=run_dir)
+    files = report_files(
+        "report", plots, results=results, facts=facts, details=details, pictures=pictures, run_dir=run_dir
+    )
     write_files(run_dir, files)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from distill.results.networks import NETWORKS
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -31,6 +32,7 @@ THEME = {
 }
 COLOURS = {role: light for role, (light, _) in THEME.items()}
 SERIES = ("student", "repaired", "sparse", "pruned", "averaged", "teacher", "muted")
+_HOVER = "hover:"  # begins the id of a mark that says something
 HALF = (5.2, 3.1)  # inches; two of these stand side by side on a wide page
 FULL = (9.6, 2.9)
 STYLE: dict[Any, Any] = {
@@ -131,6 +133,16 @@ def legend(axes: Axes) -> None:
     )
 
 
+def hover(artist: Artist, text: str) -> None:
+    """Let a mark say something when a mouse rests on it, in the page."""
+    artist.set_gid(f"{_HOVER}{text}")
+
+
+def shortened(text: str, most: int) -> str:
+    """A label of at most so many letters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def spread(values: Sequence[float], gap: float) -> list[float]:
     """Heights of labels at `values`, moved apart until each is `gap` from the next; their order stays."""
     order = sorted(range(len(values)), key=values.__getitem__)
@@ -158,6 +170,7 @@ def _svg(figure: Figure, name: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # a rule for "*", which would reach the whole page
+    svg = re.sub(rf"<g id=([\"']){_HOVER}(.*?)\1>", r"<g><title>\2</title>", svg)
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
     svg = re.sub(r"'?DejaVu Sans'?[^;\"]*", "inherit", svg)
     # Ids are unique within a figure only, and a page has several.

@@ -59,9 +59,11 @@ def legend(results: Results) -> list[str]:
 
 
 def channels(results: Results) -> Table | None:
-    """Width of every layer that lost channels."""
-    groups = [group for group in results.plan.groups if group.after != group.before]
-    rows = tuple((g.name, str(g.before), str(g.after), percent(g.before, g.after)) for g in groups)
+    """Width of every group of layers, in the order of execution; those that lost nothing have no change."""
+    groups = results.plan.groups
+    rows = tuple(
+        (g.name, str(g.before), str(g.after), percent(g.before, g.after) if g.after != g.before else "") for g in groups
+    )
     return Table(("layer", "channels", "kept", "change"), rows) if rows else None
 
 

@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distill.report import canvas, details, facts
-from distill.report.canvas import COLOURS, HALF, Plot, draw, label_lines, new_axes, series_colour, whole_epochs
+from distill.report.canvas import COLOURS, HALF, Plot, draw, hover, label_lines, new_axes, series_colour, whole_epochs
+from distill.report.confusion import confusion_plots
+from distill.report.quality_plots import quality_plots
 from distill.results.results import Group, Results
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     History = Sequence[Mapping[str, Any]]
 
 NO_LOSS = ("epoch", "map50_95", "map50", "lr", "precision", "recall", "seconds", "time", "step", "steps")
@@ -24,6 +28,8 @@ def run_plots(results: Results, history: History) -> dict[str, Plot]:
             "accuracy": lambda: _accuracy(results),
             "training": lambda: _training(results, history),
             "losses": lambda: _losses(history),
+            **quality_plots(results),
+            **confusion_plots(results),
             "channels": lambda: _channels(results.plan.groups),
             "repair": lambda: _repair(details.errors(results.repair.layers) if results.repair else ()),
         }
@@ -107,6 +113,7 @@ def _channels(groups: Sequence[Group]) -> canvas.Drawing | None:
     axes.bar(places, after, width=0.8, color=COLOURS["student"], label="kept")
     canvas.legend(axes)
     axes.set_ylim(0, 1.15 * max(before))
+    _say_layers(axes, [f"{group.name}: {group.before} → {group.after} channels" for group in groups])
     return figure, f"Channels per layer: {sum(after)} of {sum(before)} kept in {len(groups)} groups"
 
 
@@ -125,8 +132,15 @@ def _repair(layers: Sequence[details.Error]) -> canvas.Drawing | None:
         axes.set_yscale("symlog", linthresh=1)
         axes.yaxis.set_major_formatter("{x:g}")
     axes.set_ylim(0, 1.2 * max(*before, *after))
+    _say_layers(axes, [f"{layer.name}: {layer.before:.3f} → {layer.after:.3f}" for layer in layers])
     repaired = sum(layer.changed for layer in layers)
     return figure, f"Error of {len(layers)} layers before and after repair; {repaired} were mended"
+
+
+def _say_layers(axes: Axes, texts: Sequence[str]) -> None:
+    """Let the whole height above each layer say what it is: a bar of 8 channels is hard to hit."""
+    for place, text in enumerate(texts):
+        hover(axes.axvspan(place - 0.5, place + 0.5, alpha=0, color=COLOURS["paper"]), text)
 
 
 def _is_finite(value: Any) -> bool:

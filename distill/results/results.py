@@ -11,6 +11,7 @@ from typing import Any
 from distill.errors import DistillError
 from distill.machine.words import html_table, text_table
 from distill.results.networks import STUDENT
+from distill.results.quality import Curves, Pictures
 from distill.results.records import RecordError, from_plain
 
 FORMAT = 2
@@ -33,6 +34,7 @@ class Evaluation:
     agreement_per_class: dict[str, float] | None = None
     teacher_boxes: dict[str, int] | None = None  # of each class, by its name
     confidence: float | None = None  # a box of the teacher counts from this score on
+    curves: Curves | None = None  # against the labels, or against the teacher's own boxes
 
     @property
     def figures(self) -> str:
@@ -98,6 +100,7 @@ class ModelResult:
     latency_ms: Latency  # in PyTorch
     file: str
     deployed: tuple[Deployed, ...] = ()  # latency of its exports
+    curves: Curves | None = None  # as that of `Evaluation`
 
     @property
     def latencies(self) -> dict[str, Latency]:
@@ -253,6 +256,7 @@ class Results:
     exports: tuple[Export, ...]
     warnings: tuple[str, ...]  # what the reader must know, in the order it came up
     seconds: dict[str, float]  # of each stage, by its name
+    pictures: Pictures | None = None  # None if the recipe wants none
     folder: Path | None = field(default=None, compare=False)  # of the run, if it is known; not in the file
 
     @property

@@ -37,6 +37,7 @@ from ultralytics.nn.tasks import DetectionModel, torch_safe_load, yaml_model_loa
 from ultralytics.utils import DATASETS_DIR, DEFAULT_CFG, DEFAULT_CFG_DICT, LOGGER, nms
 from ultralytics.utils.ops import segments2boxes
 from ultralytics.utils.patches import imread  # takes paths that are not ASCII
+from ultralytics.utils.plotting import Annotator, colors  # draws boxes; the colour of a class, as in all its plots
 from ultralytics.utils.torch_utils import ModelEMA, init_seeds, unwrap_model
 
 
@@ -246,10 +247,12 @@ class Validator(DetectionValidator):
         device: where the network is.
         confidence: boxes of a lower score do not count.
         nms_iou: of two boxes of a class that overlap by more than this, one counts.
+        sure: boxes of a higher score are in the confusion matrix.
     """
 
     data: Any  # None in the base class, as are these
     device: Any
+    confusion_matrix: Any
     names: Any
     seen: Any
 
@@ -262,11 +265,12 @@ class Validator(DetectionValidator):
         device: torch.device,
         confidence: float,
         nms_iou: float,
+        sure: float,
     ) -> None:
         options = {"conf": confidence, "iou": nms_iou, "plots": False, "save_json": False, "verbose": False}
         folder = Path(tempfile.gettempdir())  # one that exists: nothing is written there
         super().__init__(loader, folder, {**options, "task": "detect", "mode": "val"})
-        self.training, self.data, self.device = False, data, device
+        self.training, self.data, self.device, self._sure = False, data, device, sure
         self.init_metrics(network)
 
     def postprocess(self, preds: Any) -> list[dict[str, Tensor]]:
@@ -276,12 +280,22 @@ class Validator(DetectionValidator):
         )
         return [{"bboxes": x[:, :4], "conf": x[:, 4], "cls": x[:, 5], "extra": x[:, 6:]} for x in boxes]
 
+    def update_metrics(self, preds: list[dict[str, Tensor]], batch: dict[str, Any]) -> None:
+        """As in the base class, which fills the confusion matrix for its plots only."""
+        super().update_metrics(preds, batch)
+        for index, boxes in enumerate(preds):
+            self.confusion_matrix.process_batch(boxes, self._prepare_batch(index, batch), conf=self._sure)
+
     def results(self, average_precision: Callable[..., np.ndarray] | None = None) -> dict[str, Any]:
         """Get mAP and other figures of the batches that `update_metrics` got.
 
         Args:
             average_precision: (hits, confidence, predicted class, labelled class) -> (classes, thresholds), in place of
                 ultralytics' own.
+
+        Returns:
+            Plain numbers; `precision_curves` (classes, steps of recall), in the order of `per_class`, at an IoU of 0.5; and
+            `confusion` (predicted, labelled), whose last row and column are the background.
         """
         stats: Any = self.metrics.stats
         matches = [np.concatenate(stats[name]) for name in ("tp", "conf", "pred_cls", "target_cls")]
@@ -297,4 +311,6 @@ class Validator(DetectionValidator):
             "per_class": {self.names[int(c)]: float(box.class_result(i)[3]) for i, c in enumerate(box.ap_class_index)},
             "images": int(self.seen),
             "instances": int(cast(Any, self.metrics.nt_per_class).sum()),
+            "precision_curves": np.asarray(box.prec_values),
+            "confusion": self.confusion_matrix.matrix,
         }

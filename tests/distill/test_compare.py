@@ -333,7 +333,7 @@ def test_arms_are_the_recipe_with_a_few_keys_changed(here: Path) -> None:
     names = ",".join([*(arm.name for arm in arms.BUILTIN), "no-feature_pkd"])
     made = arms.plan(recipe, names, ["gentle=distill.lr=1e-5 'distill.losses={box_iou: 1}'"], 1)
     found = {arm.name: made.variant(arm, 7, None) for arm in made.arms}
-    assert found["ours"] == replace(recipe, name="ours", seed=7, export=(), latency=Latency(runs=1))
+    assert found["ours"] == replace(recipe, name="ours", seed=7, export=(), latency=Latency(runs=1), pictures=0)
     assert found["ours-unlabelled"].distill == replace(recipe.distill, labels=0)
     assert found["no-feature_pkd"].distill.losses == (LossSpec("score_bce", 2.0),)
     assert found["ultralytics"].distill.losses == (STOCK,) and found["ultralytics"].distill.labels == 1

@@ -17,7 +17,7 @@ import yaml
 from distill import report
 from distill.errors import DistillError
 from distill.machine.words import duration
-from distill.report import details, facts
+from distill.report import details, facts, pictures
 from distill.report.format import percent, signed, speed
 from distill.report.render import report_files
 from distill.results.results import Results
@@ -44,6 +44,11 @@ def stage(mean_ap: float | None, per_class: dict | None, gflops: float, params: 
 
 @pytest.fixture
 def results() -> dict[str, Any]:
+    return example()
+
+
+def example() -> dict[str, Any]:
+    """What a small run with labels has measured."""
     return {
         "format": 2,
         "recipe": {
@@ -110,7 +115,9 @@ def write(folder: Path, results: dict[str, Any]) -> tuple[str, str]:
 
 def render(results: dict[str, Any]) -> tuple[str, str]:
     """The same without plots and without files."""
-    texts = report_files("report", {}, results=typed(results), facts=facts, details=details, run_dir=Path("run"))
+    texts = report_files(
+        "report", {}, results=typed(results), facts=facts, details=details, pictures=pictures, run_dir=Path("run")
+    )
     return texts["report.md"].decode(), texts["report.html"].decode()
 
 
@@ -140,13 +147,14 @@ def unescaped(markdown: str) -> str:
 
 
 class Page(HTMLParser):
-    """What a browser would see: open tags, ids, text, and everything the page would load."""
+    """What a browser would see: open tags, ids, text, where it links to, and everything the page would load."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.ids: list[str] = []
         self.loads: list[str] = []
+        self.links: list[str] = []
         self.tags: set[str] = set()
         self.text = ""
         self.feed(source)
@@ -159,7 +167,7 @@ class Page(HTMLParser):
             if name == "id":
                 self.ids.append(value or "")
             if name in ("src", "href", "xlink:href") and not (value or "").startswith("#"):
-                self.loads.append(value or "")
+                (self.links if tag == "a" else self.loads).append(value or "")
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attrs)
@@ -398,7 +406,7 @@ def test_everything_is_in_both_reports(tmp_path: Path, results: dict[str, Any]) 
         assert said in page.text, said
         assert said in unescaped(markdown), said
     figures = {path.name for path in (tmp_path / "plots").iterdir()}
-    assert figures == {f"{name}.png" for name in ("accuracy", "training", "losses", "channels", "repair")}
+    assert figures == {f"{name}.png" for name in ("accuracy", "training", "classes", "losses", "channels", "repair")}
     assert all(f"](plots/{name})" in markdown for name in figures)
     assert html.count("<svg") == len(figures)
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
@@ -569,7 +577,7 @@ def test_nothing_is_judged_if_nobody_asked(results: dict[str, Any]) -> None:
 def test_a_name_that_a_template_does_not_know_is_an_error() -> None:
     """StrictUndefined: a report never has a silent hole."""
     with pytest.raises(jinja2.UndefinedError):
-        report_files("report", {}, facts=facts, details=details, run_dir=Path("run"))
+        report_files("report", {}, facts=facts, details=details, pictures=pictures, run_dir=Path("run"))
 
 
 def test_templates_are_package_data() -> None:

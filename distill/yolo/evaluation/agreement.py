@@ -14,7 +14,7 @@ teacher is wrong, the student agrees by being wrong: agreement is no accuracy.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from distill.machine.progress import Bar
+from distill.results.quality import Curves
 from distill.yolo.data.dataset import DataSet
-from distill.yolo.evaluation.evaluate import EvalSettings, detect, evaluate
+from distill.yolo.evaluation.evaluate import SURE, Boxes, EvalSettings, detect, evaluate
 
-CONFIDENCE = 0.25  # the default threshold of `yolo predict` and of the original's detect.py
+CONFIDENCE = SURE
 PERFECT = 0.995  # AP without any error: both validators let precision fall to 0 over the last of 100 steps of recall
 
 
@@ -45,6 +46,7 @@ class Agreement:
     agreement50_95: float | None  # mean over the IoU thresholds 0.50, 0.55, ..., 0.95 and the classes that it sees
     agreement50: float | None  # at IoU 0.5
     agreement_per_class: dict[str, float]  # class name -> its agreement50_95
+    curves: Curves | None = field(default=None, compare=False)  # against the teacher's boxes
 
 
 NONE = Agreement(None, None, {})
@@ -65,19 +67,22 @@ def predict_reference(
     return Reference(replace(data, labelled=True, names=dict(names), records={"val": records}), boxes, settings)
 
 
-def measure(student: nn.Module, reference: Reference, *, bar: Bar | None = None) -> Agreement:
+def measure(
+    student: nn.Module, reference: Reference, *, bar: Bar | None = None, seen: Boxes | None = None
+) -> Agreement:
     """Measure a network against what the teacher sees.
 
     Args:
         student: an ultralytics DetectionModel with the teacher's classes.
         reference: what `predict_reference` gave.
         bar: as for `evaluate`.
+        seen: as for `evaluate`.
     """
     if not reference.boxes:
         return NONE
-    metrics = evaluate(student, reference.data, reference.settings, bar=bar)
+    metrics = evaluate(student, reference.data, reference.settings, bar=bar, seen=seen)
     shares = {name: _share(metrics.per_class.get(name, 0.0)) for name in reference.boxes}
-    return Agreement(_share(metrics.map50_95), _share(metrics.map50), shares)
+    return Agreement(_share(metrics.map50_95), _share(metrics.map50), shares, metrics.curves)
 
 
 def _labelled(record: dict[str, Any], boxes: NDArray[np.float32]) -> dict[str, Any]:

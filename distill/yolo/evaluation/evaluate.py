@@ -6,7 +6,7 @@ With the teacher's boxes or scores in place of a student's, it says what the stu
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +19,19 @@ from torch.utils.data import DataLoader
 from distill.errors import DistillError
 from distill.machine.device import pick_device
 from distill.machine.progress import Bar
+from distill.results.quality import Curves
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
+from distill.yolo.evaluation.curves import compact
 from distill.yolo.families.table import family_of, stride_of
 from distill.yolo.upstream import Validator
 
 CONFIDENCE = 0.001  # every box above it counts
+SURE = 0.25  # the default threshold of `yolo predict` and of the original's detect.py: what a user sees
+KEPT = 0.1  # a box that another network is sure of may be one of these
+# Image file -> (n, 6), the highest score first: x, y of the centre, width, height as shares of the image, score, class.
+Boxes = dict[str, NDArray[np.float32]]
 # (images (B, 3, H, W), what the network predicts of them (B, 4 + nc, A)) -> what is measured in its place.
 Swap = Callable[[Tensor, Tensor], Tensor]
 PARTS = {"boxes": slice(0, 4), "scores": slice(4, None)}  # rows of a prediction (B, 4 + nc, A)
@@ -51,10 +57,17 @@ class Metrics:
     per_class: dict[str, float]  # class name -> its AP50-95
     images: int
     instances: int  # labelled objects on the images
+    curves: Curves  # the confusion matrix is of boxes with a score above SURE
 
 
 def evaluate(
-    model: nn.Module, data: DataSet, settings: EvalSettings, *, bar: Bar | None = None, swap: Swap | None = None
+    model: nn.Module,
+    data: DataSet,
+    settings: EvalSettings,
+    *,
+    bar: Bar | None = None,
+    swap: Swap | None = None,
+    seen: Boxes | None = None,
 ) -> Metrics:
     """Measure a network on the val images: rectangular batches, convolutions fused, float32.
 
@@ -67,6 +80,7 @@ def evaluate(
         settings: image size, batch and device.
         bar: told after each batch how many images it held; its total is `len(data.val)`.
         swap: replaces predictions before they are measured: see `swap_with_teacher`.
+        seen: gets the boxes on each image whose score is at least KEPT.
 
     Raises:
         DistillError: no labels, a device that this machine lacks, or a network of no supported family.
@@ -77,26 +91,27 @@ def evaluate(
     with torch.inference_mode():
         for images, boxes in _predictions(validator, network, bar, swap):
             validator.update_metrics(boxes, images)
-        return Metrics(**validator.results(family_of(network).evaluation.average_precision))
+            if seen is not None:
+                seen.update(_by_file(images, boxes, KEPT))
+        found = validator.results(family_of(network).evaluation.average_precision)
+        precision, confusion = found.pop("precision_curves"), found.pop("confusion")
+        classes: Mapping[int, str] = network.names  # type: ignore[assignment]
+        curves = compact(list(found["per_class"]), precision, confusion, classes)
+        return Metrics(**found, curves=curves)
 
 
 def detect(
-    model: nn.Module, data: DataSet, settings: EvalSettings, *, bar: Bar | None = None
-) -> dict[str, NDArray[np.float32]]:
+    model: nn.Module, data: DataSet, settings: EvalSettings, *, bar: Bar | None = None, least: float = CONFIDENCE
+) -> Boxes:
     """The boxes on the val images that `evaluate` would count with the same arguments. No labels are needed.
 
-    Args: as for `evaluate`.
-
-    Returns:
-        Image file -> (n, 6) float32, the highest score first: x, y of the centre, width, height as shares of the image,
-        score, class.
+    Args: as for `evaluate`; `least` is the lowest score of a box.
     """
-    result = {}
+    result: Boxes = {}
     validator, network = _validator(model, data, settings)
     with torch.inference_mode():
         for images, boxes in _predictions(validator, network, bar):
-            for file, one, area in zip(images["im_file"], boxes, _image_areas(images), strict=True):
-                result[file] = _as_shares(one, area)
+            result.update(_by_file(images, boxes, least))
     return result
 
 
@@ -136,7 +151,7 @@ def _validator(model: nn.Module, data: DataSet, settings: EvalSettings) -> tuple
     on_gpu = device.type == "cuda"
     workers = min(8, os.cpu_count() or 1) if on_gpu else 0
     loader = DataLoader(dataset, settings.batch, num_workers=workers, collate_fn=dataset.collate_fn, pin_memory=on_gpu)
-    limits = {"confidence": CONFIDENCE, "nms_iou": family.evaluation.nms_iou}
+    limits = {"confidence": CONFIDENCE, "nms_iou": family.evaluation.nms_iou, "sure": SURE}
     return Validator(loader, network, data.config, device=device, **limits), network
 
 
@@ -177,8 +192,14 @@ def _clipped(predicted: list[dict[str, Tensor]], batch: dict[str, Any]) -> list[
     return clipped
 
 
+def _by_file(images: dict[str, Any], boxes: list[dict[str, Tensor]], least: float) -> Boxes:
+    """The boxes of a batch whose score is at least `least`."""
+    found = zip(images["im_file"], map(_as_shares, boxes, _image_areas(images)), strict=True)
+    return {file: shares[shares[:, 4] >= least] for file, shares in found}
+
+
 def _as_shares(boxes: dict[str, Tensor], area: tuple[float, float, float, float]) -> NDArray[np.float32]:
-    """Boxes as `detect` returns them, from pixels of the padded image."""
+    """(n, 6) as in `Boxes`, from pixels of the padded image."""
     (x, y, w, h), corners = area, boxes["bboxes"].cpu()
     low, high = ((corners[:, side] - Tensor([x, y])) / Tensor([w, h]) for side in (slice(2), slice(2, 4)))
     columns = ((low + high) / 2, high - low, boxes["conf"][:, None].cpu(), boxes["cls"][:, None].cpu())

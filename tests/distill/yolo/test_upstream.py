@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
+from ultralytics.utils.metrics import ConfusionMatrix
 
 from distill.training.schedule import Schedule
 from distill.yolo import upstream
@@ -288,6 +289,8 @@ def test_the_validators_parts():
     rely_on_method(upstream.DetectionValidator, "postprocess", "preds")
     rely_on_method(upstream.DetectionValidator, "update_metrics", "preds", "batch")
     rely_on_method(upstream.DetectionValidator, "get_stats")
+    rely_on_method(upstream.DetectionValidator, "_prepare_batch", "si", "batch")
+    rely_on_method(ConfusionMatrix, "process_batch", "detections", "batch", "conf")
     parameters = list(inspect.signature(upstream.nms.non_max_suppression).parameters)
     rely("non_max_suppression(prediction, conf, iou)", parameters[:3] == ["prediction", "conf_thres", "iou_thres"])
     for name in ("multi_label", "max_det", "max_time_img"):
@@ -300,7 +303,7 @@ def test_map_is_the_mean_of_all_ap(data):
     network.names = data.names
     images = build_dataset(data, "val", imgsz=64, batch=6)
     loader = DataLoader(images, 6, collate_fn=images.collate_fn)
-    options = {"device": torch.device("cpu"), "confidence": 0.001, "nms_iou": 0.7}
+    options = {"device": torch.device("cpu"), "confidence": 0.001, "nms_iou": 0.7, "sure": 0.25}
     validator = upstream.Validator(loader, network, data.config, **options)
     with torch.inference_mode():
         (batch,) = (validator.preprocess(batch) for batch in loader)
@@ -325,7 +328,26 @@ def test_map_is_the_mean_of_all_ap(data):
     rely("metrics.box.all_ap decides map50", results["map50"] == 1.0)
     rely("metrics.box.class_result(i)[3] is AP50-95", list(results["per_class"].values()) == [pytest.approx(0.55)] * 2)
     rely("metrics.nt_per_class counts labels", results["instances"] == 6)
+    rely("metrics.box.prec_values: (classes, steps of recall)", results["precision_curves"].shape == (2, 1000))
+    rely("the confusion matrix has a background", results["confusion"].shape == (len(data.names) + 1,) * 2)
+    rely("every label is in a column of the confusion matrix", results["confusion"][:, :-1].sum() == 6)
     rely("validator.seen counts images", results["images"] == 6)
+
+
+def test_the_plotter():
+    """It draws with the font that it is given, in the line width that it has at that moment."""
+    parameters = inspect.signature(upstream.Annotator.__init__).parameters
+    rely("Annotator(im, font_size, font, pil)", {"im", "font_size", "font", "pil"} <= set(parameters))
+    rely_on_method(upstream.Annotator, "box_label", "box", "label", "color")
+    rely_on_method(upstream.Annotator, "text", "xy", "text", "txt_color")
+    annotator = upstream.Annotator(np.zeros((50, 50, 3), dtype=np.uint8))
+    rely_on_attributes(annotator, "lw")
+    counts = []
+    for annotator.lw in (1, 5):
+        annotator.box_label([10, 10, 40, 40], "", upstream.colors(0, bgr=True))
+        counts.append(np.count_nonzero(annotator.result()))
+    rely("Annotator.lw is the width of a line", counts[1] > 2 * counts[0])
+    rely("colors(number, bgr)", upstream.colors(3, bgr=True) == upstream.colors(3)[::-1])
 
 
 # --- data --------------------------------------------------------------------------------------------------------------
