@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def test_every_panel_is_drawn_large_and_small(tmp_path: Path) -> None:
         small = {title: cv2.imread(str(tmp_path / "out" / file)) for title, file in picture.small.items()}
         assert all(image is not None and max(image.shape) == SMALL for image in small.values())
         panels = [image.astype(int) for image in small.values() if image is not None]
-        assert all(abs(first - second).max() > 60 for first, second in zip(panels, panels[1:], strict=False))
+        assert all(abs(first - second).max() > 60 for first, second in pairwise(panels))
 
 
 def test_what_only_one_of_them_has_is_thick(tmp_path: Path) -> None:
