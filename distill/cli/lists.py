@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Sequence
 
 from distill.errors import DistillError
-from distill.machine.words import text_table
+from distill.machine.console import width_of
+from distill.machine.words import text_table, wrap
 
+KEY_COLUMNS = 28  # of `key=default`; what is longer has a line of its own
 LISTS = ("recipes", "keys", "losses", "importances", "arms")
 
 
@@ -28,8 +31,27 @@ def ls(args: argparse.Namespace) -> None:
         from distill.recipe.json_schema import json_schema
 
         print(json.dumps(json_schema(), indent=2))
+    elif args.what == "keys":
+        print(_keys(width_of(sys.stdout)))
     else:
-        print("\n".join(text_table(_rows(args.what, args.name))))
+        print("\n".join(text_table(_rows(args.what, args.name), width=width_of(sys.stdout))))
+
+
+def _keys(width: int | None) -> str:
+    """Every key of a recipe by section: `key=default`, what it means and what it may be."""
+    from distill.recipe import load
+
+    lines: list[str] = []
+    for title, rows in load.key_groups():
+        lines += ["", *([title] if width is None else wrap(title, width, 2))]
+        for path, kind, default, text in rows:
+            word, line = f"  {path}={default}", f"{text} ({kind})"
+            if len(word) > KEY_COLUMNS:
+                lines += [word] if width is None else wrap(word, width, 6)
+                word = ""
+            line = f"{word:{KEY_COLUMNS}}  {line}"
+            lines += [line] if width is None else wrap(line, width, KEY_COLUMNS + 2)
+    return "\n".join(lines[1:])
 
 
 def _rows(what: str, names: Sequence[str]) -> Iterable[Sequence[str]]:
@@ -38,8 +60,6 @@ def _rows(what: str, names: Sequence[str]) -> Iterable[Sequence[str]]:
     if what == "recipes":  # the comment in its first line says what a recipe is for
         files = load.shipped().items()
         return [(name, file.read_text("utf-8").partition("\n")[0].lstrip("# ")) for name, file in files]
-    if what == "keys":
-        return [("key", "type", "default", "help"), *load.keys()]
     if what == "importances":
         from distill.machine import plugins
 
@@ -72,4 +92,5 @@ def env(_: argparse.Namespace) -> None:
     versions = machine.pop("versions")
     lists = {name: ", ".join(value) for name, value in machine.items() if isinstance(value, list)}
     rows = (machine | lists | versions).items()
-    print("\n".join(text_table((name, "none" if value in (None, "") else str(value)) for name, value in rows)))
+    table = ((name, "none" if value in (None, "") else str(value)) for name, value in rows)
+    print("\n".join(text_table(table, width=width_of(sys.stdout))))

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from distill.cli.commands import COMMANDS, Command
 from distill.errors import DistillError, Interrupted
-from distill.machine.console import fitted, replace_unencodable
+from distill.machine.console import fitted, replace_unencodable, width_of
 from distill.machine.words import nearest, text_table, visible
 
 PIPE_CLOSED = 141  # what a shell reports for SIGPIPE
@@ -27,6 +27,10 @@ class Parser(argparse.ArgumentParser):
             keys = ": a recipe's keys are given as key=value" if word.startswith("--") else ""
             message += nearest(word, self._option_string_actions) or keys
         raise DistillError(f"{message} ({self.prog} --help)")
+
+    def format_help(self) -> str:
+        """The help, with examples as wide as the terminal."""
+        return fitted(super().format_help(), sys.stdout)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(words: list[str]) -> None:
     name = words[0] if words else "help"
     if name in ("-h", "--help", "help"):
-        print(_overview())
+        print(fitted(_overview(), sys.stdout))
     elif name in ("-V", "--version"):
         from distill.machine.env import versions
 
@@ -89,7 +93,8 @@ def _parser(name: str, command: Command) -> Parser:
 
 
 def _overview() -> str:
-    commands = textwrap.indent("\n".join(text_table((name, command.help) for name, command in COMMANDS.items())), "  ")
+    rows, width = ((name, command.help) for name, command in COMMANDS.items()), width_of(sys.stdout)
+    commands = textwrap.indent("\n".join(text_table(rows, width=width and width - 2)), "  ")
     return (
         "usage: distill COMMAND ...\n\n"
         "Make a trained YOLO smaller: prune it, repair it, distill it from the original.\n\n"

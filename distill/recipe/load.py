@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from distill.errors import DistillError
 from distill.machine.words import nearest
-from distill.recipe.keys import Key
+from distill.recipe.keys import Key, keys_of
 from distill.recipe.schema import Recipe
 from distill.recipe.section import Overrides, bind, is_set, walk, write
 from distill.recipe.yaml import Item, dump, read, wrap
@@ -58,13 +59,31 @@ def to_yaml(recipe: Recipe) -> str:
 
 def keys() -> list[tuple[str, str, str, str]]:
     """Rows of `distill ls keys`: dotted key, type, default as in a recipe file, help."""
-    rows = []
-    for path, key in walk(Recipe):
-        default = "(required)" if key.required else "(as below)"
-        if not key.required and (key.default is None or not key.section):
-            default = dump(write(key, key.default)).strip()
-        rows.append((path, str(key).removeprefix("a "), default, key.help))
-    return rows
+    return [_row(path, key) for path, key in walk(Recipe)]
+
+
+def key_groups() -> list[tuple[str, list[tuple[str, str, str, str]]]]:
+    """The same by section: its title, and the rows of the keys in it that are no sections themselves."""
+    return list(_groups(Recipe, "", "The run"))
+
+
+def _groups(cls: type, prefix: str, title: str) -> Iterator[tuple[str, list[tuple[str, str, str, str]]]]:
+    keys = keys_of(cls)
+    rows = [_row(prefix + name, key) for name, key in keys.items() if not key.section]
+    if rows:
+        yield title, rows
+    for name, key in keys.items():
+        if key.section:
+            unset = "; null by default" if key.default is None else "; null leaves it out" if key.none else ""
+            about = f"{key.help.rstrip('.')}{'; required' if key.required else unset}"
+            yield from _groups(key.type, f"{prefix}{name}.", f"{prefix}{name}: {about}")
+
+
+def _row(path: str, key: Key) -> tuple[str, str, str, str]:
+    default = "(required)" if key.required else "(as below)"
+    if not key.required and (key.default is None or not key.section):
+        default = dump(write(key, key.default)).strip()
+    return path, str(key).removeprefix("a "), default, key.help
 
 
 def shipped() -> dict[str, Path]:

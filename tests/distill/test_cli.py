@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import logging
 import os
@@ -21,7 +22,9 @@ from distill.engine.folder import RunFolder
 from distill.errors import DistillError, RunError
 from distill.machine import env
 from distill.machine.console import Console
+from distill.recipe import load
 from distill.recipe.schema import EvalOptions, ExportOptions, Recipe
+from tests.distill.test_console import Terminal
 
 GIVEN = ["model=best.pt", "data=data.yaml"]
 FILES = ("a.pt", "best.pt", "d.yaml", "data.yaml")  # that are there, in the tests of this file
@@ -243,13 +246,30 @@ def test_the_other_commands_call_the_pipeline(says: Any, pipeline: Pipeline) -> 
 
 def test_ls(says: Any) -> None:
     status, keys, _ = says("ls", "keys")
-    assert status == 0 and keys.splitlines()[0].split() == ["key", "type", "default", "help"]
-    assert "prune.round_to" in keys
+    rows = [line for line in keys.splitlines() if line.startswith("  ")]
+    assert status == 0 and keys.splitlines()[0] == "The run" and "\nprune: What to cut; null cuts nothing" in keys
+    assert rows[4].split(maxsplit=1) == ["batch=16", "Images in a batch. (whole number >= 1)"]
+    assert {name for name, *_ in load.keys()} - {"prune", "repair", "sparsify", "teacher.train"} == {
+        row.split("=")[0].strip() for row in rows if not row.startswith("   ")
+    }
     shipped = ["demo", "edge", "finetune", "half"]
     assert [line.split()[0] for line in says("ls", "recipes")[1].splitlines()] == shipped
     assert says("ls", "importances")[1].startswith("obs ")
     assert "feature_pkd" in says("ls", "losses")[1]
     assert says("ls", "key")[0] == 2
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("words", [["ls", "keys"], ["ls", "losses"], ["ls", "arms"], ["--help"], ["run", "--help"]])
+def test_lists_fit_the_terminal(words: list[str], columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("sys.stdout", terminal := Terminal())
+    assert main(words) == 0
+    lines = terminal.getvalue().splitlines()
+    assert max(map(len, lines)) <= columns
+    monkeypatch.setattr("sys.stdout", pipe := io.StringIO())
+    assert main(words) == 0
+    assert [word for word in terminal.getvalue().split() if word != "\\"] == pipe.getvalue().split()
 
 
 def test_the_schema_of_the_keys_is_for_editors(says: Any) -> None:
