@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.cli import calls, lists
+from distill.cli.completion import SHELLS, completion
 
 Argument = tuple[str, dict[str, Any]]  # name and options of `argparse.ArgumentParser.add_argument`
 
@@ -116,4 +117,5 @@ COMMANDS = {
         ),
     ),
     "env": Command(lists.env),
+    "completion": Command(completion, (("shell", {"choices": SHELLS, "help": "the shell that you use"}),)),
 }

@@ -35,6 +35,10 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0 done, 1 the machine's fault, 2 the user's, 130 interrupted."""
+    if "_ARGCOMPLETE" in os.environ:  # TAB was pressed
+        from distill.cli.completion import complete
+
+        complete()
     replace_unencodable(sys.stdout, sys.stderr)
     try:
         _dispatch(list(sys.argv[1:] if argv is None else argv))
