@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from distill.errors import DistillError
@@ -25,17 +25,18 @@ def completion(args: argparse.Namespace) -> None:
     print(shellcode(["distill"], shell=args.shell))
 
 
-def complete() -> None:
-    """Answer the shell, which has its question in the environment, and end the process."""
+def complete(commands: Mapping[str, Iterable[tuple[str, dict[str, Any]]]]) -> None:
+    """Answer the shell, which has its question in the environment, and end the process.
+
+    `commands`: the arguments of each, as `argparse.ArgumentParser.add_argument` takes them.
+    """
     import argcomplete
 
-    from distill.cli.commands import COMMANDS
-
     parser = argparse.ArgumentParser(prog="distill")
-    commands = parser.add_subparsers()
-    for name, command in COMMANDS.items():
-        words = commands.add_parser(name, allow_abbrev=False)
-        for argument, options in command.arguments:
+    parsers = parser.add_subparsers()
+    for name, arguments in commands.items():
+        words = parsers.add_parser(name, allow_abbrev=False)
+        for argument, options in arguments:
             action: Any = words.add_argument(argument, **options)
             if completer := _COMPLETERS.get(argument):
                 action.completer = completer

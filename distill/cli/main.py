@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "_ARGCOMPLETE" in os.environ:  # TAB was pressed
         from distill.cli.completion import complete
 
-        complete()
+        complete({name: command.arguments for name, command in COMMANDS.items()})
     replace_unencodable(sys.stdout, sys.stderr)
     try:
         _dispatch(list(sys.argv[1:] if argv is None else argv))
