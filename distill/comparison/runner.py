@@ -5,7 +5,6 @@ A run is a run folder like any other, and what is finished is not done again: a 
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,7 +134,7 @@ class _Work:
         start = start_of(recipe, self.comparison.recipe)
         start = replace(start, distill=replace(start.distill, epochs=recipe.distill.epochs))
         try:
-            results = self.runs.run(recipe, path, f"{arm.name}, seed {seed}, lr {rate}", shared_as=start)
+            results = self.runs.run(recipe, path, f"{arm.name}, seed {seed}, lr {rate}", shared_as=start, is_last=True)
         except DistillError as error:
             if isinstance(error, RunError):
                 raise
@@ -143,7 +142,6 @@ class _Work:
             self.failed.append(FailedRun(arm.name, seed, lr, str(error)))
             self.write()
             return
-        _tidy(path)
         self.rows.append(ArmRun.of(results, arm.name, seed, lr, str(path.relative_to(self.folder.path))))
         self.about = self.about or Setting.of(results)
         self.write()
@@ -184,11 +182,3 @@ def _starts(starts: list[Recipe]) -> list[Recipe]:
     starts = list(dict.fromkeys(starts))
     repaired = [replace(start, repair=None) for start in starts if start.repair is not None]
     return [start for start in starts if start not in repaired]
-
-
-def _tidy(path: Path) -> None:
-    """Leave of a finished run what is small, and its result."""
-    shutil.rmtree(path / "training", ignore_errors=True)
-    for file in path.glob("*.pt"):
-        if not file.name.startswith("student"):
-            file.unlink()

@@ -11,9 +11,11 @@ from distill.engine import pipeline
 from distill.engine.folder import LOG, RECIPE, RunFolder
 from distill.engine.stage import Stage, shared_stages, with_evaluations
 from distill.machine.console import Console
+from distill.machine.files import has_content
 from distill.machine.words import text_table
 from distill.recipe.load import to_yaml
 from distill.recipe.schema import Recipe
+from distill.results.networks import STUDENT
 from distill.results.results import FILE, Results
 
 FINISHED = (FILE, "report.html")  # what a run writes last
@@ -57,6 +59,7 @@ class Runs:
         stages: Sequence[Stage[Any]] | None = None,
         *,
         shared_as: Recipe | None = None,
+        is_last: bool = False,
     ) -> Results:
         """One run: seeded with stages of an earlier one, resumed, or read if it is finished.
 
@@ -66,21 +69,25 @@ class Runs:
             title: what the header on the screen calls it.
             stages: those that may be taken over; all by default.
             shared_as: what decides which stages are shared, if that is not the recipe itself.
+            is_last: no other run starts from it. When it is finished, only what is small is kept, and the student.
         """
         self._number += 1
         self.console.header(f"run {self._number} of {self.total}: {title}")
         begun = (path / RECIPE).is_file()
         with closing(RunFolder.create(path, to_yaml(recipe), resume=begun)) as folder:
-            if all((path / name).is_file() for name in FINISHED):
+            if all((path / name).is_file() for name in FINISHED) and (is_last or not _lacks_files(folder)):
                 self.console.line("done before")
-                return Results.read(path)
-            if not folder.stages:
-                self._seed(folder, shared_as or recipe, pipeline.STAGES if stages is None else stages)
-            with closing(RunConsole(quiet=self.quiet)) as console:
-                console.log_to(path / LOG)
-                results = pipeline.run(recipe, folder, console)
-                assert results is not None  # there is one process, and it leads
-                return results
+                results: Results | None = Results.read(path)
+            else:
+                if not folder.stages or _lacks_files(folder):
+                    self._seed(folder, shared_as or recipe, pipeline.STAGES if stages is None else stages)
+                with closing(RunConsole(quiet=self.quiet)) as console:
+                    console.log_to(path / LOG)
+                    results = pipeline.run(recipe, folder, console)
+            assert results is not None  # there is one process, and it leads
+            if is_last:
+                folder.discard([file.name for file in path.glob("*.pt") if not file.name.startswith(STUDENT.name)])
+            return results
 
     def _seed(self, folder: RunFolder, recipe: Recipe, stages: Sequence[Stage[Any]]) -> None:
         """Give a new run the stages that it shares with the source that has most of them."""
@@ -91,3 +98,9 @@ class Runs:
         )
         if shared:
             folder.seed_from(source, {stage.name: stage.leaves for stage in with_evaluations(shared)})
+
+
+def _lacks_files(folder: RunFolder) -> bool:
+    """Whether a file of a finished stage is gone, and was not discarded."""
+    done = [stage for stage in with_evaluations(pipeline.STAGES) if stage.name in folder.stages]
+    return not all(has_content(folder.path / name) for stage in done for name in {*stage.leaves} - {*folder.discarded})

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
+import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
-from distill.errors import DistillError
+from distill.errors import DistillError, RunError
 from distill.machine import env
-from distill.machine.faults import machine_fault
-from distill.machine.files import LOCK, UNFINISHED, lock_folder, remove, write_atomically
+from distill.machine.faults import write_fault
+from distill.machine.files import (
+    LOCK,
+    UNFINISHED,
+    check_place,
+    lock_folder,
+    read_json,
+    remove,
+    write_atomically,
+)
 from distill.recipe.yaml import flatten
 
 FORMAT = 2  # of stages.json
 RECIPE, STAGES, ENV, LOG = "recipe.yaml", "stages.json", "env.json", "log.txt"
+TRAINING = "training"  # a folder for each stage that trains, by its name
 COMPARISON = "compare.json"  # instead of stages, in the folder of `distill compare`
 
 
@@ -33,6 +44,7 @@ class RunFolder:
         self.path, self.resumed = path, resumed
         self._recipe = recipe_yaml
         self.stages: dict[str, dict[str, Any]] = {}  # what every finished one left, in the order they finished
+        self.discarded: tuple[str, ...] = ()  # files of finished stages that were removed on purpose
         self._lock: TextIO | None = None
         self._follows = False
 
@@ -47,12 +59,14 @@ class RunFolder:
 
         Raises:
             DistillError: the folder is there already or in use; or it holds no run to go on with, or another recipe's.
+            RunError: it cannot be made or written.
         """
         if not resume:
             if path.exists() and (not path.is_dir() or any(_is_content(file.name) for file in path.iterdir())):
                 command = "compare" if (path / COMPARISON).is_file() else "run"
                 goes_on = f", or go on with it: distill {command} --resume {path}" if (path / RECIPE).is_file() else ""
                 raise DistillError(f"{path} is there already: choose another --out{goes_on}")
+            check_place(path)
             return cls(path, recipe_yaml, resumed=False)
         recipe = recipe_of(path)
         old, new = flatten(recipe.read_text(encoding="utf-8"), str(recipe)), flatten(recipe_yaml, "the recipe now")
@@ -88,11 +102,31 @@ class RunFolder:
 
     def refresh(self) -> None:
         """Read what is recorded of stages, by the leader or an earlier run."""
-        self.stages = _read_stages(self.path / STAGES)
+        self.stages, self.discarded = _read_stages(self.path / STAGES)
 
     def finish(self, stage: str, payload: dict[str, Any]) -> None:
         """Record that a stage is finished, with what those after it need."""
         self._write_stages(self.stages | {stage: to_json(payload)})
+
+    def forget(self, stages: Sequence[str]) -> None:
+        """Forget stages, so that they are done again: the first from what its training has left, the others anew.
+
+        Args:
+            stages: all from some stage to the last, finished or not.
+        """
+        for name in stages[1:]:  # first: a kill in here leaves the records, and the same is found again
+            remove(self.path / TRAINING / name)
+        self._write_stages({name: record for name, record in self.stages.items() if name not in stages})
+
+    def discard(self, names: Sequence[str]) -> None:
+        """Remove files of finished stages that are not needed any more, and what trainings have left.
+
+        Args:
+            names: the files.
+        """
+        self._write_stages(self.stages, (*self.discarded, *names))
+        for name in (*names, TRAINING):
+            remove(self.path / name)
 
     def seed_from(self, source: Path, files: Mapping[str, Iterable[str]]) -> None:
         """Take over stages that another run has finished, as if they had been done here.
@@ -101,14 +135,14 @@ class RunFolder:
             source: the folder of that run, which stays as it is.
             files: the stages to take, each with the files that it left beside its record.
         """
-        stages = {name: record for name, record in _read_stages(source / STAGES).items() if name in files}
+        stages = {name: record for name, record in _read_stages(source / STAGES)[0].items() if name in files}
         for name in chain.from_iterable(files[stage] for stage in stages):
             self.write_with(name, partial(shutil.copyfile, source / name))
         self._write_stages(stages)
 
-    def _write_stages(self, stages: dict[str, Any]) -> None:
-        self.write_json(STAGES, {"format": FORMAT, "stages": stages})
-        self.stages = stages
+    def _write_stages(self, stages: dict[str, Any], discarded: Sequence[str] = ()) -> None:
+        self.write_json(STAGES, {"format": FORMAT, "stages": stages, "discarded": discarded})
+        self.stages, self.discarded = stages, tuple(discarded)
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a file of the folder; `name` may be in a folder of it. Returns its path."""
@@ -122,12 +156,13 @@ class RunFolder:
         """Let `write(path)` make a file; it gets its name in the folder when it is complete.
 
         Raises:
-            RunError: the disk is full or cannot be written; nothing is left of the file.
+            RunError: the disk is full or cannot be written, or the folder is gone; nothing is left of the file.
         """
         file = self.path / name
         if self._follows:
             return file
         self.open()
+        self.check()
         write_atomically(file, write)
         return file
 
@@ -141,14 +176,32 @@ class RunFolder:
             for left in list(self.path.rglob(f"{UNFINISHED}*")):  # by a run that was killed
                 remove(left)
         except OSError as error:
-            raise machine_fault(error, self.path) or error from error
+            raise write_fault(error, self.path) from error
         if not self.resumed:
             if self.started:
                 self.close()
                 raise DistillError(f"{self.path} was taken by another run in the meantime: start again")
             self.write_text(RECIPE, self._recipe)
-        earlier = json.loads((self.path / ENV).read_text(encoding="utf-8")) if (self.path / ENV).is_file() else []
-        self.write_json(ENV, [*earlier, env.collect()])  # one entry for each time that it was started
+        self.write_json(
+            ENV, [*_read_env(self.path / ENV), env.collect()]
+        )  # one entry for each time that it was started
+
+    def check(self) -> None:
+        """Make sure that the folder is still the one that was opened.
+
+        Raises:
+            RunError: it was removed, moved or replaced since.
+        """
+        if self._lock is None:
+            return
+        try:
+            same = os.path.samestat(os.fstat(self._lock.fileno()), (self.path / LOCK).stat())
+        except OSError:
+            same = False
+        if not same:
+            raise RunError(
+                f"{self.path} was removed or moved while the run was writing into it: nothing more is written"
+            )
 
     def close(self) -> None:
         """Let another run have the folder."""
@@ -183,16 +236,28 @@ def last_path(name: str, root: Path = Path("runs")) -> Path:
     return root / f"{name}-{max(numbers)}"
 
 
-def _read_stages(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        if data["format"] == FORMAT:
-            return dict(data["stages"])
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise DistillError(f"{file} was not written by this version or is damaged: start a new run")
+def _read_stages(file: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What is recorded of stages, and the files that were discarded."""
+    if not file.exists():
+        return {}, ()
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        data = read_json(file)
+        stages, discarded = dict(data["stages"]), tuple(map(str, data.get("discarded", ())))
+        if data["format"] == FORMAT and all(isinstance(record, dict) for record in stages.values()):
+            return stages, discarded
+    raise DistillError(
+        f"{file} was not written by this version or is damaged: start a new run; or remove it, and all stages are done again"
+    )
+
+
+def _read_env(file: Path) -> list[Any]:
+    if not file.exists():
+        return []
+    with contextlib.suppress(OSError, ValueError):
+        entries = read_json(file)
+        if isinstance(entries, list):
+            return entries
+    raise DistillError(f"{file} is damaged, so what the run was started on before is lost: remove it, then resume")
 
 
 def _numbers(name: str, root: Path) -> list[int]:

@@ -12,7 +12,7 @@ from distill import report
 from distill.engine.folder import RunFolder
 from distill.engine.results import assemble
 from distill.engine.session import Session
-from distill.engine.stage import Stage, run_stage, with_evaluations
+from distill.engine.stage import Stage, forget_incomplete, run_stage, with_evaluations
 from distill.engine.stages.average import AVERAGE
 from distill.engine.stages.cut import CUT
 from distill.engine.stages.export import EXPORT
@@ -65,6 +65,7 @@ def run(
     session = Session(recipe, folder, console, on_epoch)
     recipe = session.recipe  # with the image size in place of `auto`
     stages = list(with_evaluations(stage for stage in STAGES if stage.when(recipe)))
+    forget_incomplete(stages, session)
     passes = [stage.passes(session) for stage in stages]
     for number, stage in enumerate(stages, 1):
         if stage.applies(session):

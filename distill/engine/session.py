@@ -12,7 +12,7 @@ from torch import Tensor
 
 import prune
 from distill.demo import dataset as shapes
-from distill.engine.folder import RunFolder
+from distill.engine.folder import TRAINING, RunFolder
 from distill.engine.judge import Judge
 from distill.engine.planning import calibration_images
 from distill.engine.preflight import preflight
@@ -108,6 +108,7 @@ class Session:
             plan: that cut it, kept in the file as plain data.
         """
         if parallel.is_leader():
+            self.folder.check()
             checkpoint.save(
                 detector.model,
                 self.folder.path / network.file,
@@ -182,7 +183,7 @@ class Session:
             model,
             self.data,
             schedule,
-            folder=self.folder.path / "training" / name,
+            folder=self.folder.path / TRAINING / name,
             console=self.console,
             imgsz=self.recipe.size,
             device=self.recipe.device,

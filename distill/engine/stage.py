@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
+from distill.engine.folder import RunFolder
 from distill.engine.session import Session
 from distill.errors import DistillError
 from distill.machine import parallel
+from distill.machine.files import has_content
 from distill.recipe.schema import Recipe
 from distill.results.networks import Network
 from distill.results.records import RecordError, from_plain
@@ -25,6 +28,14 @@ class Nothing:
 
 
 @dataclass(frozen=True)
+class Course:
+    """What is recorded of every stage beside its own record."""
+
+    seconds: float  # that it took
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Stage(Generic[R]):
     """One stage. `distill.engine.pipeline.STAGES` has them in order."""
 
@@ -34,6 +45,7 @@ class Stage(Generic[R]):
     reads: tuple[str, ...]  # recipe keys: two runs that agree on those of all stages up to it share its outcome
     makes: Network | None = None  # the network that it saves; the run evaluates it next
     files: tuple[str, ...] = ()  # what it leaves in the run folder beside that network
+    more_files: Callable[[R], Iterable[str]] = lambda record: ()  # the same, of names that only its record knows
     when: Callable[[Recipe], bool] = lambda recipe: True  # whether it is part of the run
     applies: Callable[[Session], bool] = lambda session: True  # the same, by what is recorded when its turn comes
     judge: Callable[[Session, Evaluation], None] = lambda session, evaluation: None  # of what it makes; warns or raises
@@ -43,8 +55,14 @@ class Stage(Generic[R]):
 
     @property
     def leaves(self) -> tuple[str, ...]:
-        """Every file that it leaves in the run folder."""
+        """Every file that it leaves in the run folder, but for those that only its record knows."""
         return (*((self.makes.file,) if self.makes else ()), *self.files)
+
+    def missing(self, session: Session) -> list[str]:
+        """The files that it has left in this run and that are not there any more; none if it is still to come."""
+        record = self.recorded(session)
+        left = () if record is None else (*self.leaves, *self.more_files(record))
+        return [name for name in left if not has_content(session.folder.path / name)]
 
     def recorded(self, session: Session) -> R | None:
         """What the stage left in this run; None if it was not part of it, or is still to come."""
@@ -52,6 +70,7 @@ class Stage(Generic[R]):
         if plain is None:
             return None
         try:
+            from_plain(Course, plain)
             return from_plain(self.record, plain)
         except RecordError as error:
             place = f"{session.folder.path}: stage {self.name}"
@@ -104,10 +123,39 @@ def run_stage(stage: Stage[Any], session: Session, index: int, total: int, after
         console.stage(stage.name, index, total, work=stage.passes(session), after=after)
         start, warned = time.monotonic(), len(console.warnings)
         record = asdict(stage.work(session))
-        seconds, warnings = time.monotonic() - start, console.warnings[warned:]
-        folder.finish(stage.name, {**record, "seconds": seconds, "warnings": warnings})
+        course = Course(time.monotonic() - start, tuple(console.warnings[warned:]))
+        folder.finish(stage.name, {**record, **asdict(course)})
     elif stage.distributed:
         stage.work(session)
+    _catch_up(folder)
+
+
+def forget_incomplete(stages: Sequence[Stage[Any]], session: Session) -> None:
+    """Have a stage whose files are gone done again, and all after it, which made theirs from those.
+
+    Files that were discarded are missed only if there is something left to do.
+
+    Args:
+        stages: those of the run, in order.
+        session: of the run.
+    """
+    folder = session.folder
+    if parallel.is_leader():
+        missing = [stage.missing(session) for stage in stages]
+        finished = all(stage.name in folder.stages for stage in stages if stage.applies(session))
+        known = set(folder.discarded) if finished else set()
+        if not set(chain(*missing)) <= known:
+            first = next(index for index, names in enumerate(missing) if names)
+            names = [stage.name for stage in stages[first:]]
+            after = sum(name in folder.stages for name in names[1:])
+            what = f"{names[0]}, and {after} stages after it, are" if after else f"{names[0]} is"
+            session.console.warn(f"{', '.join(missing[first])} missing in {folder.path}: {what} done again")
+            folder.forget(names)
+    _catch_up(folder)
+
+
+def _catch_up(folder: RunFolder) -> None:
+    """Wait for the leader, and learn what it has recorded."""
     parallel.broadcast()
     if not parallel.is_leader():
         folder.refresh()

@@ -15,6 +15,11 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 _FAULTS = _NO_ROOM | {errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
 
 
+def write_fault(error: OSError, path: Path) -> RunError:
+    """The error as one line for the user; `path` is what could not be written."""
+    return machine_fault(error, path) or RunError(f"cannot write {path}: {error.strerror or error}")
+
+
 def machine_fault(error: BaseException, path: Path | None = None) -> RunError | None:
     """The error as one line for the user if the machine is to blame, otherwise None.
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from distill.errors import DistillError, RunError
-from distill.machine.faults import machine_fault
+from distill.errors import DistillError
+from distill.machine.faults import machine_fault, write_fault
 
 try:
     import fcntl
@@ -24,14 +26,15 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Make a file or a folder under a temporary name beside `path`, then rename it: readers never see half of it.
 
     `write` makes it at the path that it is called with, which has the suffix of `path`. A missing folder around `path`
-    is made, and what is at `path` is replaced.
+    is made, but none around that: a run folder that is removed while the run goes on does not come back in parts. What
+    is at `path` is replaced.
 
     Raises:
         RunError: the disk is full or not writable. What was at `path` is still there, and nothing else.
     """
     draft = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
         write(draft)
         if draft.is_file():  # its bytes must be on the disk before the final name promises them
             with draft.open("rb+") as file:
@@ -40,12 +43,10 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
             remove(path)
         os.replace(draft, path)
     except BaseException as error:
-        fault = machine_fault(
-            error, path
-        )  # before the draft is removed: that frees the room whose lack explains the error
-        remove(draft)
-        if fault is None and isinstance(error, OSError):
-            fault = RunError(f"cannot write {path}: {error.strerror or error}")
+        # Before the draft is removed: that frees the room whose lack explains the error.
+        fault = write_fault(error, path) if isinstance(error, OSError) else machine_fault(error, path)
+        with contextlib.suppress(OSError):  # what is wrong with the disk is in the fault
+            remove(draft)
         if fault is None:
             raise
         raise fault from error
@@ -56,12 +57,59 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     write_atomically(path, lambda draft: draft.write_bytes(content))
 
 
+def read_json(file: Path) -> Any:
+    """The plain data in a JSON file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it holds something else.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def has_content(path: Path) -> bool:
+    """Whether there is a file or a folder that is not empty. After a power failure a file may have lost all it held."""
+    return any(path.iterdir()) if path.is_dir() else path.is_file() and path.stat().st_size > 0
+
+
+def check_place(folder: Path) -> None:
+    """Make sure that a folder can be made and written into, and leave no trace.
+
+    Raises:
+        RunError: it cannot.
+    """
+    try:
+        above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        probe = above / f"{UNFINISHED}{os.getpid()}"
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise write_fault(error, folder) from error
+
+
 def remove(path: Path) -> None:
     """Remove a file, or a folder with all it holds; a missing one is no error."""
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Whether the process that had locked a folder of ours has ended. Unknown counts as no."""
+    if fcntl is None:
+        return False
+    try:
+        if folder.lstat().st_uid != os.getuid():
+            return False
+        with (folder / LOCK).open("r+", encoding="utf-8") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # locked, without a lock, or gone
+        return False
+    return True
 
 
 def lock_folder(folder: Path) -> TextIO:

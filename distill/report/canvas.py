@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from distill.machine import private
 from distill.results.networks import NETWORKS
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Plot:
 
 def draw(drawings: Mapping[str, Callable[[], Drawing | None]]) -> dict[str, Plot]:
     """Plots by name; those that have no data are left out. matplotlib's global settings stay as they are."""
+    private.settle()
     import matplotlib
 
     plots = {}

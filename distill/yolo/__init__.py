@@ -4,8 +4,9 @@ Importing the package sets, before ultralytics is imported:
 
 - `YOLO_OFFLINE=true`, `YOLO_AUTOINSTALL=false`: no look-ups, downloads, usage statistics or pip installs.
 - `YOLO_VERBOSE=false`: its logger shows errors only, and no progress bars. `Console` shows the progress of a run.
-- `YOLO_CONFIG_DIR`: a temporary folder. ultralytics writes a settings file when it is first imported, and its settings
-  switch on loggers (MLflow, ClearML, Comet, ...) that write beside the run folder; here they are off.
+- `YOLO_CONFIG_DIR`: a folder that goes with the process, see `distill.machine.private`. ultralytics writes a settings file
+  when it is first imported, and its settings switch on loggers (MLflow, ClearML, Comet, ...) that write beside the run
+  folder; here they are off.
 - The number of threads: ultralytics sets `OMP_NUM_THREADS=1` unless torch was imported first.
 
 Variables that the user has set are kept, and nothing is changed if the user's program has imported ultralytics before.
@@ -13,13 +14,12 @@ Variables that the user has set are kept, and nothing is changed if the user's p
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
 import sys
-import tempfile
 
 import torch  # noqa: F401  before ultralytics, so that torch chooses its own number of threads
+
+from distill.machine import private
 
 _LOGGERS = ("clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb")
 
@@ -28,23 +28,16 @@ def _import_ultralytics() -> None:
     os.environ.setdefault("YOLO_OFFLINE", "true")
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
     os.environ.setdefault("YOLO_VERBOSE", "false")
-    private = "YOLO_CONFIG_DIR" not in os.environ
-    if private:
-        folder = os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="distill-ultralytics-")
-        atexit.register(_remove, folder, os.getpid())
+    ours = "YOLO_CONFIG_DIR" not in os.environ
+    private.settle()
     threads = os.environ.get("OMP_NUM_THREADS")
 
     from ultralytics.utils import SETTINGS
 
     if threads is None:
         os.environ.pop("OMP_NUM_THREADS", None)  # child processes choose for themselves too
-    if private:
+    if ours:
         SETTINGS.update({"sync": False, **{name: False for name in _LOGGERS if name in SETTINGS}})
-
-
-def _remove(folder: str, owner: int) -> None:
-    if os.getpid() == owner:  # a forked child inherits the handler, and the folder is still in use
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if "ultralytics" not in sys.modules:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from distill.errors import DistillError, first_line
 from distill.machine.faults import machine_fault
-from distill.machine.files import write_atomically
+from distill.machine.files import UNFINISHED, write_atomically
 from distill.machine.measure import file_size_mb
 from distill.machine.words import nearest
 from distill.yolo import upstream
@@ -97,7 +97,7 @@ def export_checkpoint(path: Path, format: str, out_dir: Path, imgsz: int, *, tru
     image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=out_dir) as folder:
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=out_dir) as folder:
             model.pt_path = str(Path(folder) / path.name)
             draft = _export(model, format, imgsz)
             difference = check_parity(draft, format, model, image)

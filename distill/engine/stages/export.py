@@ -28,4 +28,10 @@ def _work(session: Session) -> ExportRecord:
     return ExportRecord(tuple(exports))
 
 
-EXPORT = Stage("export", ExportRecord, _work, reads=("export",))
+EXPORT = Stage(
+    "export",
+    ExportRecord,
+    _work,
+    reads=("export",),
+    more_files=lambda record: [export.file for export in record.exports],
+)
