@@ -62,7 +62,7 @@ class RunFolder:
             RunError: it cannot be made or written.
         """
         if not resume:
-            if path.exists() and (not path.is_dir() or any(_is_content(file.name) for file in path.iterdir())):
+            if os.path.exists(path) and (not path.is_dir() or any(_is_content(file.name) for file in path.iterdir())):
                 command = "compare" if (path / COMPARISON).is_file() else "run"
                 goes_on = f", or go on with it: distill {command} --resume {path}" if (path / RECIPE).is_file() else ""
                 raise DistillError(f"{path} is there already: choose another --out{goes_on}")

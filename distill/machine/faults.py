@@ -12,7 +12,9 @@ from distill.errors import RunError
 _DESKTOP = ("libGL", "libgthread", "libxcb")  # libraries that opencv-python asks for
 _FULL_BYTES = 1 << 20  # a disk with less than this left explains any failure to write
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
-_FAULTS = _NO_ROOM | {errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
+_GONE = {errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ENOTCONN}  # a disk or a network drive
+_NAMES = {errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
+_FAULTS = _NO_ROOM | _GONE | _NAMES | {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 def write_fault(error: OSError, path: Path) -> RunError:

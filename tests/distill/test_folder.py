@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from distill.engine.folder import RunFolder, last_path, next_path
 from distill.errors import DistillError, RunError
 from distill.machine import env
 from distill.machine.faults import machine_fault
+from distill.machine.files import write_bytes
 
 RECIPE = "model: a.pt\ndistill: {epochs: 50, losses: {score_bce: 2.0}}\n"
 
@@ -158,6 +160,10 @@ def test_a_parent_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"^cannot use .*file/a: Not a directory$"):
         RunFolder.create(tmp_path / "file" / "a", RECIPE).open()
+    for place in (tmp_path / "file" / "a" / "b", Path("/proc/nowhere/a"), tmp_path / ("x" * 300)):
+        with pytest.raises(RunError, match=r"^cannot (use|write) "):
+            RunFolder.create(place, RECIPE)  # before anything takes time
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
 def test_damaged_stages_are_refused(tmp_path: Path) -> None:
@@ -167,6 +173,48 @@ def test_damaged_stages_are_refused(tmp_path: Path) -> None:
         DistillError, match=r"stages\.json was not written by this version or is damaged: start a new run"
     ):
         RunFolder.create(tmp_path / "a", RECIPE, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("stages.json", '{"format": 2, "stages": {"teacher": null}}'),
+        ("stages.json", '{"format": 2, "stages": [1]}'),
+        ("stages.json", '{"format": 2, "stages": {}, "discarded": 5}'),
+        ("stages.json", "[" * 100_000),
+        ("stages.json", "\0"),
+        ("env.json", '{"form'),
+        ("env.json", "{}"),
+        ("env.json", None),
+    ],
+)
+def test_a_damaged_record_of_a_run_is_one_line(name: str, content: str | None, tmp_path: Path) -> None:
+    started(tmp_path / "a").close()
+    file = tmp_path / "a" / name
+    file.unlink(missing_ok=True)
+    file.mkdir() if content is None else file.write_text(content)
+    with pytest.raises(DistillError) as caught:
+        RunFolder.create(tmp_path / "a", RECIPE, resume=True)
+    assert str(file) in str(caught.value) and "remove it" in str(caught.value) and "\n" not in str(caught.value)
+    file.rmdir() if content is None else file.unlink()
+    RunFolder.create(tmp_path / "a", RECIPE, resume=True).close()
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
+def test_a_folder_that_goes_away_does_not_come_back_in_parts(how: str, tmp_path: Path) -> None:
+    folder = started(tmp_path / "a")
+    folder.path.rename(tmp_path / "b")
+    if how == "removed":
+        shutil.rmtree(tmp_path / "b")
+    elif how == "replaced":
+        started(folder.path).close()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(RunError, match="was removed or moved while the run was writing into it"):
+        folder.write_text("plan.json", "x")
+    assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(RunError, match="^cannot write .*last.pt: No such file or directory$"):
+        write_bytes(tmp_path / "gone" / "training" / "last.pt", b"x")
+    assert not (tmp_path / "gone").exists()
 
 
 CHILD = """
