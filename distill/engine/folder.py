@@ -47,6 +47,7 @@ class RunFolder:
         self.discarded: tuple[str, ...] = ()  # files of finished stages that were removed on purpose
         self._lock: TextIO | None = None
         self._follows = False
+        self._when_open: list[Callable[[], Any]] = []
 
     @classmethod
     def create(cls, path: Path, recipe_yaml: str, *, resume: bool = False) -> RunFolder:
@@ -182,9 +183,16 @@ class RunFolder:
                 self.close()
                 raise DistillError(f"{self.path} was taken by another run in the meantime: start again")
             self.write_text(RECIPE, self._recipe)
-        self.write_json(
-            ENV, [*_read_env(self.path / ENV), env.collect()]
-        )  # one entry for each time that it was started
+        # One entry for each time that it was started.
+        self.write_json(ENV, [*_read_env(self.path / ENV), env.collect()])
+        while self._when_open:
+            self._when_open.pop(0)()
+
+    def when_open(self, act: Callable[[], Any]) -> None:
+        """Do something as soon as the folder is this run's, and no other's."""
+        self._when_open.append(act)
+        if self._lock is not None:
+            self._when_open.pop()()
 
     def check(self) -> None:
         """Make sure that the folder is still the one that was opened.

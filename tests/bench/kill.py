@@ -23,67 +23,65 @@ from typing import Any
 import onnx
 import psutil
 
+from distill.machine.console import Console
 from distill.yolo.checkpoint import detector as checkpoint
+from distill.yolo.data import dataset as datasets
+from distill.yolo.training.train import train
+from tests.distill.yolo.test_trainer import LONGER, tiny, write_images
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """
-data: shapes
-shapes: {train: 48, val: 24, imgsz: 64}
+model: {root}/best.pt
+data: {root}/data/data.yaml
 imgsz: 64
-batch: 8
+batch: 4
 device: cpu
-sparsify: {epochs: 1}
-prune: {flops: 0.7, images: 8}
-repair: {images: 8, steps: 4}
-distill: {epochs: 2, losses: {score_bce: 2.0, box_iou: 1.0}}
+sparsify: {epochs: 2}
+prune: {flops: 0.7, images: 4, round_to: 1}
+repair: {images: 4, steps: 4}
+distill: {epochs: 3, losses: {score_bce: 2.0, box_iou: 1.0}}
 latency: {runs: 2}
 export: [onnx]
 """
-TEACHER = """
-data: shapes
-shapes: {train: 192, val: 24, imgsz: 64}
-imgsz: 64
-batch: 8
-device: cpu
-teacher: {train: {model: yolov8n.yaml, width: 0.125, epochs: 10, patience: 10, lr: 8e-3, mosaic: 0}}
-prune: null
-repair: null
-distill: {epochs: 0}
-latency: {runs: 2}
-"""
 TIMES = ("seconds", "epoch_seconds", "latency_ms")  # in results.json
-SAME = ("metrics.csv", "plan.json", "recipe.yaml", "data.yaml")  # byte by byte; networks hold the date
+SAME = ("metrics.csv", "plan.json", "recipe.yaml")  # byte by byte; networks hold the date
 
 
 def main(folder: str = "kill", moments: str = "30") -> int:
     root, count = Path(folder).absolute(), int(moments)
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "teacher.yaml").write_text(TEACHER)
-    (root / "tiny.yaml").write_text(f"model: {root / 'best.pt'}{RECIPE}")
     file, whole = root / "kill.json", root / "whole"
-    record = json.loads(file.read_text()) if file.is_file() else {"moments": []}
-    if not (root / "best.pt").is_file():
-        shutil.rmtree(root / "taught", ignore_errors=True)
-        subprocess.run(**command(root, root / "taught", recipe="teacher.yaml"), check=True)
-        shutil.copyfile(root / "taught" / "teacher.pt", root / "best.pt")
-    if "seconds" not in record:
+    record = json.loads(file.read_text()) if file.is_file() else prepare(root)
+    if "status" not in record:
         shutil.rmtree(whole, ignore_errors=True)
-        child, spent = psutil.Popen(**command(root, whole)), 0.0
+        child = psutil.Popen(**command(root, whole))
         while child.poll() is None:
-            spent = processor(child) or spent
+            record["seconds"] = processor(child) or record["seconds"]
+            if "start" not in record and (whole / "recipe.yaml").is_file():
+                record["start"] = record["seconds"]
             time.sleep(0.02)
-        record |= {"seconds": round(spent, 1), "status": child.returncode, "outside": list(outside(root))}
+        record |= {"status": child.returncode, "outside": list(outside(root))}
         file.write_text(json.dumps(record, indent=1) + "\n")
-    print(
-        f"a whole run: {record['seconds']} s, status {record['status']}, outside its folder: {record['outside'] or 'nothing'}"
-    )
+    seconds, left = record["seconds"], record["outside"] or "nothing"
+    print(f"a whole run: {seconds} s, status {record['status']}; outside its folder: {left}")
     for number in range(len(record["moments"]), count):
-        record["moments"].append(one(root, whole, round(record["seconds"] * (number + 0.5) / count, 1)))
+        at = record["start"] + (seconds - record["start"]) * (number + 0.5) / count
+        record["moments"].append(one(root, whole, round(at, 2)))
         file.write_text(json.dumps(record, indent=1) + "\n")
         print(*(f"{key} {value}" for key, value in record["moments"][-1].items()), sep=", ", flush=True)
     wrong = sum(bool(moment["wrong"]) for moment in record["moments"])
     print(f"{len(record['moments'])} kills, {len(record['moments']) - wrong} ended as the run that was not killed")
     return 1 if wrong or record["outside"] or record["status"] else 0
+
+
+def prepare(root: Path) -> dict[str, Any]:
+    """Images, a teacher that has learned from them, and the recipe. Returns the record of what is found, still empty."""
+    shutil.rmtree(root, ignore_errors=True)
+    data = write_images(root / "data")
+    options: dict[str, Any] = {"console": Console(quiet=True), "imgsz": 64, "device": "cpu"}
+    taught = train(tiny(), datasets.load(data), LONGER, folder=root / "taught", **options)
+    checkpoint.save(taught.model, root / "best.pt", names={0: "square", 1: "disc"}, imgsz=64)
+    (root / "tiny.yaml").write_text(RECIPE.replace("{root}", str(root)))
+    return {"moments": [], "seconds": 0.0}
 
 
 def processor(child: psutil.Popen) -> float:
@@ -112,9 +110,9 @@ def one(root: Path, whole: Path, at: float) -> dict[str, Any]:
     return {**found, "wrong": wrong + [f"outside: {name}" for name in outside(root)]}
 
 
-def command(root: Path, out: Path, *, recipe: str = "tiny.yaml", resume: bool = False) -> dict[str, Any]:
+def command(root: Path, out: Path, *, resume: bool = False) -> dict[str, Any]:
     """Arguments of `subprocess.run`: a run whose home and temporary folder are empty ones of its own in `root`/outside."""
-    words = [str(out), "--resume"] if resume else [str(root / recipe), "--out", str(out)]
+    words = [str(out), "--resume"] if resume else [str(root / "tiny.yaml"), "--out", str(out)]
     places = {"HOME": "home", "TMPDIR": "tmp", "XDG_CACHE_HOME": "cache", "XDG_CONFIG_HOME": "config"}
     kept = {
         key: value for key, value in os.environ.items() if not key.startswith(("YOLO", "MPL", "TORCH", "ORT", "XDG"))
@@ -159,7 +157,7 @@ def content(file: Path) -> Any:
         network = onnx.load(file)
         del network.metadata_props[:]  # the date among them
         return network.SerializeToString()
-    return file.read_bytes() if file.name in SAME or file.suffix in (".png", ".txt") and "data" in file.parts else None
+    return file.read_bytes() if file.name in SAME else None
 
 
 def without_times(data: Any) -> Any:
