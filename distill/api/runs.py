@@ -134,7 +134,7 @@ def _watch(work: Callable[[], T], folder: RunFolder, console: Console, command: 
 
     resume = f"distill {command} --resume {shlex.quote(str(folder.path))}"
     if parallel.is_leader():
-        console.log_to(folder.path / LOG)
+        folder.when_open(lambda: console.log_to(folder.path / LOG))
     try:
         return work()
     except KeyboardInterrupt:

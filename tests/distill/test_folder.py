@@ -254,8 +254,16 @@ def test_two_runs_that_chose_the_same_new_folder_do_not_mix(tmp_path: Path) -> N
     first, second = (RunFolder.create(tmp_path / "a", RECIPE) for _ in range(2))
     first.open()
     first.close()
+    opened: list[str] = []
+    second.when_open(lambda: opened.append("second"))
     with pytest.raises(DistillError, match="was taken by another run in the meantime: start again"):
         second.write_text("plan.json", "")
+    assert opened == [], "its log would be that of the first"
+    third = RunFolder.create(tmp_path / "b", RECIPE)
+    third.when_open(lambda: opened.append("third"))
+    third.open()
+    third.when_open(lambda: opened.append("at once"))
+    assert opened == ["third", "at once"]
 
 
 def test_runs_are_numbered(tmp_path: Path) -> None:
