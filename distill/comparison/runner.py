@@ -6,6 +6,7 @@ A run is a run folder like any other, and what is finished is not done again: a 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import prune
 from distill.comparison.arms import BUILTIN, OURS, Comparison, start_of
