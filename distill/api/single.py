@@ -90,6 +90,7 @@ def evaluate(
     *,
     data: str | Path,
     teacher: str | Path | None = None,
+    pictures: str | Path | None = None,
     imgsz: int | None = None,
     batch: int = 16,
     device: str = "",
@@ -102,6 +103,7 @@ def evaluate(
         checkpoint: a .pt file.
         data: a data.yaml.
         teacher: the original checkpoint: also measure how its boxes and scores changed.
+        pictures: a folder for pictures of the images on which both differ; none are drawn by default.
         imgsz: input size in pixels; the checkpoint's own by default.
         batch: images in a batch.
         device: `cpu`, `0`, `cuda:1`; a GPU if there is one by default.
@@ -117,7 +119,8 @@ def evaluate(
     from distill.engine import standalone
     from distill.recipe.schema import EvalOptions
 
-    options = options_of(EvalOptions, data=data, teacher=teacher, imgsz=imgsz, batch=batch, device=device, trust=trust)
+    given = {"data": data, "teacher": teacher, "pictures": pictures, "imgsz": imgsz, "batch": batch, "device": device}
+    options = options_of(EvalOptions, **given, trust=trust)
     with closing(console_of(progress, False)) as console:
         return standalone.evaluate(checkpoint, options, console)
 

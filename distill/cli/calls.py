@@ -90,6 +90,7 @@ def evaluate(args: argparse.Namespace) -> None:
     """Measure a checkpoint's mAP.
 
     distill eval student.pt data=data.yaml imgsz=320
+    distill eval student.pt data=data.yaml teacher=best.pt pictures=seen
     """
     from distill.recipe.schema import EvalOptions
 

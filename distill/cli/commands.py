@@ -91,7 +91,7 @@ _CP = (
     _word("dest", "DEST", "file or folder to copy it to; here by default", nargs="?"),
 )
 _CHECKPOINT = _word("checkpoint", "CHECKPOINT")
-_OPTIONS = _word("option", "key=value", "data=, teacher=, imgsz=, batch=, device=", nargs="*")
+_OPTIONS = _word("option", "key=value", "data=, teacher=, pictures=, imgsz=, batch=, device=", nargs="*")
 _FORMATS = _word(
     "format", "FORMAT", "onnx, torchscript, openvino, ...; imgsz= sets another size than the checkpoint's", nargs="+"
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,12 +23,18 @@ from distill.machine.words import html_table, text_table
 from distill.recipe.load import to_yaml
 from distill.recipe.schema import SHAPES, Distill, EvalOptions, ExportOptions, Recipe
 from distill.report import curve as curves
+from distill.report.pictures import title_of, words
 from distill.results.curve import FILE, CurveResults
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.detector import Detector
-from distill.yolo.evaluation.evaluate import PARTS, EvalSettings, Metrics, Swap, swap_with_teacher
+from distill.yolo.data.dataset import DataSet
+from distill.yolo.evaluation.difference import worst_class
+from distill.yolo.evaluation.evaluate import PARTS, Boxes, EvalSettings, Metrics, Swap, swap_with_teacher
 from distill.yolo.evaluation.evaluate import evaluate as measure
+from distill.yolo.evaluation.pictures import make_pictures
 from distill.yolo.export import Exported, check_exports, export_checkpoint
+
+PICTURES = 3  # of each kind
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,8 @@ def check(recipe: Recipe, console: Console) -> Preflight:
 
 def evaluate(path: str | Path, options: EvalOptions, console: Console) -> Evaluated:
     """A checkpoint's mAP as its own project would measure it; given the teacher, also what boxes and scores lost."""
+    if options.pictures and not options.teacher:
+        raise DistillError("pictures= shows how a network differs from its teacher: give teacher= too")
     device = pick_device(options.device)
     student = checkpoint.load(path, trust=options.trust)
     teacher = checkpoint.load(options.teacher, trust=options.trust) if options.teacher else None
@@ -134,17 +142,47 @@ def evaluate(path: str | Path, options: EvalOptions, console: Console) -> Evalua
     for warning in data.warnings:
         console.warn(warning)
     size = image_size(options.imgsz, student)
+    folder = _made(options.pictures) if options.pictures else None
+    seen: dict[str, Boxes] = {"teacher": {}, "student": {}}
 
-    def measured(network: Detector, swap: Swap | None = None) -> Metrics:
-        return measure(network.model, data, EvalSettings(size.pixels, options.batch, device), swap=swap)
+    def measured(network: Detector, swap: Swap | None = None, seen: Boxes | None = None) -> Metrics:
+        settings = EvalSettings(size.pixels, options.batch, device)
+        return measure(network.model, data, settings, swap=swap, seen=seen)
 
-    metrics, swapped = measured(student), {}
+    metrics, swapped = measured(student, seen=seen["student"]), {}
     if teacher is not None:
         for part in PARTS:
             swap = swap_with_teacher(teacher.model, part, device)
             swapped[part] = measured(student, swap).map50_95
-    of_teacher = None if teacher is None else measured(teacher)
+    of_teacher = None if teacher is None else measured(teacher, seen=seen["teacher"])
+    if of_teacher is not None:
+        _draw(folder, data, seen, worst_class(of_teacher.per_class, metrics.per_class), console)
     return Evaluated(**vars(metrics), size=size, teacher=of_teacher, swapped=swapped)
+
+
+def _made(path: str) -> Path:
+    """A folder for pictures, before the networks are measured."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DistillError(f"pictures={path}: no folder can be made there ({error.strerror}): name another") from None
+    return folder
+
+
+def _draw(folder: Path | None, data: DataSet, seen: Mapping[str, Boxes], worst: str | None, console: Console) -> None:
+    """Draw the images on which two networks differ; without a folder, say how to get the pictures."""
+    if folder is None:
+        console.line("to see on which images they differ, add pictures=DIR")
+        return
+
+    def write(name: str, content: bytes) -> None:
+        write_bytes(folder / name, content)
+
+    made = make_pictures(data, seen, write, count=PICTURES, worst=worst, small=False, warn=console.warn)
+    for group in made.groups:
+        for picture in group.pictures:
+            console.line(f"{folder / picture.file}  {title_of(group)}: {picture.image}, {words(picture)}")
 
 
 def export(path: str | Path, formats: Sequence[str], options: ExportOptions, console: Console) -> Iterator[Exported]:

@@ -175,6 +175,7 @@ class EvalOptions:
     teacher: str | None = key(
         "The original checkpoint: also measure how its boxes and scores changed.", None, path=True, given=True
     )
+    pictures: str | None = key("A folder for pictures of where both differ; with `teacher` only.", None, path=True)
     imgsz: int | None = key(_IMGSZ, None, _SIZE, none="auto")
     batch: int = key("Images in a batch.", 16, _COUNT)
     device: str = key(_DEVICE, "", empty=True)

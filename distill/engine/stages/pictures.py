@@ -10,6 +10,7 @@ from distill.engine.stages.select import SELECT
 from distill.results.networks import STUDENT, TEACHER, network_of
 from distill.results.quality import Pictures
 from distill.results.results import Evaluation
+from distill.yolo.evaluation.difference import worst_class
 from distill.yolo.evaluation.pictures import make_pictures
 
 FOLDER = "pictures"
@@ -23,7 +24,7 @@ def _work(session: Session) -> Pictures:
     if start != chosen:
         panels[start.name] = session.boxes(start)
     panels[STUDENT.name] = session.boxes(chosen)
-    worst = worst_class(evaluation_of(TEACHER).recorded(session), evaluation_of(chosen).recorded(session))
+    worst = worst_class(*(_figures(evaluation_of(network).recorded(session)) for network in (TEACHER, chosen)))
     made: list[Pictures] = []
 
     def draw(folder: Path) -> None:
@@ -42,18 +43,12 @@ def _work(session: Session) -> Pictures:
     return made[0]
 
 
-def worst_class(before: Evaluation | None, after: Evaluation | None) -> str | None:
-    """The name of the class that lost most: AP, or without labels agreement. None if there is one class, or none lost."""
-    if before is None or after is None:
-        return None
-    first, last = before.per_class, after.per_class
-    if first is None or last is None:
-        first, last = before.agreement_per_class or {}, after.agreement_per_class or {}
-    losses = {name: first[name] - last.get(name, 0.0) for name in first}
-    if len(losses) < 2:
-        return None
-    worst = max(losses, key=losses.__getitem__)
-    return worst if losses[worst] > 0 else None
+def _figures(evaluation: Evaluation | None) -> dict[str, float]:
+    """By class: AP, or without labels agreement."""
+    if evaluation is None:
+        return {}
+    figures = evaluation.agreement_per_class if evaluation.per_class is None else evaluation.per_class
+    return figures or {}
 
 
 PICTURES = Stage(

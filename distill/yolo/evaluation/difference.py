@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
@@ -102,6 +102,13 @@ def choose(teacher: Boxes, student: Boxes, count: int, worst: int | None = None)
     take("class", [file for file in total if of_worst[file] > 0], lambda file: -of_worst[file])
     take("typical", seen, lambda file: abs(total[file] - middle))
     return choices
+
+
+def worst_class(before: Mapping[str, float], after: Mapping[str, float]) -> str | None:
+    """The name of the class whose figure fell most; None if there is one class, or none fell."""
+    losses = {name: figure - after.get(name, 0.0) for name, figure in before.items()}
+    worst = max(losses, key=losses.__getitem__, default=None)
+    return worst if worst is not None and len(losses) > 1 and losses[worst] > 0 else None
 
 
 def _overlap(first: NDArray, second: NDArray) -> NDArray:

@@ -11,11 +11,14 @@ import cv2
 import numpy as np
 import pytest
 
+from distill.cli.main import main
 from distill.results.quality import Pictures
+from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.evaluation.curves import MOST_CLASSES, STEPS, compact
-from distill.yolo.evaluation.difference import choose, compare
+from distill.yolo.evaluation.difference import choose, compare, worst_class
 from distill.yolo.evaluation.pictures import LARGE, SMALL, make_pictures
+from tests.distill.yolo.originals import NAMES, seeing_one_object
 
 NOTHING = np.zeros((0, 6), dtype=np.float32)
 
@@ -151,3 +154,40 @@ def test_curves_are_thinned_out() -> None:
     many = [str(number) for number in range(MOST_CLASSES + 1)]
     assert compact(many, np.ones((len(many), 1000)), np.zeros((3, 3)), {}).precision_of == {}
     assert compact([], np.zeros((1, 1000)), np.zeros((3, 3)), {}).precision == ()
+
+
+def test_the_worst_class_is_one_that_lost() -> None:
+    assert worst_class({"a": 0.5, "b": 0.6}, {"a": 0.4, "b": 0.4}) == "b"
+    assert worst_class({"a": 0.5, "b": 0.6}, {"a": 0.4}) == "b"  # never seen again
+    assert worst_class({"a": 0.5, "b": 0.6}, {"a": 0.5, "b": 0.7}) is None
+    assert worst_class({"a": 0.5}, {"a": 0.4}) is worst_class({}, {}) is None
+
+
+def test_eval_draws_pictures_where_it_is_told_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher, student = seeing_one_object(), seeing_one_object()
+    for convolution in student.model[-1].m:
+        convolution.bias.data.view(3, -1)[:, 4] = -20  # it sees nothing
+    for name, network in (("best", teacher), ("student", student)):
+        checkpoint.save(network, tmp_path / f"{name}.pt", names=NAMES, imgsz=64)
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    for number in range(4):
+        cv2.imwrite(str(tmp_path / "images" / f"{number}.png"), np.full((64, 48, 3), 9 * number, dtype=np.uint8))
+        (tmp_path / "labels" / f"{number}.txt").write_text("1 0.5 0.5 1 1\n")
+    (tmp_path / "data.yaml").write_text(f"train: images\nval: images\nnames: {list(NAMES.values())}\n")
+    words = ["eval", str(tmp_path / "student.pt"), f"data={tmp_path / 'data.yaml'}", "device=cpu"]
+    folder, best = tmp_path / "seen" / "here", f"teacher={tmp_path / 'best.pt'}"
+    before = sorted(tmp_path.rglob("*"))
+
+    assert main([*words, best]) == 0
+    assert "add pictures=DIR" in capsys.readouterr().err and sorted(tmp_path.rglob("*")) == before
+    assert main([*words, f"pictures={folder}"]) == 2
+    assert "give teacher= too" in capsys.readouterr().err
+    assert main([*words, best, f"pictures={tmp_path / 'best.pt' / 'seen'}"]) == 2
+    assert "name another" in capsys.readouterr().err
+
+    assert main([*words, best, f"pictures={folder}"]) == 0
+    said = capsys.readouterr().err
+    files = sorted(file.name for file in folder.iterdir())
+    assert files == ["differ-1.jpg", "differ-2.jpg", "differ-3.jpg", "typical-1.jpg"]
+    assert all(str(folder / name) in said for name in files) and "1 box of the teacher alone" in said
