@@ -128,8 +128,8 @@ class _Work:
 
     def train(self, arm: Arm, seed: int, lr: float | None) -> None:
         """One run of an arm. One that fails is noted, and counts as the worst in a search of rates."""
-        rate = "auto" if lr is None else f"{lr:g}"
         recipe = self.comparison.variant(arm, seed, lr)
+        rate = "auto" if recipe.distill.lr is None else f"{recipe.distill.lr:g}"
         path = self.folder.path / arm.name / f"seed-{seed}-lr-{rate}"
         start = start_of(recipe, self.comparison.recipe)
         start = replace(start, distill=replace(start.distill, epochs=recipe.distill.epochs))
@@ -139,7 +139,7 @@ class _Work:
             if isinstance(error, RunError):
                 raise
             self.console.warn(f"{arm.name}, seed {seed}, lr {rate}: {error}")
-            self.failed.append(FailedRun(arm.name, seed, lr, str(error)))
+            self.failed.append(FailedRun(arm.name, seed, lr, str(error), recipe.distill.lr))
             self.write()
             return
         self.rows.append(ArmRun.of(results, arm.name, seed, lr, str(path.relative_to(self.folder.path))))

@@ -9,8 +9,9 @@ from typing import Any
 
 from distill.machine.files import write_bytes
 from distill.machine.words import text_table
-from distill.report import details, facts
+from distill.report import advice, details, facts
 from distill.report.facts import Table
+from distill.results.curve import CurveResults
 from distill.results.results import Results
 
 ASCII: dict[str, str | int | None] = {"→": "->", "×": "x", "–": "-", "−": "-", "±": "+-"}
@@ -19,20 +20,32 @@ ASCII: dict[str, str | int | None] = {"→": "->", "×": "x", "–": "-", "−":
 def write(run_dir: Path) -> None:
     """Write report.md, report.html and plots/*.png into a run folder, each whole or not at all.
 
-    Nothing but its results.json, metrics.csv and pictures is read, so a report can be made again at any time.
+    Nothing but its results.json, metrics.csv, curve.json and pictures is read, so a report can be made again at any time.
 
     Raises:
         DistillError: there is no results.json, or it is not one of this version.
         RunError: the disk is full, or not writable.
     """
-    from distill.report import pictures
+    from distill.report import pictures, training
+    from distill.report.curve import curve_plots, trained_by
     from distill.report.plots import run_plots
     from distill.report.render import report_files
 
-    results = Results.read(run_dir)
+    results, curve = Results.read(run_dir), CurveResults.read(run_dir)
+    lines = advice.advice(results, run_dir, curve)
     plots = run_plots(results, history(run_dir, results))
+    if lines and curve is not None:
+        plots |= curve_plots(curve, trained_by(run_dir, curve))
     files = report_files(
-        "report", plots, results=results, facts=facts, details=details, pictures=pictures, run_dir=run_dir
+        "report",
+        plots,
+        results=results,
+        facts=facts,
+        details=details,
+        training=training,
+        pictures=pictures,
+        advice=lines,
+        run_dir=run_dir,
     )
     write_files(run_dir, files)
 
@@ -71,6 +84,9 @@ def summary_table(results: Results, run_dir: Path | None = None) -> str:
     notes = [facts.agreement_note(results, brief=True), facts.latency_note(results, spread=False)]
     lines = [*plain_table(facts.comparison(results)), *filter(None, notes), "", f"{facts.verdict(results)}."]
     lines += [f"warning: {finding}" for finding in facts.findings(results)]
+    lines += [
+        f"to do: {line}" for line in advice.advice(results, run_dir or Path(), CurveResults.read(run_dir or Path()))
+    ]
     if run_dir is not None:  # an address, which terminals open on a click
         lines.append(f"Report:  {(run_dir / 'report.html').absolute().as_uri()}")
     commands = details.commands(results, run_dir or Path())

@@ -9,7 +9,7 @@ from math import sqrt
 from statistics import mean, median, stdev
 
 from distill.report.facts import Table
-from distill.report.format import digits, signed
+from distill.report.format import apart, digits, signed
 from distill.results.comparison import ArmRun, ComparisonResults
 
 OURS = "ours"
@@ -46,6 +46,11 @@ class Standing:
     def difference(self) -> str:
         """Mean difference with its standard deviation; empty if there is none."""
         return with_spread(signed(mean(self.differences)), self.differences) if self.differences else ""
+
+    @property
+    def start(self) -> float:
+        """Mean mAP50-95 of the networks before training."""
+        return mean(run.start for run in self.runs)
 
     @property
     def within_noise(self) -> bool | None:
@@ -97,7 +102,7 @@ def comparison(results: ComparisonResults) -> Table | None:
 def _row(arm: Standing) -> tuple[str, ...]:
     return (
         arm.name,
-        f"{mean(run.start for run in arm.runs):.3f}",
+        f"{arm.start:.3f}",
         arm.score,
         str(len(arm.runs)),
         arm.difference,
@@ -133,8 +138,15 @@ def notes(results: ComparisonResults) -> list[str]:
 def findings(results: ComparisonResults) -> list[str]:
     """What the reader must know before believing the table."""
     lines = [
-        f"{run.arm} failed with seed {run.seed}, lr {run.lr_tried or 'auto'}: {run.error}" for run in results.failed
+        f"{run.arm} failed with seed {run.seed}, lr {'auto' if run.lr is None else rate_text(run.lr)}: {run.error}"
+        for run in results.failed
     ]
+    for arm in standings(results):
+        ended, started = apart(mean(arm.values), arm.start)
+        if mean(arm.values) < arm.start:
+            lines.append(
+                f"{arm.name} ends at {ended}, below the {started} that it starts from: without training is better."
+            )
     missing = len(results.arms) * len(results.seeds) - sum(len(arm.runs) for arm in standings(results))
     if missing > 0:
         lines.append(f"{missing} runs are missing: the comparison was not finished.")
@@ -144,22 +156,35 @@ def findings(results: ComparisonResults) -> list[str]:
 
 
 def gain(results: ComparisonResults) -> str:
-    """The comparison in one sentence."""
+    """The comparison in one sentence, which names no winner where noise could have chosen another one."""
     arms = standings(results)
     if not arms:
         return "Nothing to compare yet"
     best = max(arms, key=lambda arm: mean(arm.values))
-    return f"{best.name} ends highest of {len(arms)} ways: mAP50-95 {best.score}"
+    below = ", and below its start" if mean(best.values) < best.start else ""
+    ends = f"{best.name} ends highest of {len(arms)} ways: mAP50-95 {best.score}{below}"
+    if len(arms) == 1:
+        return f"{best.name} ends at mAP50-95 {best.score}{below}"
+    if len(best.runs) < 2:
+        return f"{ends}, with one seed"
+    near = [
+        arm.name
+        for arm in arms
+        if arm is not best and Standing(arm.name, arm.runs, best.runs).within_noise is not False
+    ]
+    if not near:
+        return f"{ends}, beyond noise"
+    others = "all others" if len(near) == len(arms) - 1 > 1 else ", ".join(near)
+    return f"{ends}, but {others} within noise of it"
 
 
 def judgement(results: ComparisonResults) -> str:
-    """The best arm against the one that all are compared with, or that one against the best of the others."""
-    arms = standings(results)
-    others = [arm for arm in arms if arm.differences]
+    """The best of the other arms against the one that all are compared with."""
+    others = [arm for arm in standings(results) if arm.differences]
     if not others:
         return ""
     best = max(others, key=lambda arm: mean(arm.differences))
-    words = f"{best.name} against {base_name(arms)}: {best.difference}", NOISE[best.within_noise]
+    words = f"{best.name} against {base_name(standings(results))}: {best.difference}", NOISE[best.within_noise]
     return ", ".join(filter(None, words))
 
 

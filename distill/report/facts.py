@@ -52,7 +52,8 @@ def comparison(results: Results) -> Table:
         cells = ["" if value is None else quantity.show(value) for value in values]
         first, last = quantity.value(before), quantity.value(after)
         change = "" if first is None or last is None or before == after else quantity.change(first, last)
-        rows.append((quantity.name, *cells, change))
+        name = f"GFLOPs at {results.imgsz} px" if quantity.name == "GFLOPs" else quantity.name
+        rows.append((name, *cells, change))
     for name, first_latency in before.latencies.items():
         change = "" if before == after else speed(first_latency.median, after.latencies[name].median)
         rows.insert(-1, (f"latency, {name} (ms)", *(_range(network.latencies[name]) for network in networks), change))
@@ -127,9 +128,10 @@ def findings(results: Results) -> list[str]:
     if cut and teacher is not None and best is not None and best > teacher:
         beaten = f"The smaller network beats its teacher ({best:.3f} against {teacher:.3f})"
         lines.append(
-            f"{beaten}: the teacher was not finished. Train it longer and run again before you trust the comparison."
+            f"{beaten}, which happens if the teacher was not trained to its end. A finished one is harder to match: train it on "
+            "(`distill run finetune`), and run again before you trust the comparison."
             if best > teacher + SEED_SPREAD
-            else f"{beaten}, by no more than two runs differ. If more training would help, the teacher was not finished."
+            else f"{beaten}, by no more than two runs of one recipe differ."
         )
     return lines
 

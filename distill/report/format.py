@@ -51,3 +51,22 @@ def value_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(value_text, value))
     return "–" if value is None else str(value)
+
+
+def percent_text(share: float) -> str:
+    """A share as percent with two figures, "12%", "0.34%"; one that is almost nothing says so."""
+    value = 100 * share
+    if abs(value) < 0.01:
+        return "0%" if value == 0 else "less than 0.01%"
+    if abs(value) >= 10:
+        return f"{value:.0f}%"
+    return f"{float(f'{value:.2g}'):g}%"
+
+
+def apart(first: float, second: float) -> tuple[str, str]:
+    """Two figures with as many digits as tell them apart: three, unless they differ by less."""
+    for count in range(3, 7):
+        texts = f"{first:.{count}f}", f"{second:.{count}f}"
+        if texts[0] != texts[1]:
+            break
+    return texts

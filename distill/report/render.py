@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -16,7 +15,7 @@ from markupsafe import Markup, escape
 
 from distill.machine.words import visible
 from distill.report.canvas import THEME, Plot
-from distill.report.format import digits
+from distill.report.format import apart, digits
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -58,7 +57,7 @@ def _environment(suffix: str) -> Environment:
         "markdown": markdown,
         "fenced": _fenced,
         "digits": digits,
-        "median": median,
+        "apart": apart,
         "shell": lambda path: shlex.quote(str(path)),
     }
     return environment

@@ -87,6 +87,7 @@ class FailedRun:
     seed: int
     lr_tried: float | None
     error: str
+    lr: float | None = None  # the rate that it was given, by the comparison or a recipe; None if it was to choose one
 
 
 @dataclass(frozen=True)

@@ -327,7 +327,7 @@ class Results:
             "mAP50": lambda model: model.map50,
             "agreement 50-95": lambda model: model.agreement50_95,
             "params (M)": lambda model: model.params / 1e6,
-            "GFLOPs": lambda model: model.gflops,
+            f"GFLOPs at {self.imgsz} px": lambda model: model.gflops,
             "size (MB)": lambda model: model.size_mb,
         }
         models = self.models.values()

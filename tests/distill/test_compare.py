@@ -322,7 +322,7 @@ def test_an_arm_that_fails_does_not_take_the_others_with_it(
     assert [(row["arm"], row["seed"]) for row in made["runs"]] == [("ours", 0), ("ours", 1)]
     assert [(row["arm"], row["seed"]) for row in made["failed"]] == [("bad", 0)]
     markdown = (tmp_path / "out" / "compare.md").read_text()
-    assert "bad failed with seed 0, lr auto: loss 'nothing' is zero" in markdown and "2 runs are missing" in markdown
+    assert "bad failed with seed 0, lr 1e-3: loss 'nothing' is zero" in markdown and "2 runs are missing" in markdown
 
 
 # --- arms ------------------------------------------------------------------------------------------------------------
@@ -387,6 +387,39 @@ def test_differences_are_paired_and_tested() -> None:
     assert two.within_noise is True, "two seeds tell next to nothing"
     one = facts.standings(comparison({name: values[:1] for name, values in scores.items()}))[0]
     assert one.differences == pytest.approx([-0.02]) and one.within_noise is None
+
+
+@pytest.mark.parametrize(
+    ("scores", "says"),
+    [
+        (
+            {"ours": [0.5, 0.6, 0.7], "low": [0.48, 0.57, 0.68]},
+            "ours ends highest of 2 ways: mAP50-95 0.600 ± 0.100, beyond noise",
+        ),
+        (
+            {"ours": [0.5, 0.6, 0.7], "near": [0.52, 0.59, 0.71]},
+            "near ends highest of 2 ways: mAP50-95 0.607 ± 0.096, but ours within noise of it",
+        ),
+        (
+            {"ours": [0.5, 0.6], "near": [0.52, 0.59], "far": [0.4, 0.6]},
+            "near ends highest of 3 ways: mAP50-95 0.555 ± 0.049, but all others within noise of it",
+        ),
+        ({"ours": [0.5], "low": [0.3]}, "ours ends highest of 2 ways: mAP50-95 0.500, with one seed"),
+        (
+            {"ours": [0.3], "low": [0.2]},
+            "ours ends highest of 2 ways: mAP50-95 0.300, and below its start, with one seed",
+        ),
+        ({"ours": [0.5, 0.5]}, "ours ends at mAP50-95 0.500 ± 0.000"),
+    ],
+)
+def test_no_winner_is_named_where_noise_could_have_chosen_another(scores: dict[str, list[float]], says: str) -> None:
+    assert facts.gain(comparison(scores)) == says
+
+
+def test_an_arm_that_ends_below_its_start_is_a_finding() -> None:
+    found = facts.findings(comparison({"ours": [0.45], "low": [0.3996]}))
+    assert "low ends at 0.3996, below the 0.4000 that it starts from: without training is better." in found
+    assert not any(line.startswith("ours") for line in found)
 
 
 def test_a_comparison_goes_to_its_file_and_comes_back(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import yaml
 from distill import report
 from distill.errors import DistillError
 from distill.machine.words import duration
-from distill.report import details, facts, pictures
+from distill.report import advice, details, facts, pictures, training
 from distill.report.format import percent, signed, speed
 from distill.report.render import report_files
 from distill.results.results import Results
@@ -55,7 +55,8 @@ def example() -> dict[str, Any]:
             "model": "best.pt",
             "sparsify": None,
             "prune": {"flops": 0.5},
-            "distill": {"losses": {"box_iou": 1.0}, "labels": 1.0},
+            "repair": {"images": 256},
+            "distill": {"epochs": 2, "losses": {"box_iou": 1.0}, "labels": 1.0},
         },
         "recipe_name": "half",
         "model": "best.pt",
@@ -115,8 +116,17 @@ def write(folder: Path, results: dict[str, Any]) -> tuple[str, str]:
 
 def render(results: dict[str, Any]) -> tuple[str, str]:
     """The same without plots and without files."""
+    run = typed(results)
     texts = report_files(
-        "report", {}, results=typed(results), facts=facts, details=details, pictures=pictures, run_dir=Path("run")
+        "report",
+        {},
+        results=run,
+        facts=facts,
+        details=details,
+        training=training,
+        pictures=pictures,
+        advice=advice.advice(run, Path("run")),
+        run_dir=Path("run"),
     )
     return texts["report.md"].decode(), texts["report.html"].decode()
 
@@ -210,7 +220,9 @@ def test_the_result_is_what_was_chosen(results: dict[str, Any]) -> None:
     assert table.strong == "repaired" and table.rows[0][-1] == "−0.016"
 
 
-@pytest.mark.parametrize(("student", "says"), [(0.65, "was not finished"), (0.632, "no more than two runs differ")])
+@pytest.mark.parametrize(
+    ("student", "says"), [(0.65, "was not trained to its end"), (0.632, "no more than two runs of one recipe differ")]
+)
 def test_a_student_that_beats_its_teacher_is_reported(results: dict[str, Any], student: float, says: str) -> None:
     assert not any("beats its teacher" in finding for finding in findings(results))
     results["models"]["student"]["map50_95"] = student
@@ -218,12 +230,12 @@ def test_a_student_that_beats_its_teacher_is_reported(results: dict[str, Any], s
 
 
 def test_every_network_is_called_what_it_is(tmp_path: Path, results: dict[str, Any]) -> None:
-    results["recipe"] |= {"distill": {"losses": {}, "labels": 1.0}, "sparsify": {"epochs": 5}}
+    results["recipe"] |= {"distill": {"epochs": 2, "losses": {}, "labels": 1.0}, "sparsify": {"epochs": 5}}
     results |= {"model": None, "student_is": "repaired"}
     markdown = unescaped(write(tmp_path, results)[0])
     assert "Teacher: trained by this run. Pruned: its channels cut, after sparsity training." in markdown
     assert "Student: the repaired network, for training on the labels alone ended below it." in markdown
-    results["recipe"] |= {"distill": {"losses": {"box_iou": 1.0}, "labels": 0.0}, "prune": None}
+    results["recipe"] |= {"distill": {"epochs": 2, "losses": {"box_iou": 1.0}, "labels": 0.0}, "prune": None}
     results |= {"model": "best.pt", "student_is": "trained"}
     markdown = unescaped(write(tmp_path, results)[0])
     assert "Teacher: the network that was given. Pruned: the same network, for nothing was to be cut." in markdown
@@ -257,7 +269,7 @@ def test_comparison_has_a_row_for_each_quantity_and_a_column_for_each_stage(resu
         "mAP50-95",
         "mAP50",
         "params (M)",
-        "GFLOPs",
+        "GFLOPs at 320 px",
         "latency, PyTorch (ms)",
         "size (MB)",
     ]

@@ -98,7 +98,7 @@ def test_the_page(kept: Path) -> None:
     assert rows[1].startswith("| 50% |")
     assert "| `finetune` | 0.505 ± 0.007 | 0.601 ± 0.001 | −0.010 ± 0.000 | beyond noise |" in text
     assert "Machine: a CPU, torch 2.9.1." in text
-    assert "| GFLOPs | 2.00 | 1.00 | −50% |" in text and "| 3.00 \\[2.50–3.50] |" in text
+    assert "| GFLOPs at 320 px | 2.00 | 1.00 | −50% |" in text and "| 3.00 \\[2.50–3.50] |" in text
     assert "[cells-0.7.json](results/cells-0.7.json)" in text
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from distill.engine.session import Session
 from distill.engine.stage import Stage, evaluation_of
+from distill.report.format import apart
 from distill.results.networks import AVERAGED, STUDENT, TRAINED
 from distill.results.results import Native
 from distill.yolo.families.table import family_of
@@ -31,14 +32,15 @@ def _work(session: Session) -> SelectRecord:
     chosen = max(scores, key=scores.__getitem__, default=candidates[0])  # the first of equals
     measure = next(evaluation.yardstick[0] for evaluation in evaluations.values() if evaluation is not None)
     if chosen == start and TRAINED in scores:
+        ended, started = apart(scores[TRAINED], scores[start])
         console.warn(
-            f"training ended at {measure} {scores[TRAINED]:.3f}, below the {scores[start]:.3f} it started from: "
+            f"training ended at {measure} {ended}, below the {started} it started from: "
             f"{STUDENT.file} is the network before training"
         )
     if chosen == AVERAGED:
+        mean, after = apart(scores[AVERAGED], scores[TRAINED])
         console.line(
-            f"{STUDENT.file} is the mean of the weights before and after training: {measure} {scores[AVERAGED]:.3f}, "
-            f"after it {scores[TRAINED]:.3f}"
+            f"{STUDENT.file} is the mean of the weights before and after training: {measure} {mean}, after it {after}"
         )
     content = (session.folder.path / chosen.file).read_bytes()
     session.folder.write_with(STUDENT.file, lambda path: path.write_bytes(content))
