@@ -84,9 +84,8 @@ def summary_table(results: Results, run_dir: Path | None = None) -> str:
     notes = [facts.agreement_note(results, brief=True), facts.latency_note(results, spread=False)]
     lines = [*plain_table(facts.comparison(results)), *filter(None, notes), "", f"{facts.verdict(results)}."]
     lines += [f"warning: {finding}" for finding in facts.findings(results)]
-    lines += [
-        f"to do: {line}" for line in advice.advice(results, run_dir or Path(), CurveResults.read(run_dir or Path()))
-    ]
+    curve = CurveResults.read(run_dir) if run_dir is not None else None
+    lines += [f"to do: {line}" for line in advice.advice(results, run_dir or Path(), curve)]
     if run_dir is not None:  # an address, which terminals open on a click
         lines.append(f"Report:  {(run_dir / 'report.html').absolute().as_uri()}")
     commands = details.commands(results, run_dir or Path())

@@ -14,14 +14,16 @@ from distill.report.details import Error
 from distill.report.format import apart, percent_text
 from distill.results.curve import CurvePoint, CurveResults, CurveSetting
 from distill.results.results import Results
-from tests.distill.test_report import results, typed  # noqa: F401 - `results` is a fixture
+from tests.distill import test_report
+
+results = test_report.results  # the fixture
 
 
 def run(results: dict[str, Any], **recipe: Any) -> Results:
     """A run that lost 0.031 of mAP and was not accepted, with these keys in its recipe."""
     results["recipe"] |= {"repair": {"images": 256}, "distill": {"epochs": 50, "losses": {}, "labels": 1.0}} | recipe
     results["models"]["student"] |= {"map50_95": 0.6, "per_class": {"cat": 0.669, "dog": 0.531}}
-    return typed(results)
+    return test_report.typed(results)
 
 
 def curve(**scores: float) -> CurveResults:
@@ -124,8 +126,8 @@ def test_a_schedule_reads_as_words_with_units() -> None:
         ("BatchNorm", "statistics move by 3% a step"),
         (
             "augmentation",
-            "scaled by up to ±10%, moved by up to 5% of the size, flipped in 50% of the cases, mosaic of four images in 30% of "
-            "the cases, but in the last 2 epochs",
+            "scaled by up to ±10%, moved by up to 5% of the size, flipped in 50% of the cases, "
+            + "mosaic of four images in 30% of the cases, but in the last 2 epochs",
         ),
         ("weights", "averaged over about 87 steps (EMA)"),
         ("validation", "after each epoch"),
