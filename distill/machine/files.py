@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -88,6 +88,12 @@ def check_place(folder: Path) -> None:
         probe.rmdir()
     except OSError as error:
         raise write_fault(error, folder) from error
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write several files of a folder by their names, each as `write_atomically` does."""
+    for name, content in contents.items():
+        write_bytes(folder / name, content)
 
 
 def remove(path: Path) -> None:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.machine.files import write_bytes
-from distill.machine.words import text_table
+from distill.machine.files import write_files
 from distill.report import advice, details, facts
-from distill.report.facts import Table
+from distill.report.plain import plain, plain_table
 from distill.results.curve import CurveResults
 from distill.results.results import Results
-
-ASCII: dict[str, str | int | None] = {"→": "->", "×": "x", "–": "-", "−": "-", "±": "+-"}
 
 
 def write(run_dir: Path) -> None:
@@ -48,12 +44,6 @@ def write(run_dir: Path) -> None:
         run_dir=run_dir,
     )
     write_files(run_dir, files)
-
-
-def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write the files of a report, each whole or not at all. Raises `RunError`: the disk is full, or not writable."""
-    for name, content in contents.items():
-        write_bytes(folder / name, content)
 
 
 def history(run_dir: Path, results: Results) -> list[dict[str, Any]]:
@@ -91,13 +81,3 @@ def summary_table(results: Results, run_dir: Path | None = None) -> str:
     commands = details.commands(results, run_dir or Path())
     lines += [f"{'' if number else 'Use it:':9}{command}" for number, command in enumerate(commands)]
     return plain("\n".join(lines))
-
-
-def plain(text: str) -> str:
-    """Text for terminals of any encoding."""
-    return text.translate(str.maketrans(ASCII))
-
-
-def plain_table(table: Table) -> list[str]:
-    """A table for the terminal; without the range of the latency."""
-    return text_table([table.columns, *([cell.split(" [")[0] for cell in row] for row in table.rows)], numbers=True)

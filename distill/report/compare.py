@@ -8,11 +8,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from distill.report import canvas, plain, plain_table, write_files
+from distill.machine.files import write_files
+from distill.report import canvas
 from distill.report import compare_facts as facts
 from distill.report.canvas import COLOURS, HALF, Plot, draw, label_lines, new_axes, series_colour, whole_epochs
 from distill.report.compare_facts import Standing
 from distill.report.format import value_text
+from distill.report.plain import plain, plain_table
 from distill.results.comparison import Arm, ComparisonResults
 
 WIDTH = 100  # columns of the last screen, about those of its table

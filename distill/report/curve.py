@@ -6,10 +6,12 @@ import textwrap
 from pathlib import Path
 
 from distill.errors import DistillError
-from distill.report import canvas, plain, plain_table, write_files
+from distill.machine.files import write_files
+from distill.report import canvas
 from distill.report import curve_facts as facts
 from distill.report.canvas import COLOURS, HALF, Plot, draw, label_lines, new_axes
 from distill.report.curve_facts import Trained
+from distill.report.plain import plain, plain_table
 from distill.results.curve import CurveResults
 from distill.results.results import FILE as RUN
 from distill.results.results import Results

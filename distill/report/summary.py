@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from distill.errors import DistillError
+from distill.machine.files import write_files
 from distill.recipe import load as recipes
 from distill.recipe.section import UNSET
-from distill.report import write_files
 from distill.report.compare_facts import NOISE, OURS, base_name, standings, with_spread
 from distill.report.facts import comparison, headline_latency
 from distill.report.format import digits, speed

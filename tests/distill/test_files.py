@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from distill import report
 from distill.errors import RunError
-from distill.machine.files import remove, write_atomically, write_bytes
+from distill.machine.files import remove, write_atomically, write_bytes, write_files
 from distill.yolo.training.state import TrainingState
 
 
@@ -23,7 +22,7 @@ def write_state(file: Path) -> None:
 
 USERS: dict[str, Callable[[Path], Any]] = {
     "any.bin": lambda file: write_bytes(file, b"new"),
-    "report.md": lambda file: report.write_files(file.parent, {file.name: b"new"}),
+    "report.md": lambda file: write_files(file.parent, {file.name: b"new"}),
     "last.pt": write_state,
 }
 
