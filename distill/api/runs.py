@@ -1,4 +1,4 @@
-"""A run and a comparison in their folders: begun or resumed, watched, and ended with a line on how to go on."""
+"""A run, a comparison and a sweep in their folders: begun or resumed, watched, and ended with a line on how to go on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from distill.engine.folder import COMPARISON, LOG, RECIPE, STAGES, RunFolder, last_path, next_path, recipe_of
+from distill.engine.folder import (
+    COMPARISON,
+    LOG,
+    RECIPE,
+    SWEEP,
+    RunFolder,
+    last_path,
+    next_path,
+    recipe_of,
+    require_kind,
+)
 from distill.errors import DistillError, Interrupted, RunError
 from distill.machine import parallel
 from distill.machine.console import Console
@@ -20,9 +30,11 @@ from distill.recipe.load import load, to_yaml
 from distill.recipe.schema import Recipe
 from distill.recipe.section import Overrides
 from distill.results.comparison import Arm, ComparisonResults
+from distill.results.sweep import SweepResults
 
 if TYPE_CHECKING:
     from distill.comparison.arms import Comparison
+    from distill.comparison.sweep import Sweep
     from distill.machine.progress import EpochCallback
     from distill.results.results import Results
 
@@ -61,8 +73,8 @@ def run(
     recipe: Recipe, path: Path, console: Console, *, resume: bool = False, on_epoch: EpochCallback | None = None
 ) -> Results | None:
     """Do a run in a folder, from the start or from where it was; see `distill.engine.pipeline.run`."""
-    if resume and (path / COMPARISON).is_file():
-        raise DistillError(f"{path} is a comparison: distill compare --resume {path}")
+    if resume:
+        require_kind(path, "run")
     make = RunFolder.create if parallel.is_leader() else RunFolder.follow
     with closing(make(path, to_yaml(recipe), resume=resume)) as folder:
         from distill.engine import pipeline
@@ -91,8 +103,8 @@ def compare(
         resume: go on with the comparison in the folder.
         quiet: of the runs, show warnings only.
     """
-    if resume and (path / STAGES).is_file():
-        raise DistillError(f"{path} is a run and no comparison: distill run --resume {path}")
+    if resume:
+        require_kind(path, "compare")
     comparison = plan(ComparisonResults.read(path) if resume and (path / COMPARISON).is_file() else None)
     with closing(RunFolder.create(path, to_yaml(recipe), resume=resume)) as folder:
         from distill.comparison import runner
@@ -100,11 +112,44 @@ def compare(
         return _watch(lambda: runner.run(comparison, folder, console, quiet=quiet), folder, console, "compare")
 
 
+def sweep(
+    plan: Callable[[Recipe, Mapping[str, Sequence[str]] | None], Sweep],
+    recipe: Recipe,
+    path: Path,
+    console: Console,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+) -> SweepResults:
+    """Do a sweep in a folder, from the start or from where it was; see `distill.comparison.sweeper.run`.
+
+    Args:
+        plan: makes the sweep, of the recipe and of the axes of an earlier one in the folder, if there is one.
+        recipe: with the first value of each key that is varied.
+        path: the folder.
+        console: what the user watches.
+        resume: go on with the sweep in the folder.
+        quiet: of the runs, show warnings only.
+    """
+    if resume:
+        require_kind(path, "sweep")
+    begun = resume and (path / SWEEP).is_file()
+    points = plan(recipe, SweepResults.read(path).axes if begun else None)
+    with closing(RunFolder.create(path, to_yaml(points.recipe), resume=resume)) as folder:
+        from distill.comparison import sweeper
+
+        return _watch(lambda: sweeper.run(points, folder, console, quiet=quiet), folder, console, "sweep")
+
+
 def resume(
     folder: Path, console: Console, *, quiet: bool = False, on_epoch: EpochCallback | None = None
-) -> Results | ComparisonResults:
-    """Go on with the run or the comparison in a folder."""
+) -> Results | ComparisonResults | SweepResults:
+    """Go on with the run, the comparison or the sweep in a folder."""
     recipe, path = load(recipe_of(folder), files=True), folder
+    if (path / SWEEP).is_file():
+        from distill.comparison import sweep as sweeps
+
+        return sweep(partial(sweeps.plan, several={}), recipe, path, console, resume=True, quiet=quiet)
     if (path / COMPARISON).is_file():
         return compare(arms_of(recipe), recipe, path, console, resume=True, quiet=quiet)
     results = run(recipe, path, console, resume=True, on_epoch=on_epoch)

@@ -52,6 +52,27 @@ def compare(args: argparse.Namespace) -> None:
         open_page(path / "compare.html")
 
 
+def sweep(args: argparse.Namespace) -> None:
+    """Run a recipe with each combination of several values, and say which are worth it.
+
+    distill sweep half model=best.pt data=data.yaml prune.flops=0.7,0.5,0.3
+    distill sweep half model=best.pt data=data.yaml prune.flops=0.5,0.3 distill.epochs=20,50 --seeds 2
+    distill sweep --resume runs/sweep-half-1
+    """
+    from distill.api import runs
+    from distill.comparison import sweep as sweeps
+
+    parallel.require_single("distill sweep")
+    single, several = sweeps.read_words(args.override)
+    words = [*single, *(f"{key}={values[0]}" for key, values in several.items())]
+    with console_of(args) as console:
+        recipe, path = runs.recipe_and_folder(args.recipe, words, out=args.out, resume=args.resume, prefix="sweep-")
+        plan = partial(sweeps.plan, several=several, seeds=args.seeds)
+        runs.sweep(plan, recipe, path, console, resume=args.resume, quiet=args.quiet)
+    if args.open:
+        open_page(path / "sweep.html")
+
+
 def plan(args: argparse.Namespace) -> None:
     """Show what a run would cut, layer by layer; or, with --curve, how far one can go.
 
@@ -151,15 +172,16 @@ def copy(args: argparse.Namespace) -> None:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Write the report of a finished run again, or one page of many runs' results.
+    """Write the report of a finished run, comparison, sweep or curve again, or one page of many runs' results.
 
     distill report runs/half-1
     distill report --results docs/results runs/half-1 --table README.md
     """
     from distill import report as reports
-    from distill.engine.folder import COMPARISON
     from distill.report import compare as comparisons
+    from distill.report import curve as curves
     from distill.report import summary
+    from distill.report import sweep as sweeps
 
     if args.results is not None:
         summary.collect(map(Path, args.folder), Path(args.results))
@@ -170,11 +192,13 @@ def report(args: argparse.Namespace) -> None:
             "give the folder of one run; for a page of several: distill report --results DIR RUN_DIR ..."
         )
     folder = Path(args.folder[0])
-    compared = (folder / COMPARISON).is_file()
-    if not compared and not (folder / "results.json").is_file():
+    pages = {"compare": comparisons, "sweep": sweeps, "results": reports, "curve": curves}
+    found = {name: page for name, page in pages.items() if (folder / f"{name}.json").is_file()}
+    if not found:
         raise DistillError(f"{folder} holds no results.json: give the folder of a finished run")
-    (comparisons if compared else reports).write(folder)
-    page = folder / ("compare.html" if compared else "report.html")
+    for written in found.values():
+        written.write(folder)
+    page = folder / f"{next(iter(found)).replace('results', 'report')}.html"
     print(page)
     if args.open:
         open_page(page)

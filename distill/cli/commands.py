@@ -76,6 +76,15 @@ _PLAN = (
     _flag("--full-repair", "with --curve, repair block by block too, as a run does: slower"),
     _word("--out", "DIR", "with --curve, write curve.json and curve.html there, perhaps into a run's folder"),
 )
+_SWEEP = (
+    _RECIPE[0],
+    _word(
+        "override", "key=value", "replaces a key; each of several values, key=a,b, is tried ([a,b] is one)", nargs="*"
+    ),
+    _QUIET,
+    _word("--seeds", "N", "runs of each combination, from the recipe's seed on; 1 by default", type=int),
+    *_folder("sweep", "sweep-"),
+)
 _LS = (
     ("what", {"choices": lists.LISTS, "help": "what to list"}),
     _word(
@@ -100,6 +109,7 @@ COMMANDS = {
     "run": Command(calls.run, (*_RECIPE, *_folder("run", ""))),
     "plan": Command(calls.plan, _PLAN),
     "compare": Command(calls.compare, _COMPARE),
+    "sweep": Command(calls.sweep, _SWEEP),
     "check": Command(calls.check, _RECIPE),
     "ls": Command(lists.ls, _LS),
     "cp": Command(calls.copy, _CP),

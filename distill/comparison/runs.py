@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.engine import pipeline
-from distill.engine.folder import LOG, RECIPE, RunFolder
+from distill.engine.folder import LOG, RECIPE, RunFolder, finished_stages
 from distill.engine.stage import Stage, shared_stages, with_evaluations
 from distill.machine.console import Console
 from distill.machine.files import has_content
@@ -92,7 +92,7 @@ class Runs:
     def _seed(self, folder: RunFolder, recipe: Recipe, stages: Sequence[Stage[Any]]) -> None:
         """Give a new run the stages that it shares with the source that has most of them."""
         shared, source = max(
-            ((shared_stages(stages, base, recipe), path) for base, path in self.sources),
+            ((_finished(shared_stages(stages, base, recipe), path), path) for base, path in self.sources),
             key=lambda each: len(each[0]),
             default=([], folder.path),
         )
@@ -104,3 +104,9 @@ def _lacks_files(folder: RunFolder) -> bool:
     """Whether a file of a finished stage is gone, and was not discarded."""
     done = [stage for stage in with_evaluations(pipeline.STAGES) if stage.name in folder.stages]
     return not all(has_content(folder.path / name) for stage in done for name in {*stage.leaves} - {*folder.discarded})
+
+
+def _finished(stages: Sequence[Stage[Any]], path: Path) -> list[Stage[Any]]:
+    """Those of the stages that the run in a folder has finished: one that failed has a part of them."""
+    recorded = finished_stages(path)
+    return [stage for stage in stages if stage.name in recorded]

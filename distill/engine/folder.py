@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -31,7 +31,8 @@ from distill.recipe.yaml import flatten
 FORMAT = 2  # of stages.json
 RECIPE, STAGES, ENV, LOG = "recipe.yaml", "stages.json", "env.json", "log.txt"
 TRAINING = "training"  # a folder for each stage that trains, by its name
-COMPARISON = "compare.json"  # instead of stages, in the folder of `distill compare`
+COMPARISON, SWEEP = "compare.json", "sweep.json"  # instead of stages, in the folders of commands of many runs
+_KINDS = {SWEEP: ("sweep", "a sweep"), COMPARISON: ("compare", "a comparison"), STAGES: ("run", "a run")}
 
 
 class RunFolder:
@@ -64,7 +65,7 @@ class RunFolder:
         """
         if not resume:
             if os.path.exists(path) and (not path.is_dir() or any(_is_content(file.name) for file in path.iterdir())):
-                command = "compare" if (path / COMPARISON).is_file() else "run"
+                command = kind_of(path) or "run"
                 goes_on = f", or go on with it: distill {command} --resume {path}" if (path / RECIPE).is_file() else ""
                 raise DistillError(f"{path} is there already: choose another --out{goes_on}")
             check_place(path)
@@ -229,6 +230,24 @@ def recipe_of(path: Path) -> Path:
     if not (path / RECIPE).is_file():
         raise DistillError(f"{path} holds no run to go on with: there is no {path / RECIPE}")
     return path / RECIPE
+
+
+def kind_of(path: Path) -> str | None:
+    """The command that a folder belongs to: run, compare or sweep. None if nothing in it says."""
+    return next((command for file, (command, _) in _KINDS.items() if (path / file).is_file()), None)
+
+
+def require_kind(path: Path, command: str) -> None:
+    """Raise a DistillError for the folder of another command."""
+    kinds, found = dict(_KINDS.values()), kind_of(path)
+    if found not in (None, command):
+        other = f" and no {kinds[command].removeprefix('a ')}" if command != "run" else ""
+        raise DistillError(f"{path} is {kinds[found]}{other}: distill {found} --resume {path}")
+
+
+def finished_stages(path: Path) -> Collection[str]:
+    """The names of the stages that the run in a folder has finished."""
+    return _read_stages(path / STAGES)
 
 
 def next_path(name: str, root: Path = Path("runs")) -> Path:

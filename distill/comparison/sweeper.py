@@ -1,0 +1,122 @@
+"""The flow of a sweep: every point is a run in a folder of its own, from the stages that it shares with an earlier one."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import replace
+
+import prune
+from distill.comparison.runs import Runs
+from distill.comparison.sweep import Point, Sweep, label
+from distill.engine import pipeline
+from distill.engine.folder import RunFolder
+from distill.engine.preflight import Preflight, check_network, fitting_losses, preflight
+from distill.engine.size import with_size
+from distill.engine.stages.select import SELECT
+from distill.errors import DistillError, RunError
+from distill.machine.console import Console
+from distill.machine.faults import machine_fault
+from distill.report import sweep as report
+from distill.results.results import Results
+from distill.results.sweep import FILE, FORMAT, FailedPoint, SweepPoint, SweepResults, SweepSetting
+
+
+def run(sweep: Sweep, folder: RunFolder, console: Console, *, quiet: bool = False) -> SweepResults:
+    """Run every point, and write the page of all.
+
+    Args:
+        sweep: the points.
+        folder: where everything goes; a resumed one goes on after its last finished run, stage or epoch.
+        console: what the user watches.
+        quiet: of the runs, show warnings only.
+
+    Returns:
+        The content of sweep.json.
+
+    Raises:
+        DistillError, PruneError: bad input, before anything is written. If a run fails later, the others are made and
+            the page is written first.
+    """
+    work = _Work(replace(sweep, points=checked(sweep.points)), folder, console, quiet)
+    for point in work.sweep.points:
+        work.run(point)
+        work.write()
+    console.result("\n" + report.summary(work.content, folder.path))
+    if work.failed:
+        names = ", ".join(failed.name for failed in work.failed)
+        raise DistillError(f"{len(work.failed)} of {len(sweep.points)} runs failed ({names}): {work.failed[0].error}")
+    return work.content
+
+
+def checked(points: tuple[Point, ...]) -> tuple[Point, ...]:
+    """The points with their image sizes. What they need is opened and checked once for all that agree in it.
+
+    Raises:
+        DistillError: the first error, and its point.
+    """
+    opened: dict[object, Preflight] = {}
+    result = []
+    for point in points:
+        recipe = point.recipe
+        key = (recipe.model, recipe.trust, recipe.teacher, recipe.data, recipe.device, recipe.batch, recipe.export)
+        try:
+            if key not in opened:
+                opened[key] = preflight(recipe, progress=Console(quiet=True).track)
+                recipe = opened[key].recipe
+            else:
+                teacher = opened[key].teacher
+                recipe, _ = with_size(recipe, teacher)
+                fitting_losses(recipe, teacher)
+                check_network(recipe, teacher)
+        except (DistillError, prune.PruneError) as error:
+            raise DistillError(f"{label(point.values)}: {error}") from None
+        result.append(replace(point, recipe=recipe))
+    return tuple(result)
+
+
+class _Work:
+    """The finished part of a sweep."""
+
+    def __init__(self, sweep: Sweep, folder: RunFolder, console: Console, quiet: bool) -> None:
+        self.sweep, self.folder, self.console = sweep, folder, console
+        self.runs = Runs(console, len(sweep.points), quiet=quiet)
+        # The student is chosen, exported and timed in each run: these stages leave files beside its folder's records.
+        self.shared = pipeline.STAGES[: pipeline.STAGES.index(SELECT)]
+        self.points: list[SweepPoint] = []
+        self.failed: list[FailedPoint] = []
+        self.about: SweepSetting | None = None
+
+    def run(self, point: Point) -> None:
+        """One point. One that fails is noted, and the next ones are run."""
+        path = self.folder.path / point.name
+        try:
+            results = self.runs.run(point.recipe, path, label(point.values), self.shared)
+        except Exception as error:
+            fault = machine_fault(error, path)
+            if isinstance(error, RunError) or isinstance(error, OSError) and fault is not None:
+                raise  # a full disk does not get better with the next point
+            if fault is None and not isinstance(error, DistillError | prune.PruneError):
+                self.console.record(traceback.format_exc())
+            said = str(fault or error) or type(error).__name__
+            self.console.warn(f"{label(point.values)}: {said}")
+            self.failed.append(FailedPoint(point.name, point.values, said))
+        else:
+            self.points.append(SweepPoint.of(results, point.name, point.values))
+            self.about = self.about or _setting(results)
+        self.runs.sources.append((point.recipe, path))
+
+    @property
+    def content(self) -> SweepResults:
+        """What sweep.json holds."""
+        missing = len(self.sweep.points) - len(self.points) - len(self.failed)
+        name, axes = self.sweep.recipe.name, self.sweep.axes
+        return SweepResults(FORMAT, name, axes, self.about, tuple(self.points), tuple(self.failed), missing)
+
+    def write(self) -> None:
+        """After each point, so that a sweep that is killed has a page too."""
+        self.folder.write_json(FILE, self.content.to_dict())
+        report.write(self.folder.path)
+
+
+def _setting(results: Results) -> SweepSetting:
+    return SweepSetting(results.model, results.data.path, results.imgsz, results.device, results.versions)
