@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import prune
 from distill.engine.judge import Judge
@@ -30,6 +30,7 @@ from distill.recipe.keys import Key
 from distill.recipe.schema import Distill, Prune, Recipe
 from distill.recipe.section import write as plain
 from distill.results.curve import FORMAT, CurvePoint, CurveResults, CurveSetting, in_order
+from distill.yolo.checkpoint.detector import fused
 from distill.yolo.evaluation.evaluate import EvalSettings
 from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.outputs import sensitivity_of
@@ -137,6 +138,7 @@ class _Curve:
         start = time.monotonic()
         evaluation = self.judge.evaluate(self.model)
         judged_by, score = evaluation.yardstick
+        gflops, params = self._cost(self.model)
         return CurveResults(
             format=FORMAT,
             recipe_name=self.recipe.name,
@@ -150,8 +152,8 @@ class _Curve:
             judged_by=judged_by,
             images=len(self.data.val),
             teacher=score,
-            teacher_gflops=measure.count_gflops(self.model, self.recipe.size),
-            teacher_params=measure.count_params(self.model),
+            teacher_gflops=gflops,
+            teacher_params=params,
             map_drop=self._limit,
             points=(),
             unreachable=(),
@@ -214,8 +216,12 @@ class _Curve:
             steps = self.results.setting.steps
             mend(student, self.model, plan, images, steps, self.recipe.seed, self.console, weights)
             repaired = self.judge.evaluate(student).yardstick[1]
-        gflops = measure.count_gflops(student, self.recipe.size)
-        return CurvePoint(budget, gflops, measure.count_params(student), pruned, repaired, time.monotonic() - start)
+        return CurvePoint(budget, *self._cost(student), pruned, repaired, time.monotonic() - start)
+
+    def _cost(self, network: nn.Module) -> tuple[float, int]:
+        """GFLOPs and parameters as they are deployed, with BatchNorm in the convolutions."""
+        deployed = fused(network)
+        return measure.count_gflops(deployed, self.recipe.size), measure.count_params(deployed)
 
     @cached_property
     def _graph(self) -> prune.ChannelGraph:
