@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from distill.machine.progress import EpochCallback
     from distill.results.comparison import ComparisonResults
     from distill.results.results import Results
+    from distill.results.sweep import SweepResults
 
 
 @public
@@ -59,17 +60,17 @@ def run(
 @public
 def resume(
     folder: str | Path, *, progress: Progress = False, quiet: bool = False, on_epoch: EpochCallback | None = None
-) -> Results | ComparisonResults:
-    """Go on with a run or a comparison that was ended before its time, as `distill run --resume` does.
+) -> Results | ComparisonResults | SweepResults:
+    """Go on with a run, a comparison or a sweep that was ended before its time, as `distill run --resume` does.
 
     Args:
-        folder: of the run or the comparison.
+        folder: of the run, the comparison or the sweep.
         progress: as of `run`.
         quiet: as of `run`.
         on_epoch: as of `run`; of a run only.
 
     Returns:
-        What the run or the comparison would have returned.
+        What the run, the comparison or the sweep would have returned.
 
     Raises:
         DistillError: there is no run in the folder, or one that is going on.

@@ -75,13 +75,14 @@ _PLAN = (
     _word("--budgets", "A,B,C", "with --curve, values of the budget key; 0.9 to 0.1 and around the limit by default"),
     _flag("--full-repair", "with --curve, repair block by block too, as a run does: slower"),
     _word("--out", "DIR", "with --curve, write curve.json and curve.html there, perhaps into a run's folder"),
+    _OPEN,
 )
 _SWEEP = (
     _RECIPE[0],
     _word(
         "override", "key=value", "replaces a key; each of several values, key=a,b, is tried ([a,b] is one)", nargs="*"
     ),
-    _QUIET,
+    *_SCREEN,
     _word("--seeds", "N", "runs of each combination, from the recipe's seed on; 1 by default", type=int),
     *_folder("sweep", "sweep-"),
 )

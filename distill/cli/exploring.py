@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from distill.cli.screen import console_of
+from distill.cli.screen import console_of, open_page
 from distill.errors import DistillError, Interrupted
 from distill.recipe.schema import Recipe
 
-_OF_CURVE = {"budgets": "--budgets", "full_repair": "--full-repair", "out": "--out"}
+_OF_CURVE = {"budgets": "--budgets", "full_repair": "--full-repair", "out": "--out", "open": "--open"}
 
 
 def wants_curve(args: argparse.Namespace) -> bool:
@@ -24,6 +24,8 @@ def curve(recipe: Recipe, args: argparse.Namespace) -> None:
     """Measure the curve of a recipe; a folder keeps each point as soon as it is measured."""
     budgets = _budgets(args.budgets) if args.budgets is not None else ()
     out = Path(args.out) if args.out else None
+    if args.open and out is None:
+        raise DistillError("--open needs --out DIR, where the page is")
     if out is not None and out.exists() and not out.is_dir():
         raise DistillError(f"--out {out} is a file: give a folder")
     from distill.engine import standalone
@@ -35,6 +37,8 @@ def curve(recipe: Recipe, args: argparse.Namespace) -> None:
         except KeyboardInterrupt:
             kept = f"the points in {out} are kept, give the same command again" if out else "with --out points are kept"
             raise Interrupted(f"interrupted; {kept}") from None
+    if args.open and out is not None:
+        open_page(out / "curve.html")
 
 
 def _budgets(text: str) -> tuple[float, ...]:

@@ -37,7 +37,7 @@ def run(sweep: Sweep, folder: RunFolder, console: Console, *, quiet: bool = Fals
         DistillError, PruneError: bad input, before anything is written. If a run fails later, the others are made and
             the page is written first.
     """
-    work = _Work(replace(sweep, points=checked(sweep.points)), folder, console, quiet)
+    work = _Work(replace(sweep, points=_checked(sweep.points, folder, console)), folder, console, quiet)
     for point in work.sweep.points:
         work.run(point)
         work.write()
@@ -48,7 +48,7 @@ def run(sweep: Sweep, folder: RunFolder, console: Console, *, quiet: bool = Fals
     return work.content
 
 
-def checked(points: tuple[Point, ...]) -> tuple[Point, ...]:
+def _checked(points: tuple[Point, ...], folder: RunFolder, console: Console) -> tuple[Point, ...]:
     """The points with their image sizes. What they need is opened and checked once for all that agree in it.
 
     Raises:
@@ -71,6 +71,7 @@ def checked(points: tuple[Point, ...]) -> tuple[Point, ...]:
         except (DistillError, prune.PruneError) as error:
             raise DistillError(f"{label(point.values)}: {error}") from None
         result.append(replace(point, recipe=recipe))
+    next(iter(opened.values())).introduce(console, folder.path)
     return tuple(result)
 
 

@@ -73,16 +73,18 @@ def test_points_are_the_product_and_each_has_a_folder_of_its_own(here: Path) -> 
     single, several = sweeps.read_words(words)
     assert single == ["distill.labels=0.5"] and list(several) == ["prune.flops", "prune.protect"]
     recipe = recipes.load(here / "tiny.yaml", [*single, *(f"{key}={values[0]}" for key, values in several.items())])
-    plan = sweeps.plan(recipe, several, seeds=2)
+    plan = sweeps.plan(recipe, several=several, seeds=2)
     assert len(plan.points) == len({point.name for point in plan.points}) == 8
     first, last = plan.points[0].recipe, plan.points[-1].recipe
     assert first.prune and last.prune and (first.prune.flops, first.prune.protect, first.seed) == (0.7, (), 0)
     assert (last.prune.flops, last.prune.protect, last.seed) == (0.5, ("model.0.*", "model.1.*"), 1)
     assert {point.recipe.distill.labels for point in plan.points} == {0.5}
-    assert sweeps.plan(recipe, {"prune.flops": ("0.7", "0.5")}).points[1].name == "flops-0.5-seed-0"
-    more = sweeps.plan(recipe, {"prune.flops": ("0.5", "0.3")}, 2, {"prune.flops": ("0.7", "0.5"), "seed": ("0",)})
+    assert sweeps.plan(recipe, several={"prune.flops": ("0.7", "0.5")}).points[1].name == "flops-0.5-seed-0"
+    before = {"prune.flops": ("0.7", "0.5"), "seed": ("0",)}
+    more = sweeps.plan(recipe, before, several={"prune.flops": ("0.5", "0.3")}, seeds=2)
+    assert more.recipe.prune and more.recipe.prune.flops == 0.7, "as it was begun"
     assert more.axes == {"prune.flops": ("0.7", "0.5", "0.3"), "seed": ("0", "1")}
-    long = sweeps.plan(recipe, {"model": ("a/b c.pt", "a/b_c.pt", "x" * 300)}).points
+    long = sweeps.plan(recipe, several={"model": ("a/b c.pt", "a/b_c.pt", "x" * 300)}).points
     assert len({point.name for point in long}) == 3 and max(len(point.name) for point in long) < 100
 
 
