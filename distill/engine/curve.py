@@ -36,7 +36,7 @@ from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.outputs import sensitivity_of
 
 BUDGETS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
-HALVINGS = 2  # of the distance between the last budget that is accepted and the first that is not
+RESOLUTION = 0.04  # between the last budget that is accepted and the first that is not
 DIGITS = 12  # of the checkpoint's SHA-256
 _LIMITS = ("importance", "round_to", "protect", "max_ratio", "images")  # keys of `prune` that move a point
 
@@ -178,11 +178,15 @@ class _Curve:
         self._measure(self.options.budgets or BUDGETS)
         if not self.results.points:
             self._check(self.results.unreachable[0])  # raises, with the reason
-        for _ in range(0 if self.options.budgets else HALVINGS):
-            kept, lost = self.results.kept, self.results.lost
-            if kept is None or lost is None:
-                break
-            self._measure([round((kept.budget + lost.budget) / 2, 4)])
+        while not self.options.budgets and (middle := self._middle()) is not None:
+            self._measure([middle])
+
+    def _middle(self) -> float | None:
+        """The budget between the last that is accepted and the first that is not; None if they are close, or not known."""
+        kept, lost = self.results.kept, self.results.lost
+        if kept is None or lost is None or abs(kept.budget - lost.budget) <= RESOLUTION:
+            return None
+        return round((kept.budget + lost.budget) / 2, 4)
 
     def _measure(self, budgets: Sequence[float]) -> None:
         have = {point.budget for point in self.results.points}

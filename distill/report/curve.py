@@ -25,7 +25,7 @@ def summary(curve: CurveResults, folder: Path | None) -> str:
     """The last screen. Plain ASCII."""
     lines = [*plain_table(facts.table(curve)), ""]
     lines += textwrap.wrap(facts.notes(curve), WIDTH)
-    lines += ["", f"{'. '.join(filter(None, (facts.gain(curve), facts.judgement(curve))))}."]
+    lines += ["", f"{': '.join(filter(None, (facts.gain(curve), facts.judgement(curve))))}."]
     if folder is not None:
         lines.append(str(folder / "curve.html"))
     return plain("\n".join(lines))

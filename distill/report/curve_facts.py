@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from distill.machine.words import duration
 from distill.report.facts import Table
-from distill.report.format import difference, digits, signed, value_text
+from distill.report.format import digits, signed, value_text
 from distill.results.curve import CurvePoint, CurveResults
 from distill.results.results import Results
 
@@ -41,7 +41,7 @@ def table(curve: CurveResults) -> Table:
 
 
 def _row(curve: CurveResults, point: CurvePoint) -> tuple[str, ...]:
-    drop = "" if curve.teacher is None or point.score is None else difference(curve.teacher, point.score)
+    drop = "" if curve.teacher is None or point.score is None else _fine(point.score - curve.teacher)
     return (
         f"{point.budget:g}",
         digits(point.gflops),
@@ -52,6 +52,11 @@ def _row(curve: CurveResults, point: CurvePoint) -> tuple[str, ...]:
         drop,
         {True: "yes", False: "no", None: ""}[curve.accepts(point)],
     )
+
+
+def _fine(value: float) -> str:
+    """A difference to four digits: the limit of `accept` is a few thousandths."""
+    return f"{value:+.4f}".replace("-", "−")
 
 
 def figure(score: float | None) -> str:
@@ -79,12 +84,12 @@ def judgement(curve: CurveResults) -> str:
     """Where the limit lies, between two budgets that were measured; nothing is interpolated."""
     if curve.map_drop is None:
         return "not judged, there are no labels to measure mAP with" if not curve.labelled else ""
-    kept, lost, limit = curve.kept, curve.lost, f"the limit ({signed(-curve.map_drop)})"
+    kept, lost, limit = curve.kept, curve.lost, f"limit ({signed(-curve.map_drop)})"
     if kept is None:
-        return f"every budget that was measured ends below {limit} before training" if lost else ""
+        return f"every budget that was measured ends below the {limit} before training" if lost else ""
     if lost is None:
-        return f"every budget that was measured keeps {limit}, so one could go further"
-    return f"{limit} lies between {KEYS[curve.key]} {kept.budget:g} and {lost.budget:g}, before training"
+        return f"every budget that was measured keeps the {limit}, so one could go further"
+    return f"before training, the {limit} lies between {KEYS[curve.key]} {kept.budget:g} and {lost.budget:g}"
 
 
 def advice(curve: CurveResults) -> str:
@@ -110,9 +115,19 @@ def notes(curve: CurveResults) -> str:
         )
     elif curve.map_drop is not None and curve.kept is not None and curve.lost is not None:
         parts.append(
-            f"One seed and {curve.images} val images: two budgets within 0.005 of each other are not told apart by this."
+            f"One seed and {curve.images} val images: figures within about 0.005 of each other are not told apart."
         )
+        again = [point for point in curve.points if curve.accepts(point) and point.budget not in _kept(curve)]
+        if again:
+            budgets = ", ".join(f"{point.budget:g}" for point in again)
+            parts.append(f"{KEYS[curve.key]} {budgets}: accepted too, below one that is not, so not counted on.")
     return " ".join(parts)
+
+
+def _kept(curve: CurveResults) -> list[float]:
+    """The budgets down to the smallest that keeps what `accept` asks."""
+    budgets = [point.budget for point in curve.points]
+    return budgets[: budgets.index(curve.kept.budget) + 1] if curve.kept is not None else []
 
 
 def training(curve: CurveResults, trained: Trained | None) -> str:

@@ -14,12 +14,20 @@ from torch import nn
 
 import prune
 from distill.cli.main import main
+from distill.engine import curve as engine
 from distill.engine.judge import Judge
+from distill.engine.planning import calibration_images, make_plan
+from distill.engine.stages.repair import mend
+from distill.machine.console import Console
+from distill.machine.measure import count_gflops, count_params
+from distill.recipe import load as recipes
 from distill.report import curve as report
 from distill.report import curve_facts as facts
 from distill.results.curve import FORMAT, CurvePoint, CurveResults, CurveSetting
 from distill.results.results import Evaluation, Results
 from distill.yolo.checkpoint import detector as checkpoint
+from distill.yolo.data import dataset as datasets
+from distill.yolo.families.adapter import YOLO_ADAPTER
 from tests.distill.test_report import results as run_results  # noqa: F401 - a fixture
 from tests.distill.yolo.test_trainer import tiny, write_images
 
@@ -35,7 +43,7 @@ distill: {epochs: 0}
 export: []
 latency: {runs: 1}
 """
-FULL = sum(parameter.numel() for parameter in tiny().parameters())
+FULL = count_gflops(tiny(), 64)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +57,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Measured:
-    """Stands in for the evaluation: keeps the networks, and invents an accuracy that falls with their parameters."""
+    """Stands in for the evaluation: keeps the networks, and invents an accuracy that falls with their FLOPs."""
 
     def __init__(self, patch: pytest.MonkeyPatch, enough: float = 0.5) -> None:
         self.networks: list[dict[str, torch.Tensor]] = []
@@ -70,7 +78,7 @@ class Measured:
         if self.stop and len(self.networks) == self.stop:
             raise KeyboardInterrupt
         self.networks.append({name: value.clone() for name, value in network.state_dict().items()})
-        share = sum(parameter.numel() for parameter in network.parameters()) / FULL
+        share = count_gflops(network, 64) / FULL
         score = 0.6 if share > self.enough else 0.6 * share
         if judge.data.labelled:
             return Evaluation(score, score, {})
@@ -92,32 +100,29 @@ def test_points_are_those_of_runs_from_one_set_of_statistics(here: Path, tmp_pat
     assert measured.calls == {"score": 1, "repair_weights": 1}
     teacher, *_, pruned, repaired = measured.networks
     assert len(measured.networks) == 5 and teacher.keys() == pruned.keys()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("distill.engine.stages.teacher.MIN_TEACHER_MAP", -1.0)
-        run = tmp_path / "run"
-        assert main(["run", str(here / "tiny.yaml"), "prune.flops=0.5", "--out", str(run), "--quiet"]) == 0
-    for name, network in (("pruned", pruned), ("repaired", repaired)):
-        made = checkpoint.load(run / f"{name}.pt").model
-        mine = checkpoint.load(run / f"{name}.pt").model
-        mine.load_state_dict(network)
-        image = torch.rand(2, 3, 64, 64)
-        with torch.no_grad():
-            torch.testing.assert_close(mine(image)[0], made(image)[0], rtol=1e-4, atol=1e-4)
-    results, content = CurveResults.read(out), json.loads((run / "results.json").read_text())
+    recipe, console = recipes.load(here / "tiny.yaml", ["prune.flops=0.5"]), Console(quiet=True)
+    original = checkpoint.load(here / "best.pt")
+    data = datasets.load(here / "data" / "data.yaml")
+    plan = make_plan(recipe, original, data, torch.device("cpu"), console)
+    student = prune.apply(original.model, plan, adapter=YOLO_ADAPTER)
+    assert all(torch.equal(value, pruned[name]) for name, value in student.state_dict().items())
+    mend(student, original.model, plan, calibration_images(recipe, original, data, 4), 0, recipe.seed, console)
+    assert all(torch.equal(value, repaired[name]) for name, value in student.state_dict().items())
+    results, deployed = CurveResults.read(out), checkpoint.fused(student)
     assert results is not None and [point.budget for point in results.points] == [0.8, 0.5]
-    cost = content["models"]["repaired"]
-    assert (results.points[1].gflops, results.points[1].params) == (cost["gflops"], cost["params"])
-    assert results.teacher_params == content["models"]["teacher"]["params"]
+    assert (results.points[1].gflops, results.points[1].params) == (count_gflops(deployed, 64), count_params(deployed))
 
 
 def test_the_limit_is_measured_more_closely_and_nothing_twice(
-    here: Path, tmp_path: Path, measured: Measured, capsys: Any
+    here: Path, tmp_path: Path, measured: Measured, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    out, measured.stop = tmp_path / "out", 4
+    monkeypatch.setattr(engine, "BUDGETS", (0.7, 0.6))
+    out, measured.stop, measured.enough = tmp_path / "out", 4, 0.61
     assert curve(here, "--out", str(out)) == 130
     assert capsys.readouterr().err == f"interrupted; the points in {out} are kept, give the same command again\n"
     first = CurveResults.read(out)
-    assert first is not None and [point.budget for point in first.points] == [0.9]
+    assert first is not None and [point.budget for point in first.points] == [0.7]
+    assert [float(f"{point.score:.3f}") for point in first.points if point.score] == [0.6]
     measured.stop, before = 0, len(measured.networks)
     assert curve(here, "--out", str(out)) == 0
     results = CurveResults.read(out)
@@ -125,13 +130,14 @@ def test_the_limit_is_measured_more_closely_and_nothing_twice(
     assert len(measured.networks) - before == 2 * (len(results.points) - 1), "neither the teacher nor the first point"
     kept, lost = results.kept, results.lost
     assert kept is not None and lost is not None
-    assert len(results.points) == 10 and 0.02 < kept.budget - lost.budget < 0.06, "the bracket was halved twice"
+    assert len(results.points) == 4 and kept.budget - lost.budget == pytest.approx(0.025), "it was halved twice"
     share = f"{results.share(kept):.0%} of the FLOPs would be accepted"
     said = capsys.readouterr().out
-    assert f"{share}. the limit (-0.005) lies between FLOPs kept {kept.budget:g} and {lost.budget:g}" in said
+    limit = f"before training, the limit (-0.005) lies between FLOPs kept {kept.budget:g} and {lost.budget:g}."
+    assert f"{share}: {limit}" in said
     assert facts.advice(results) == f"{share}, by the curve: prune.flops={kept.budget:g}"
     count = len(measured.networks)
-    assert curve(here, "--out", str(out), "--budgets", "0.9,0.5") == 0
+    assert curve(here, "--out", str(out), "--budgets", "0.7,0.6") == 0
     assert len(measured.networks) == count, "all of it is there already"
     page = (out / "curve.html").read_text()
     assert page.count("<svg") == 2 and share in page and (out / "plots" / "limit.png").is_file()
@@ -162,8 +168,9 @@ def test_without_labels_it_is_agreement_and_nothing_is_accepted(
     assert curve(here, f"data={here / 'data' / 'images' / 'train'}", "--budgets", "0.6", "--out", str(tmp_path)) == 0
     results = CurveResults.read(tmp_path)
     assert results is not None and results.map_drop is None and results.kept is None and not facts.advice(results)
-    said = capsys.readouterr().out
-    assert "agreement with the teacher" in said and "accepted" not in said and "judges nothing here" in said
+    said = " ".join(capsys.readouterr().out.partition("/curve.html")[0].split())
+    assert "agreement with the teacher 0.600 at 59% of the FLOPs" in said and "judges nothing here" in said
+    assert "accepted" not in said.partition("After repair:")[0]
 
 
 @pytest.mark.parametrize(
@@ -217,7 +224,8 @@ def test_only_budgets_above_the_first_that_fails_are_kept() -> None:
     curve = example(0.631, 0.629, 0.620, 0.630, 0.4)
     assert curve.kept == curve.points[1] and curve.lost == curve.points[2], "0.5 is above the limit by luck"
     assert facts.gain(curve) == "75% of the FLOPs would be accepted"
-    assert facts.judgement(curve).endswith("lies between FLOPs kept 0.75 and 0.6, before training")
+    assert facts.judgement(curve).endswith("lies between FLOPs kept 0.75 and 0.6")
+    assert "FLOPs kept 0.5: accepted too, below one that is not" in facts.notes(curve)
     none = example(0.6, 0.5)
     assert none.kept is None and not facts.advice(none)
     assert facts.gain(none) == "No budget down from 90% of the FLOPs would be accepted without training"
