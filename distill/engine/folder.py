@@ -247,7 +247,7 @@ def require_kind(path: Path, command: str) -> None:
 
 def finished_stages(path: Path) -> Collection[str]:
     """The names of the stages that the run in a folder has finished."""
-    return _read_stages(path / STAGES)
+    return _read_stages(path / STAGES)[0]
 
 
 def next_path(name: str, root: Path = Path("runs")) -> Path:
