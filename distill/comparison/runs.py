@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,10 @@ def _lacks_files(folder: RunFolder) -> bool:
 
 
 def _finished(stages: Sequence[Stage[Any]], path: Path) -> list[Stage[Any]]:
-    """Those of the stages that the run in a folder has finished: one that failed has a part of them."""
+    """Those of the stages, from the first on, whose record and files a run has: one that failed has a part of them."""
     recorded = finished_stages(path)
-    return [stage for stage in stages if stage.name in recorded]
+
+    def is_there(stage: Stage[Any]) -> bool:
+        return stage.name in recorded and all(has_content(path / name) for name in stage.leaves)
+
+    return list(takewhile(is_there, stages))
