@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import logging
 import os
 import re
 import shutil
@@ -27,6 +28,8 @@ from distill.machine.files import (
     write_atomically,
 )
 from distill.recipe.yaml import flatten
+
+_LOG = logging.getLogger(__name__)
 
 FORMAT = 2  # of stages.json
 RECIPE, STAGES, ENV, LOG = "recipe.yaml", "stages.json", "env.json", "log.txt"
@@ -80,6 +83,7 @@ class RunFolder:
         folder = cls(path, recipe_yaml, resumed=True)
         folder.open()
         folder.refresh()
+        _LOG.debug("%s goes on; finished: %s", path, ", ".join(folder.stages) or "nothing")
         return folder
 
     @classmethod

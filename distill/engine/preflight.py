@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,8 @@ from distill.yolo.families.outputs import distillation
 from distill.yolo.families.table import family_of, stride_of
 from distill.yolo.families.ultralytics_dfl import DFL
 
+_LOG = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Preflight:
@@ -65,8 +68,8 @@ class Preflight:
         if data is not None:
             labels = "" if data.labelled else ", without labels"
             rows.append(("images", f"{len(data.train)} train, {len(data.val)} val{labels}: {data.path}"))
-        losses = ", ".join(loss.name for loss in self.losses) or "none"
-        return [*rows, ("size", str(self.size)), ("losses", losses), ("device", env.device_name(str(self.device)))]
+        losses = [("losses", ", ".join(loss.name for loss in self.losses))] if self.losses else []
+        return [*rows, ("size", str(self.size)), *losses, ("device", env.device_name(str(self.device)))]
 
     @property
     def _told(self) -> list[tuple[str, str]]:
@@ -127,6 +130,8 @@ def preflight(
         _check_labels(recipe, data, teaching)
         notes += data.notes
         warnings += data.warnings
+    weights = {loss.name: loss.weight for loss in teaching}
+    _LOG.debug("weights of losses %s; device %s; torch uses %d threads", weights, device, torch.get_num_threads())
     return Preflight(recipe, size, device, teacher, teaching, data, notes, tuple(warnings))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import index
@@ -22,6 +23,8 @@ from prune.keywords import public
 
 if TYPE_CHECKING:
     from typing import Unpack  # Python 3.11; no version imports it when it runs
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,10 @@ def cut_until(cutter: Cutter, goal: float, progress: Progress | None) -> PrunePl
     """Go on cutting until no more than `goal` is left; the plan of what is kept then."""
     for _ in (progress or no_progress)(cutter.cut_until(goal), "plan", 100, "%"):
         pass
-    return plan_from_channels(cutter.graph, cutter.kept)
+    plan = plan_from_channels(cutter.graph, cutter.kept)
+    widths = ", ".join(f"{group.name} {group.before} -> {group.after}" for group in plan.groups)
+    _LOG.debug("%.4g of %.4g FLOPs are left: %s", plan.flops_after, plan.flops_before, widths)
+    return plan
 
 
 def make_cutter(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import replace
@@ -16,6 +17,8 @@ from prune.graph.tracker import ChannelTracker, Vector
 from prune.keywords import public
 from prune.program.operators import Owners
 from prune.program.raw import export, raw_copy
+
+_LOG = logging.getLogger(__name__)
 
 
 @public()
@@ -60,6 +63,8 @@ def trace(model: nn.Module, example_input: Tensor, *, adapter: Adapter | None = 
     if not graph.groups:
         reasons = "; ".join(sorted(set(graph.frozen.values()))) or "it has no convolution or linear layer"
         raise PruneError(f"{type(model).__name__} has no channel that can be cut: {reasons}")
+    for name, reason in graph.frozen.items():
+        _LOG.debug("%s keeps its channels: %s", name, reason)
     return graph
 
 

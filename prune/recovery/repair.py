@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -28,6 +29,8 @@ from prune.program.geometry import geometry_of, input_rows, output_rows, sample_
 from prune.program.raw import emitting_raw
 from prune.recovery.pair import LayerRepair, Pair, prepare_pair, prepare_teacher
 from prune.recovery.regression import Regression
+
+_LOG = logging.getLogger(__name__)
 
 HELD_OUT = 6  # every sixth image judges a layer before its solution is accepted
 
@@ -78,7 +81,10 @@ def repair(
         weights = measure_sensitivity(program, layers, batches, sensitivity or gaussian, seed, progress).weights
     with emitting_raw(student, adapter), torch.no_grad():
         solver = _Solver(student, Pair(student, program, batches), plan, weights, seed)
-        return list(progress(solver.layers(), "repair", len(layers), "layers"))
+        done = list(progress(solver.layers(), "repair", len(layers), "layers"))
+    for layer in done:
+        _LOG.debug("%s: held-out error %.3g, repaired %.3g", layer.name, layer.error_before, layer.error_after)
+    return done
 
 
 def repair_weights(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,14 @@ from torch import nn
 
 from distill.errors import DistillError, first_line
 from distill.machine.files import write_bytes
+from distill.machine.words import printable
 from distill.yolo.checkpoint.allowed import check_description, check_task, fused_network, own_project, unpickle
 from distill.yolo.checkpoint.archive import Archive
 from distill.yolo.checkpoint.saving import bare_copy, half, stripped
 from distill.yolo.families.table import FAMILIES, family_of, supported
 from distill.yolo.upstream import DEFAULT_CFG_DICT, DetectionModel, Focus, __version__, torch_safe_load
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,10 @@ def _detector(path: Path, content: Any, trust: bool) -> Detector:
     _check_runs(path, model)
     ours = content.get("distill")
     plan = ours.get("plan") if isinstance(ours, dict) else None
-    return Detector(model, _names(path, model), _imgsz(args.get("imgsz")), path, plan)
+    found = Detector(model, _names(path, model), _imgsz(args.get("imgsz")), path, plan)
+    saved = {key: content[key] for key in ("version", "date", "epoch") if isinstance(content.get(key), (str, int))}
+    _LOG.debug("%s: %d classes, imgsz %s, saved with %s", path, len(found.names), found.imgsz, printable(saved, 200))
+    return found
 
 
 def check_network(path: Path, model: Any) -> None:

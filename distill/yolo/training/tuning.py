@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ from distill.yolo.data.images import build_dataset
 from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.training.learner import Learner
 from distill.yolo.upstream import build_dataloader, get_cfg, init_seeds
+
+_LOG = logging.getLogger(__name__)
 
 CANDIDATES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)  # learning rates
 TRIAL_STEPS = 100  # of a trial, at most; a run shorter than a thousand steps has trials of a tenth of its length
@@ -77,6 +80,7 @@ def tolerates_batch_stats(
     batches = list(islice(_batches(data, schedule, imgsz, augment=True), EVAL_BATCHES))
     learners = (_trial_learner(task, replace(schedule, freeze_bn=frozen), imgsz, device) for frozen in (False, True))
     batch_loss, running_loss = (_mean_loss(learner, batches) for learner in learners)
+    _LOG.debug("loss %.4g with the batch's BatchNorm statistics, %.4g with the network's", batch_loss, running_loss)
     return batch_loss <= BATCH_STATS_TOLERANCE * running_loss  # False for NaN
 
 
@@ -129,6 +133,7 @@ def search_lr(
         tried[lr] = _mean_loss(learner, eval_batches) if finished else math.inf
         if tried[lr] <= limit:
             break
+    _LOG.debug("trials of %d steps: %s; accepted up to %.4g", steps, tried, limit)
     return LRSearch(lr, start, limit, tried)
 
 
@@ -159,6 +164,7 @@ def balance_losses(
             squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
             norms[name] += torch.stack(squares).sum().sqrt().item() / EVAL_BATCHES
     labels = norms.pop("labels")
+    _LOG.debug("norms of the gradients of labels %.3g and of losses %s", labels, norms)
     target, limit = (labels, MAX_FACTOR_WITH_LABELS) if labels else (max(norms.values()), MAX_FACTOR_WITHOUT)
     return {name: target / max(norm, target / limit) if target else 1.0 for name, norm in norms.items()}
 
