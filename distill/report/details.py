@@ -17,8 +17,12 @@ from distill.results.results import Repaired, Results
 def commands(results: Results, run_dir: Path) -> list[str]:
     """What to do with the result next, in the project that its checkpoint came from."""
     if results.native:
-        file = shlex.quote(str(run_dir / results.native.file))
-        return [line.format(file=file, imgsz=results.imgsz) for line in results.native.commands]
+        # Its scripts are run in a checkout of their project, so every path is absolute.
+        paths = {"file": (run_dir / results.native.file).absolute(), "data": Path(results.data.path).absolute()}
+        words = {name: shlex.quote(str(path)) for name, path in paths.items()} | {"imgsz": results.imgsz}
+        return [
+            line.format(**words) for line in results.native.commands if results.data.labelled or "{data}" not in line
+        ]
     model, size = _student(run_dir), f" imgsz={results.imgsz}"
     lines = [f"yolo predict model={model} source=path/to/images{size}"]
     if results.data.labelled:

@@ -384,11 +384,12 @@ def test_an_original_is_used_with_the_originals_scripts(tmp_path: Path, results:
     native, folder = ANCHOR.native, Path("runs/my run")
     assert native is not None
     results["native"] = {"file": native.file, "about": native.about, "commands": list(native.commands)}
-    model = "--weights 'runs/my run/student-yolov5.pt'"
+    model = f"--weights '{folder.absolute()}/student-yolov5.pt'"  # its scripts are run somewhere else
+    data = Path(results["data"]["path"]).absolute()
     lines = screen(results, folder).splitlines()
     assert lines[-3:] == [
         f"Use it:  python detect.py {model} --source path/to/images --imgsz 320",
-        f"         python val.py {model} --data data.yaml --imgsz 320",
+        f"         python val.py {model} --data {data} --imgsz 320",
         f"         python export.py {model} --include onnx --imgsz 320",
     ]
     markdown, html = write(tmp_path, results)
@@ -396,6 +397,8 @@ def test_an_original_is_used_with_the_originals_scripts(tmp_path: Path, results:
         assert "student-yolov5.pt has the format of the original YOLOv5, for that project's own scripts:" in text
         assert "yolo predict" not in text and "Needs ultralytics alone" not in text
         assert "distill run finetune" in text  # to go on with, from the other file
+    results["data"]["labelled"] = False
+    assert "val.py" not in screen(results, folder)
     results["native"] = None
     assert "yolo predict" in screen(results, folder)
 

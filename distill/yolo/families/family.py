@@ -20,7 +20,7 @@ class NativeFormat:
     file: str  # its name in the run folder
     save: Callable[..., None]  # (model, path, *, names: class names by id, imgsz) -> None
     about: str  # what the report says of the file, after its name
-    commands: tuple[str, ...]  # shell lines that use it, with {file} and {imgsz} to fill in
+    commands: tuple[str, ...]  # shell lines that use it, with {file}, {data} and {imgsz} to fill in
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,6 @@ def as_detect(head: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.title)
 def test_native_commands_can_be_filled_in(family: Any) -> None:
     if family.native is not None:
-        lines = [line.format(file="a.pt", imgsz=416) for line in family.native.commands]
+        lines = [line.format(file="a.pt", data="d.yaml", imgsz=416) for line in family.native.commands]
         assert all("a.pt" in line and "416" in line for line in lines)
     assert family.entry.format(level=0) != family.entry.format(level=1)

@@ -31,7 +31,7 @@ ANCHOR = Family(
         about="has the format of the original YOLOv5, for that project's own scripts:",
         commands=(
             "python detect.py --weights {file} --source path/to/images --imgsz {imgsz}",
-            "python val.py --weights {file} --data data.yaml --imgsz {imgsz}",
+            "python val.py --weights {file} --data {data} --imgsz {imgsz}",
             "python export.py --weights {file} --include onnx --imgsz {imgsz}",
         ),
     ),
