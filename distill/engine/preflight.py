@@ -37,6 +37,7 @@ from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.outputs import distillation
 from distill.yolo.families.table import family_of, stride_of
 from distill.yolo.families.ultralytics_dfl import DFL
+from distill.yolo.training.loggers import check_loggers
 
 _LOG = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ def preflight(
     """
     device = pick_device(recipe.device)
     check_exports(recipe.export)
+    check_loggers(recipe.loggers)
     batches = {"batch": recipe.batch, "distill.batch": recipe.distill.batch}
     if recipe.teacher.train:
         batches["teacher.train.batch"] = recipe.teacher.train.batch

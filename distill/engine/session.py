@@ -30,6 +30,7 @@ from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.evaluation.evaluate import KEPT, Boxes, EvalSettings, detect
 from distill.yolo.families import outputs
+from distill.yolo.training.loggers import Loggers
 from distill.yolo.training.train import Trained, train
 from distill.yolo.training.tuning import reestimate_batchnorm
 
@@ -192,5 +193,8 @@ class Session:
             resume=self.folder.resumed,
             val_batch=self.recipe.batch,
             on_epoch=lambda row: self.on_epoch({"stage": name, **row}) if self.on_epoch else None,
+            loggers=Loggers(self.recipe.loggers, self.recipe.name, self.folder.path.name, self.console.warn)
+            if name == "train"
+            else None,
             **options,
         )

@@ -54,8 +54,9 @@ def _value(key: Key) -> dict[str, Any]:
         return _section(key.type)
     if key.words and not key.path:
         own = [{"type": "string", "pattern": _FUNCTION}] if key.function else []
-        return {"anyOf": [{"enum": list(key.words)}, *own]}
-    schema = {"type": _TYPES[key.type], **key.bounds}
-    if key.type is str and not key.empty:
-        schema["minLength"] = 1
+        schema: dict[str, Any] = {"anyOf": [{"enum": list(key.words)}, *own]}
+    else:
+        schema = {"type": _TYPES[key.type], **key.bounds}
+        if key.type is str and not key.empty:
+            schema["minLength"] = 1
     return {"type": "array", "items": schema} if key.many else schema

@@ -21,6 +21,7 @@ IMPORTANCES = {
 _WEIGHTS = {"score_bce": 1.0, "objectness_bce": 1.0, "box_iou": 2.0, "dfl_kl": 1.0, "feature_pkd": 1.0}
 DEFAULT_LOSSES = tuple(LossSpec(name, weight) for name, weight in _WEIGHTS.items())
 
+LOGGERS = ("tensorboard", "mlflow", "wandb", "clearml", "comet", "dvc")  # as ultralytics calls its integrations
 _NAMES = tuple(IMPORTANCES)
 _COUNT = {"minimum": 1}
 _NOT_NEGATIVE = {"minimum": 0}
@@ -159,6 +160,12 @@ class Recipe:
     )
     latency: Latency = key(default=Latency)
     pictures: int = key("Val images of each kind that the report shows with boxes; 0: no pictures.", 3, _NOT_NEGATIVE)
+    loggers: tuple[str, ...] = key(
+        f"Loggers that follow the student's training, as ultralytics calls them: {', '.join(LOGGERS)}.",
+        (),
+        words=LOGGERS,
+        example="[tensorboard]",
+    )
 
     @property
     def size(self) -> int:

@@ -6,7 +6,7 @@ Importing the package sets, before ultralytics is imported:
 - `YOLO_VERBOSE=false`: its logger shows errors only, and no progress bars. `Console` shows the progress of a run.
 - `YOLO_CONFIG_DIR`: a folder that goes with the process, see `distill.machine.private`. ultralytics writes a settings file
   when it is first imported, and its settings switch on loggers (MLflow, ClearML, Comet, ...) that write beside the run
-  folder; here they are off.
+  folder; here they are off, and a recipe's `loggers` names those that follow a training.
 - The number of threads: ultralytics sets `OMP_NUM_THREADS=1` unless torch was imported first.
 
 Variables that the user has set are kept, and nothing is changed if the user's program has imported ultralytics before.

@@ -13,6 +13,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,6 +63,11 @@ def export(model: nn.Module, options: Mapping[str, Any]) -> Path:
     """Export a copy of a network, with the exporter's arguments; the result lies beside the network's `pt_path`."""
     with quiet(logging.CRITICAL):
         return Path(Exporter(overrides=dict(options))(model=model))
+
+
+def integration(name: str) -> dict[str, Callable[[Any], Any]]:
+    """What an integration with a logger does at each event of a training; empty if its package cannot be used."""
+    return dict(import_module(f"ultralytics.utils.callbacks.{'wb' if name == 'wandb' else name}").callbacks)
 
 
 class RecordsDataset(YOLODataset):

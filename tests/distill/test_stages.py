@@ -21,7 +21,7 @@ from distill.results.results import Evaluation, Repair, Repaired, Search, Tuning
 from tests.distill.test_compare import Told
 
 # Keys that change no stage's outcome: a name, and the limit of the verdict.
-UNREAD = {"name", "accept"}
+UNREAD = {"name", "accept", "loggers"}
 
 
 def recipe(*words: str) -> Recipe:

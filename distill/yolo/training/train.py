@@ -19,6 +19,7 @@ from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.training.learner import Learner, Penalty
+from distill.yolo.training.loggers import Loggers
 from distill.yolo.training.state import TrainingState
 from distill.yolo.training.ultralytics_trainer import Job, run_loop
 from distill.yolo.upstream import DetectionModel
@@ -58,6 +59,7 @@ def train(
     resume: bool = False,
     val_batch: int = 16,
     on_epoch: EpochCallback | None = None,
+    loggers: Loggers | None = None,
 ) -> Trained:
     """Train a network of any structure in ultralytics' loop.
 
@@ -78,6 +80,7 @@ def train(
         resume: go on after the last finished epoch in `folder`; begin if there is none.
         val_batch: images in a batch of validation, see `distill.yolo.evaluation.evaluate`.
         on_epoch: called after each epoch with its row of `Trained.history`.
+        loggers: follow the training.
 
     Raises:
         DistillError: a missing device, a loss without effect, training that diverged, a folder of another run.
@@ -113,7 +116,9 @@ def train(
             "lr0": schedule.lr,
             "warmup_epochs": 0,  # the schedule warms up, step by step
         }
-        run_loop(Job(learner, data, schedule, weights, state, state_dicts, console, val_batch, on_epoch), settings)
+        run_loop(
+            Job(learner, data, schedule, weights, state, state_dicts, console, val_batch, on_epoch, loggers), settings
+        )
         parallel.broadcast()
         if not parallel.is_leader():
             state, _ = TrainingState.read(weights) or (state, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import time
 from contextlib import ExitStack
@@ -17,10 +18,12 @@ from distill.machine import parallel
 from distill.machine.console import Console
 from distill.machine.progress import Bar, EpochCallback
 from distill.training.schedule import Schedule
+from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
 from distill.yolo.evaluation.evaluate import EvalSettings, evaluate
 from distill.yolo.training.learner import Learner
+from distill.yolo.training.loggers import Loggers
 from distill.yolo.training.state import TrainingState
 from distill.yolo.upstream import RecordsDataset, StudentAverage, TrainingLoop, init_seeds, quiet
 
@@ -38,6 +41,7 @@ class Job:
     console: Console
     val_batch: int
     on_epoch: EpochCallback | None
+    loggers: Loggers | None
 
 
 def run_loop(job: Job, settings: dict[str, Any]) -> None:
@@ -55,6 +59,21 @@ class _Trainer(TrainingLoop):
         self.job, self.whole, self.bars = job, whole, bars
         self.batch_index, self.validated = 0, False
         super().__init__(job.learner, job.data.config, settings)
+
+    def run_callbacks(self, event: str) -> None:
+        super().run_callbacks(event)
+        loggers = self.job.loggers
+        if loggers is None or not loggers.names or not parallel.is_leader():
+            return
+        if event == "on_train_end":
+            self._write_best()
+        loggers.call(event, self, resumed=self.job.state_dicts is not None)
+
+    def _write_best(self) -> None:
+        """The file that loggers keep: the result, as `YOLO(...)` opens it."""
+        best: Any = copy.deepcopy(self.job.learner.student_model).cpu().float().eval()
+        best.load_state_dict(self.job.state.best_weights)
+        checkpoint.save(best, self.best, names=self.job.data.names or best.names, imgsz=self.args.imgsz, plan=None)
 
     def before_loaders(self) -> None:
         self.job.learner.refreeze()
