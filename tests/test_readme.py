@@ -20,11 +20,15 @@ import prune
 from distill import losses
 from distill.cli.commands import COMMANDS
 from distill.comparison import arms
+from distill.demo import dataset as shapes
 from distill.losses.base import Networks
 from distill.losses.context import LossContext, Outputs
 from distill.losses.spec import LossSpec
 from distill.recipe import load as recipe
 from distill.report import summary
+from distill.yolo.checkpoint import detector as checkpoint
+from distill.yolo.checkpoint.build import build
+from distill.yolo.data import datafile
 from tests.distill.contexts import context, leaves, outputs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,6 +80,33 @@ def run_code(blocks: list[str], word: str, **names: Any) -> dict[str, Any]:
     (code,) = (block for block in blocks if word in block)
     exec(code, names)  # noqa: S102 - of our own document
     return names
+
+
+@pytest.fixture
+def beginner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a reader: a checkpoint that knows nothing, a few images, and `half` with little to do."""
+    torch.manual_seed(0)
+    data = shapes.generate(tmp_path / "shapes", train=8, val=4, imgsz=64)
+    names = datafile.read(data).names
+    network = build("yolov8n.yaml", names, width=0.125)
+    checkpoint.save(network, tmp_path / "best.pt", names=names, imgsz=64)
+    (tmp_path / "data.yaml").write_text(data.read_text(encoding="utf-8").replace("images/", "shapes/images/"))
+    (tmp_path / "half").write_text(
+        "model: ???\ndata: ???\nbatch: 4\ndevice: cpu\nprune: {flops: 0.5, images: 4}\nrepair: {images: 8, steps: 0}\n"
+        "distill: {epochs: 1, lr: 1e-4, balance: false}\nlatency: {runs: 1}\nexport: []\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_runs_of_the_api(api: list[str], beginner: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = run_code(api, "distill.check(")
+    assert names["results"].student.map50_95 is not None and [row["network"] for row in names["rows"]][0] == "teacher"
+    assert names["metrics"].teacher is not None and (beginner / names["exports"][0].file).is_file()
+    assert "mAP50-95" in capsys.readouterr().out
+    names = run_code(api, "on_epoch=rows.append", distill=names["distill"])
+    assert [(row["stage"], row["epoch"]) for row in names["rows"]] == [("train", 1)]
+    assert "evaluate: 0 of 4 images" in capsys.readouterr().out
 
 
 def test_the_pruning_of_the_api(api: list[str]) -> None:

@@ -56,7 +56,7 @@ def check(
     from distill.recipe.load import load as read
 
     with closing(console_of(progress, False)) as console:
-        return standalone.check(read(recipe, overrides_of(overrides, keys)), console)
+        return standalone.check(read(recipe, overrides_of(overrides, keys), files=True), console)
 
 
 @public
@@ -81,7 +81,7 @@ def plan(
     from distill.recipe.load import load as read
 
     with closing(console_of(progress, False)) as console:
-        return standalone.plan(read(recipe, overrides_of(overrides, keys)), console)
+        return standalone.plan(read(recipe, overrides_of(overrides, keys), files=True), console)
 
 
 @public
