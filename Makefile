@@ -2,13 +2,14 @@
 # make test    every test
 # make lint    ruff and mypy
 # make results docs/results.md and the table of README.md, from the JSON files in docs/results/
+# make notebook  docs/tutorial.ipynb, run from top to bottom; its outputs are stored in it
 # Each makes .venv first, and again only when the dependencies changed. PYTHON=python3.12 chooses another interpreter.
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEPENDENCIES := setup.cfg pyproject.toml
 
-.PHONY: demo test lint results clean
+.PHONY: demo test lint results notebook clean
 
 demo: .venv/installed
 	$(BIN)/distill run demo
@@ -23,6 +24,9 @@ lint: .venv/installed-lint
 
 results: .venv/installed
 	$(BIN)/distill report --results docs/results --table README.md
+
+notebook: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.notebook docs/tutorial.ipynb
 
 # ultralytics asks for opencv-python, which needs the libraries of a desktop (libGL, libxcb). Where they are missing, on
 # a server or in a container, the same release without windows goes over it: pip still finds both and changes neither.

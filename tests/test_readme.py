@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import configparser
+import copy
 import re
 import shlex
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from ultralytics.nn.tasks import DetectionModel
 
 import prune
 from distill import losses
@@ -27,9 +29,11 @@ from distill.losses.spec import LossSpec
 from distill.recipe import load as recipe
 from distill.report import summary
 from distill.yolo.checkpoint import detector as checkpoint
-from distill.yolo.checkpoint.build import build
 from distill.yolo.data import datafile
+from distill.yolo.data import dataset as datasets
+from distill.yolo.evaluation.evaluate import EvalSettings, detect
 from tests.distill.contexts import context, leaves, outputs
+from tests.distill.yolo.test_trainer import CFG
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
@@ -88,8 +92,17 @@ def beginner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.manual_seed(0)
     data = shapes.generate(tmp_path / "shapes", train=8, val=4, imgsz=64)
     names = datafile.read(data).names
-    network = build("yolov8n.yaml", names, width=0.125)
+    network = DetectionModel(copy.deepcopy(CFG) | {"nc": len(names)}, verbose=False).eval()
+    network.names = names
+    for sides, classes in zip(network.model[-1].cv2, network.model[-1].cv3, strict=True):  # small boxes, seen surely
+        sides[-1].bias.data.view(4, -1)[:, 1] = 10.0
+        classes[-1].bias.data.fill_(-3.0)
+        classes[-1].weight.data *= 300
     checkpoint.save(network, tmp_path / "best.pt", names=names, imgsz=64)
+    network = checkpoint.load(tmp_path / "best.pt").model
+    for file, boxes in detect(network, datasets.load(data), EvalSettings(64)).items():  # the labels are what it sees
+        rows = [f"{int(row[5])} {' '.join(map(str, row[:4].clip(0, 1)))}" for row in boxes[:5]]
+        Path(file.replace("images", "labels")).with_suffix(".txt").write_text("\n".join(rows))
     (tmp_path / "data.yaml").write_text(data.read_text(encoding="utf-8").replace("images/", "shapes/images/"))
     (tmp_path / "half").write_text(
         "model: ???\ndata: ???\nbatch: 4\ndevice: cpu\nprune: {flops: 0.5, images: 4}\nrepair: {images: 8, steps: 0}\n"
