@@ -114,7 +114,7 @@ def beginner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_runs_of_the_api(api: list[str], beginner: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = run_code(api, "distill.check(")
-    assert names["results"].student.map50_95 is not None and [row["network"] for row in names["rows"]][0] == "teacher"
+    assert names["results"].student.map50_95 is not None and names["rows"][0]["network"] == "teacher"
     assert names["metrics"].teacher is not None and (beginner / names["exports"][0].file).is_file()
     assert "mAP50-95" in capsys.readouterr().out
     names = run_code(api, "on_epoch=rows.append", distill=names["distill"])

@@ -83,7 +83,7 @@ class Loggers:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of the tracer that draws the network
                     hook(self._shown)
-            except Exception as error:  # of a package that is not ours, and perhaps of a network
+            except Exception as error:  # noqa: BLE001 - of a package that is not ours, and perhaps of a network
                 self._failed.add(name)
                 self.warn(f"logger {name} failed and is left out from here on: {first_line(error)}")
 
