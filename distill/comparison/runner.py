@@ -69,9 +69,10 @@ def possible(comparison: Comparison, console: Console, folder: Path | None = Non
         DistillError: the first error, and its arm.
         PruneError: a budget that cannot be met.
     """
-    recipe, quiet = comparison.recipe, Console(quiet=True)  # the runs print their own notes and warnings
+    recipe = comparison.recipe
     untrained = replace(recipe, export=(), sparsify=None, distill=Distill(epochs=0))
-    common = preflight(untrained, progress=quiet.track)  # each arm's training is checked below
+    # Each arm's training is checked below, and the runs print their own notes and warnings.
+    common = preflight(untrained, progress=console.track)
     recipe = replace(recipe, imgsz=common.recipe.imgsz)
     comparison = replace(comparison, recipe=recipe)
     common.introduce(console, folder)

@@ -13,11 +13,13 @@ from distill.engine.folder import RunFolder
 from distill.engine.pipeline import STAGES
 from distill.engine.stage import Stage, key_of, run_stage, shared_stages, with_evaluations
 from distill.engine.stages.cut import CutRecord
+from distill.engine.stages.export import ExportRecord
+from distill.engine.stages.measure import MeasureRecord
 from distill.recipe import load as recipes
 from distill.recipe.schema import Recipe
 from distill.results.networks import NETWORKS
 from distill.results.records import from_plain
-from distill.results.results import Evaluation, Repair, Repaired, Search, Tuning
+from distill.results.results import Cost, Evaluation, Export, Latency, Repair, Repaired, Search, Tuning
 from tests.distill.test_compare import Told
 
 # Keys that change no stage's outcome: a name, and the limit of the verdict.
@@ -72,6 +74,9 @@ def test_records_come_back_from_plain_data() -> None:
 
 
 def test_a_run_that_goes_on_shows_the_figures_of_what_is_finished(tmp_path: Path) -> None:
+    def cost(milliseconds: float) -> Cost:
+        return Cost(1000, 1.0, 4.0, Latency(milliseconds, 1.0, 30.0, 3))
+
     folder = RunFolder(tmp_path, "", resumed=True)
     about = {"seconds": 3.0, "warnings": []}
     repair = Repair(96, (Repaired("model.0.conv", 0.5, None, False),), ())
@@ -80,7 +85,8 @@ def test_a_run_that_goes_on_shows_the_figures_of_what_is_finished(tmp_path: Path
         "repair": {**asdict(repair), **about},
         "evaluate repaired": {**asdict(Evaluation(0.6264, 0.9, {})), **about},
         "tune": {**asdict(Tuning(True, {}, 3e-4, None)), **about},
-        "export": about | {"exports": []},
+        "export": {**asdict(ExportRecord((Export("onnx", "exports/student.onnx", 4.25, None),))), **about},
+        "measure": {**asdict(MeasureRecord(cost(20.0), cost(10.25))), **about},
     }
     session: Any = SimpleNamespace(folder=folder, console=Told())
     done = [stage for stage in with_evaluations(STAGES) if stage.name in folder.stages]
@@ -90,5 +96,6 @@ def test_a_run_that_goes_on_shows_the_figures_of_what_is_finished(tmp_path: Path
         "cut: done before, exact to 1.0e-15",
         "repair: done before, mAP50-95 0.626, mAP50 0.900, 1 layers and 0 blocks on 96 images",
         "tune: done before, lr 3.0e-04",
-        "export: done before",
+        "export: done before, exports/student.onnx of 4.2 MB",
+        "measure: done before, 20 ms for the teacher, 10.2 ms now",
     ]

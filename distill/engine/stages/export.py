@@ -33,5 +33,6 @@ EXPORT = Stage(
     ExportRecord,
     _work,
     reads=("export",),
+    says=lambda record: ", ".join(f"{export.file} of {export.size_mb:.1f} MB" for export in record.exports),
     more_files=lambda record: [export.file for export in record.exports],
 )

@@ -74,4 +74,10 @@ def _deployed(session: Session, networks: Mapping[str, Any], runtime: Runtime) -
     }
 
 
-MEASURE = Stage("measure", MeasureRecord, _work, reads=("export", "latency"))
+MEASURE = Stage(
+    "measure",
+    MeasureRecord,
+    _work,
+    reads=("export", "latency"),
+    says=lambda r: f"{r.teacher.latency_ms.median:.3g} ms for the teacher, {r.student.latency_ms.median:.3g} ms now",
+)
