@@ -7,11 +7,13 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from distill.cli.commands import COMMANDS, Command
 from distill.errors import DistillError, Interrupted
 from distill.machine.console import fitted, replace_unencodable, width_of
+from distill.machine.signals import interrupted_by_signals
 from distill.machine.words import nearest, text_table, visible
 
 PIPE_CLOSED = 141  # what a shell reports for SIGPIPE
@@ -39,9 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from distill.cli.completion import complete
 
         complete({name: command.arguments for name, command in COMMANDS.items()})
+    _open_closed_streams()
     replace_unencodable(sys.stdout, sys.stderr)
     try:
-        _dispatch(list(sys.argv[1:] if argv is None else argv))
+        with interrupted_by_signals():
+            _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
         return 0
     except DistillError as error:
@@ -61,6 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if fault := machine_fault(error):
             return _complain(fault, fault.exit_status)
         raise
+
+
+def _open_closed_streams() -> None:
+    """Open the standard streams that are closed (`distill run ... >&-`): the next file would take the place of one."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115  it stays open
 
 
 def _dispatch(words: list[str]) -> None:
