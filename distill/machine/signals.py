@@ -17,6 +17,7 @@ _NAMES = ("SIGTERM", "SIGHUP")  # `kill`, a batch system or a container that sto
 def interrupted_by_signals() -> Iterator[None]:
     """Raise KeyboardInterrupt in the body when the process is told to end. A signal that is ignored (nohup) stays so.
 
+    The same signal again ends the process at once, as Python may lose an exception that is raised in a callback.
     Under torchrun nothing changes: a process that waits for others would not get to run Python again.
     """
     numbers = [number for name in _NAMES if (number := getattr(signal, name, None)) is not None]
@@ -32,5 +33,6 @@ def interrupted_by_signals() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _interrupt(*_: Any) -> None:
+def _interrupt(number: int, _: Any) -> None:
+    signal.signal(number, signal.SIG_DFL)
     raise KeyboardInterrupt

@@ -20,7 +20,10 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX sys
 def test_a_signal_to_end_is_an_interrupt(number: int) -> None:
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), interrupted_by_signals():
-        os.kill(os.getpid(), number)
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            assert signal.getsignal(number) is signal.SIG_DFL, "again, and the process ends at once"
     assert signal.getsignal(number) is before
 
 
