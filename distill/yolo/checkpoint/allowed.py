@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from distill.errors import DistillError
+from distill.machine.words import printable
 from distill.yolo.checkpoint.archive import Archive
 from distill.yolo.checkpoint.unpickle import GRAPH, PLAIN
 from distill.yolo.families.family import Family
 from distill.yolo.families.table import FAMILIES, supported
-from distill.yolo.upstream import DetectionModel, tasks
+from distill.yolo.upstream import DetectionModel, __version__, tasks
 
 OTHER_TASKS = {
     "ClassificationModel": "a classification model",
@@ -40,7 +42,7 @@ _MODULES: dict[str, type[nn.Module]] = {
 }
 
 # Parts of checkpoints that a network does not need: the loss it was trained with, its score, its file.
-_IGNORED_PACKAGES = ("ultralytics.utils.", "ultralytics.yolo.utils.")
+_IGNORED_PACKAGES = ("ultralytics.utils.", "ultralytics.cfg.", "ultralytics.yolo.utils.", "ultralytics.yolo.cfg.")
 _IGNORED = frozenset(
     (
         *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "WindowsPath")),
@@ -49,6 +51,7 @@ _IGNORED = frozenset(
     )
 )
 
+_LARGEST_NUMBER = 8192  # in a description: of channels, pixels, repetitions
 _ACTIVATION = re.compile(r"(torch\.)?nn\.[A-Z]\w*\([\w\s.,=+-]*\)")  # nn.LeakyReLU(0.1, inplace=True)
 
 
@@ -101,12 +104,17 @@ def check_description(path: Path, description: Any) -> None:
     if description is None:
         return
     try:
-        layers = [str(layer[2]) for layer in (*description["backbone"], *description["head"])]
+        layers = [layer[2] for layer in (*description["backbone"], *description["head"])]
         activation = description.get("activation")
+        if not all(isinstance(text, str) for text in (*layers, activation or "")):
+            raise TypeError("a layer without a name")
+        numbers = (value for value in tree_leaves(description) if isinstance(value, (int, float)))
+        if not all(abs(value) <= _LARGEST_NUMBER for value in numbers):
+            raise TypeError("a number that no network has")
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise DistillError(f"{path} is damaged (its 'yaml' describes no network): copy or download it again") from error
-    if activation and not _ACTIVATION.fullmatch(str(activation)):
-        raise _foreign(path, str(activation))
+    if activation and not _ACTIVATION.fullmatch(activation):
+        raise _foreign(path, activation)
     for name in layers:
         of_torch = name.startswith("nn.")
         kind = getattr(nn, name.removeprefix("nn."), None) if of_torch else getattr(tasks, name, nn.Identity)
@@ -115,9 +123,21 @@ def check_description(path: Path, description: Any) -> None:
 
 
 def _foreign(path: Path, name: str) -> DistillError:
+    package, _, attribute = name.rpartition(".")
+    what = f"{path} holds '{printable(name, 100)}'"
+    if package.startswith("ultralytics.nn.modules") and not hasattr(sys.modules.get(package), attribute):
+        return DistillError(
+            f"{what}, which ultralytics {__version__} does not have: a newer or a changed one saved it: install that one "
+            "(pip install -U ultralytics), or train on your data with an unchanged one"
+        )
+    if package == "__main__":
+        return DistillError(
+            f"{what}, a class of the script that saved it, which no other program has: move the class to a file that can be "
+            "imported, save the network again, and, only if you trust where the file comes from, load it with trust=true"
+        )
     return DistillError(
-        f"{path} holds '{name}', which is not part of a YOLO: nothing of it was run; only if you trust where the file "
-        "comes from, load it with trust=true"
+        f"{what}, which is not part of a YOLO: nothing of it was run; only if you trust where the file comes from, load it "
+        "with trust=true"
     )
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from distill.errors import DistillError, first_line
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.families.table import family_of
-from distill.yolo.upstream import DetectionModel, yaml_model_load
+from distill.yolo.upstream import DetectionModel, tasks, yaml_model_load
 
+_MOST_LARGER = 16  # times as many weights; a pruned network is described as it was before
 USE = "use yolov5n.yaml, yolov8s.yaml, ..."
 
 
@@ -33,6 +37,7 @@ def build(model: str, names: Mapping[int, str], *, width: float | None = None, s
         if reason := family_of(source).untrainable:
             raise DistillError(f"teacher.train.model: {model} {reason}: give it as 'model', or {USE}")
         description = source.yaml  # type: ignore[union-attr]
+        _check_size(model, description, source)
     else:
         try:
             description = yaml_model_load(model)
@@ -58,3 +63,19 @@ def build(model: str, names: Mapping[int, str], *, width: float | None = None, s
         network.load(source, verbose=False)
     network.names = dict(names)
     return network
+
+
+def _check_size(model: str, description: Any, source: nn.Module) -> None:
+    """Refuse a checkpoint whose description is of a far larger network than it holds, before memory is taken for that."""
+    has = sum(parameter.numel() for parameter in source.parameters())
+    try:
+        with torch.device("meta"):
+            layers, _ = tasks.parse_model(copy.deepcopy(description), 3, verbose=False)
+    except Exception as error:  # whatever a damaged description leads to
+        raise DistillError(
+            f"teacher.train.model: no detector comes of '{model}' ({first_line(error)}): {USE}"
+        ) from error
+    if (told := sum(parameter.numel() for parameter in layers.parameters())) > _MOST_LARGER * has:
+        raise DistillError(
+            f"teacher.train.model: '{model}' holds {has:,} weights and describes a network of {told:,}: {USE}"
+        )

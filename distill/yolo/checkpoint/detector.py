@@ -17,12 +17,17 @@ from distill.errors import DistillError, first_line
 from distill.machine.files import write_bytes
 from distill.machine.words import printable
 from distill.yolo.checkpoint.allowed import check_description, check_task, fused_network, own_project, unpickle
-from distill.yolo.checkpoint.archive import Archive
+from distill.yolo.checkpoint.archive import Archive, again, damaged
 from distill.yolo.checkpoint.saving import bare_copy, half, stripped
+from distill.yolo.checkpoint.trial import check_runs, check_weights
+from distill.yolo.checkpoint.wrapped import check_wrapped
 from distill.yolo.families.table import FAMILIES, family_of, supported
 from distill.yolo.upstream import DEFAULT_CFG_DICT, DetectionModel, Focus, __version__, torch_safe_load
 
 _LOG = logging.getLogger(__name__)
+
+_LONGEST_NAME = 200  # characters
+_LARGEST_SIZE = 8192  # pixels; a file that says more is not believed
 
 
 @dataclass(frozen=True)
@@ -52,18 +57,19 @@ def load(path: str | Path, *, trust: bool = False) -> Detector:
     """
     path = Path(path).expanduser()
     archive = Archive(path)
+    check_wrapped(path, archive.names)
     trust = trust and own_project(archive.names) is None  # those are read without their project, so never run
     if trust:
         try:
             content = torch_safe_load(str(path))[0]
         except Exception as error:  # the file's own code may raise anything
-            raise DistillError(f"{path} cannot be unpickled: {first_line(error)}") from error
+            raise DistillError(f"{path} cannot be unpickled: {printable(first_line(error), 200)}") from error
     else:
         content = unpickle(archive)
     try:
         return _detector(path, content, trust)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise DistillError(f"{path} is damaged ({first_line(error)}): copy or download it again") from error
+        raise damaged(path, error) from error
 
 
 def save(
@@ -104,7 +110,12 @@ def save(
 def fused(model: nn.Module) -> nn.Module:
     """A copy for inference: eval mode, every BatchNorm folded into its convolution. `model` is not changed."""
     network: Any = bare_copy(model).eval()
-    return network.fuse(verbose=False)
+    try:
+        return network.fuse(verbose=False)
+    except Exception as error:  # whatever a changed part of it leads to
+        raise DistillError(
+            f"the network cannot be fused for inference ({printable(first_line(error), 200)})"
+        ) from error
 
 
 def _detector(path: Path, content: Any, trust: bool) -> Detector:
@@ -115,9 +126,7 @@ def _detector(path: Path, content: Any, trust: bool) -> Detector:
         raise DistillError(f"{path} holds {type(content).__name__}, not a checkpoint: give the .pt that training saved")
     if content.get("modelopt"):
         raise DistillError(f"{path} was trained for quantization (QAT): prune the float checkpoint it came from")
-    model = content.get("model") if content.get("ema") is None else content["ema"]
-    if not isinstance(model, nn.Module):
-        raise DistillError(f"{path} holds weights but no network (a state dict): give the .pt that training saved")
+    model = _network(path, content)
     if type(model) is not DetectionModel or not isinstance(getattr(model, "model", None), nn.Sequential):
         check_task(path, type(model).__name__)
         raise DistillError(f"{path} is a {type(model).__name__}, not a detector: {supported()}")
@@ -129,13 +138,35 @@ def _detector(path: Path, content: Any, trust: bool) -> Detector:
     args = _plain(content.get("train_args"))
     _renew(model, args)
     model.pt_path = str(path)  # type: ignore[assignment]
-    _check_runs(path, model)
+    check_weights(path, model)
+    check_runs(path, model)
     ours = content.get("distill")
     plan = ours.get("plan") if isinstance(ours, dict) else None
     found = Detector(model, _names(path, model), _imgsz(args.get("imgsz")), path, plan)
     saved = {key: content[key] for key in ("version", "date", "epoch") if isinstance(content.get(key), (str, int))}
     _LOG.debug("%s: %d classes, imgsz %s, saved with %s", path, len(found.names), found.imgsz, printable(saved, 200))
     return found
+
+
+def _network(path: Path, content: dict[str, Any]) -> nn.Module:
+    """The average of the weights over the training, if the file has it."""
+    model, average = content.get("model"), content.get("ema")
+    if isinstance(average, (list, tuple)) and average:  # the original YOLOv5 before v5.0: with its number of updates
+        average = average[0]
+    if isinstance(average, nn.Module):
+        return average
+    if not isinstance(model, nn.Module):
+        raise DistillError(f"{path} holds weights but no network (a state dict): give the .pt that training saved")
+    if isinstance(average, dict):
+        try:
+            model.load_state_dict(average)
+        except RuntimeError as error:
+            change = "c = torch.load({file}, weights_only=False); c['ema'] = None"
+            raise DistillError(
+                f"{path}: the weights in its 'ema' are not those of its 'model': to go on without them, if you trust the "
+                f"file, {again(path, change)}"
+            ) from error
+    return model
 
 
 def check_network(path: Path, model: Any) -> None:
@@ -160,43 +191,36 @@ def _renew(model: Any, args: Mapping[str, Any]) -> None:
     model.args = {**DEFAULT_CFG_DICT, **args}
     model.task = "detect"
     if not hasattr(model, "stride"):
-        model.stride = torch.tensor([32.0])
+        model.stride = model.model[-1].stride
     for module in model.modules():
         if hasattr(module, "inplace"):
             module.inplace = True
+        if type(module) is nn.SyncBatchNorm:  # from training on several devices: on one it computes the same
+            module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
         if isinstance(module, nn.Upsample):
             module.recompute_scale_factor = None  # saved before torch 1.11, unpickling sets it to True
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".dfl." not in name)  # the DFL's weights are the numbers 0 to 15
 
 
-def _check_runs(path: Path, model: Any) -> None:
-    """Run a network once: one that a changed ultralytics saved is restored without an error, and fails only here."""
-    try:
-        with torch.no_grad():
-            model(torch.zeros(1, 3, 64, 64))
-    except Exception as error:  # whatever the missing or changed part leads to
-        raise DistillError(
-            f"{path} does not run with ultralytics {__version__} ({first_line(error)}): it was made by a changed "
-            "version of it; to use it here, train on your data with an unchanged one"
-        ) from error
-    if hasattr(model.model[-1], "shape"):
-        model.model[-1].shape = None  # forget the anchors of that size
-
-
 def _names(path: Path, model: Any) -> dict[int, str]:
     names, count = getattr(model, "names", None), int(model.model[-1].nc)
     if isinstance(names, (list, tuple)):
         names = dict(enumerate(names))
-    if not isinstance(names, dict) or set(names) != set(range(count)):
-        raise DistillError(f"{path} has {count} classes, but not a name for each of them")
+    if not isinstance(names, dict) or len(names) != count or set(names) != set(range(count)):
+        change = "c = torch.load({file}, weights_only=False); c['model'].names = ['name of class 0', ...]"
+        raise DistillError(
+            f"{path} has {count} classes, but not a name for each of them: if you trust the file, {again(path, change)}"
+        )
+    if not all(isinstance(name, (str, int, float)) and len(str(name)) <= _LONGEST_NAME for name in names.values()):
+        raise DistillError(f"{path} has class names that are not text of at most {_LONGEST_NAME} characters")
     model.names = {int(key): str(value) for key, value in sorted(names.items())}
     return dict(model.names)
 
 
 def _imgsz(value: Any) -> int | None:
     sizes = value if isinstance(value, (list, tuple)) else [value]
-    return max((size for size in sizes if isinstance(size, int) and size > 0), default=None)
+    return max((size for size in sizes if type(size) is int and 0 < size <= _LARGEST_SIZE), default=None)
 
 
 def _plain(args: Any) -> dict[str, Any]:

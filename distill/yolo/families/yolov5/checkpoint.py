@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from distill.errors import DistillError
+from distill.machine.words import printable
 from distill.yolo.families.yolov5.head import AnchorDetect, is_portable, placed_as, restore
 from distill.yolo.upstream import DetectionModel, block, conv, transformer
 
@@ -76,12 +77,14 @@ def check_names(path: Path, names: list[str]) -> None:
     for name in names:
         if name.removeprefix(_PACKAGE).startswith(("models.", "utils.")):
             raise DistillError(
-                f"{path} holds '{name}', which the models of the original YOLOv5 (v5.0 to v7.0) do not use: it was made by "
+                f"{path} holds '{printable(name, 100)}', which the models of the original YOLOv5 (v5.0 to v7.0) do not use: it was made by "
                 "a changed copy (a fork) of that project, or from a description of its owner's: to use it here, train on "
                 "your data with the original or with ultralytics"
             )
     if names:  # trust=true would not help: these files are never run
-        raise DistillError(f"{path} holds '{names[0]}', which is not part of a YOLOv5: nothing of it was run")
+        raise DistillError(
+            f"{path} holds '{printable(names[0], 100)}', which is not part of a YOLOv5: nothing of it was run"
+        )
 
 
 def adopt(path: Path, model: Any, content: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.losses.context import Outputs
-from distill.yolo.checkpoint.unpickle import GraphParts
+from distill.yolo.checkpoint.stand_ins import GraphParts
 from distill.yolo.families.yolov5.loss import anchor_loss
 
 BOX = 5.0  # weight of a box's change beside its scores, by trial on Corn Pest: 2 to 10 do about as well
