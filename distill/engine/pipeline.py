@@ -39,9 +39,9 @@ STAGES: tuple[Stage[Any], ...] = (
     TRAIN,
     AVERAGE,
     SELECT,
-    PICTURES,
     EXPORT,
     MEASURE,
+    PICTURES,
 )
 
 

@@ -18,7 +18,7 @@ from distill.engine.size import ImageSize, image_size
 from distill.errors import DistillError
 from distill.machine.console import Console
 from distill.machine.device import pick_device
-from distill.machine.files import lock_folder, write_bytes
+from distill.machine.files import check_place, lock_folder, write_bytes
 from distill.machine.words import html_table, text_table
 from distill.recipe.load import to_yaml
 from distill.recipe.schema import SHAPES, Distill, EvalOptions, ExportOptions, Recipe
@@ -133,6 +133,9 @@ def evaluate(path: str | Path, options: EvalOptions, console: Console) -> Evalua
     """A checkpoint's mAP as its own project would measure it; given the teacher, also what boxes and scores lost."""
     if options.pictures and not options.teacher:
         raise DistillError("pictures= shows how a network differs from its teacher: give teacher= too")
+    folder = Path(options.pictures) if options.pictures else None
+    if folder is not None:
+        check_place(folder)
     device = pick_device(options.device)
     student = checkpoint.load(path, trust=options.trust)
     teacher = checkpoint.load(options.teacher, trust=options.trust) if options.teacher else None
@@ -142,7 +145,6 @@ def evaluate(path: str | Path, options: EvalOptions, console: Console) -> Evalua
     for warning in data.warnings:
         console.warn(warning)
     size = image_size(options.imgsz, student)
-    folder = _made(options.pictures) if options.pictures else None
     seen: dict[str, Boxes] = {"teacher": {}, "student": {}}
 
     def measured(network: Detector, swap: Swap | None = None, seen: Boxes | None = None) -> Metrics:
@@ -158,16 +160,6 @@ def evaluate(path: str | Path, options: EvalOptions, console: Console) -> Evalua
     if of_teacher is not None:
         _draw(folder, data, seen, worst_class(of_teacher.per_class, metrics.per_class), console)
     return Evaluated(**vars(metrics), size=size, teacher=of_teacher, swapped=swapped)
-
-
-def _made(path: str) -> Path:
-    """A folder for pictures, before the networks are measured."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DistillError(f"pictures={path}: no folder can be made there ({error.strerror}): name another") from None
-    return folder
 
 
 def _draw(folder: Path | None, data: DataSet, seen: Mapping[str, Boxes], worst: str | None, console: Console) -> None:

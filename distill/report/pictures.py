@@ -88,9 +88,11 @@ def explained(results: Results) -> str:
 
 
 def legend(results: Results) -> list[tuple[str, str]]:
-    """Colour and name of the classes that are drawn."""
+    """Colour and name of the classes that are drawn; of many, how many more there are."""
     colours = results.pictures.colours if results.pictures else {}
-    return [(colour, name) for name, colour in list(colours.items())[:LEGEND]]
+    rest = len(colours) - LEGEND
+    shown = [(colour, name) for name, colour in list(colours.items())[:LEGEND]]
+    return shown + ([("transparent", f"and {rest} more")] if rest > 0 else [])
 
 
 def files(results: Results, run_dir: Path, *, plots: bool) -> list[tuple[str, str]]:

@@ -100,56 +100,39 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _class_changes(results: Results) -> canvas.Drawing | None:
-    """A bar for each class, the greatest loss above."""
+    """A bar for each class, the greatest loss above; of many classes the two ends."""
     before, after = class_scores(results)
-    changes = sorted((after[name] - before[name], name) for name in before)
-    if len(changes) < 2 or results.chosen == "teacher":
+    changes = {name: after[name] - before[name] for name in sorted(before, key=lambda name: after[name] - before[name])}
+    if len(changes) < 2 or results.chosen == "teacher" or all(signed(change) == "0.000" for change in changes.values()):
         return None
-    left_out = max(0, len(changes) - BARS)
-    if left_out:
-        head = 2 * BARS // 3
-        changes = changes[:head] + changes[left_out + head :]
-    figure, axes = new_axes((HALF[0], 0.75 + 0.21 * max(len(changes), 3)), _change_label(results), "")
+    names = list(changes)
+    rows = [(name, canvas.shortened(name, 22)) for name in names]
+    if len(rows) > BARS:
+        head, tail = 2 * BARS // 3, BARS - 2 * BARS // 3
+        rows = [*rows[:head], ("", f"… {len(rows) - BARS} classes …"), *rows[-tail:]]
+    figure, axes = new_axes((HALF[0], 0.75 + 0.21 * max(len(rows), 3)), _change_label(results), "")
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
-    for place, (change, name) in enumerate(changes):
-        colour = COLOURS["pruned" if change < 0 else "good"]
-        axes.barh(place, change, height=0.66, color=colour)
-        target = axes.axhspan(place - 0.5, place + 0.5, alpha=0, color=COLOURS["paper"])
-        hover(target, f"{name}: {before[name]:.3f} → {after[name]:.3f} ({signed(change)})")
-    from matplotlib.ticker import MaxNLocator
-
-    low, high = min(0.0, changes[0][0]), max(0.0, changes[-1][0])
-    room = 0.16 * max(high - low, 0.01)
-    for place, (change, _) in enumerate(changes):
-        align = "right" if change < 0 else "left"
+    low, high = min(0.0, changes[names[0]]), max(0.0, changes[names[-1]])
+    room = 0.16 * (high - low)
+    for place, (name, _) in enumerate(rows):
+        if not name:
+            continue
+        change = changes[name]
+        side, align = (-1, "right") if change < 0 else (1, "left")
+        axes.barh(place, change, height=0.66, color=COLOURS["pruned" if change < 0 else "good"])
         axes.text(
-            change + (-1 if change < 0 else 1) * room / 8,
-            place,
-            signed(change),
-            ha=align,
-            va="center",
-            fontsize=8,
-            color=COLOURS["muted"],
+            change + side * room / 8, place, signed(change), ha=align, va="center", size=8, color=COLOURS["muted"]
         )
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
-    axes.set_xlim(low - room if low else -room / 8, high + room)
+        place_of_name = axes.axhspan(place - 0.5, place + 0.5, alpha=0, color=COLOURS["paper"])
+        hover(place_of_name, f"{name}: {before[name]:.3f} → {after[name]:.3f} ({signed(change)})")
     axes.axvline(0, color=COLOURS["muted"], linewidth=0.8)
-    if left_out:
-        axes.axhline(head - 0.5, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (1, 3)))
-        axes.annotate(
-            f"{left_out} classes between",
-            (1, head - 0.5),
-            xycoords=axes.get_yaxis_transform(),
-            ha="right",
-            va="bottom",
-            fontsize=8,
-            color=COLOURS["muted"],
-        )
-    axes.set_yticks(range(len(changes)), [canvas.shortened(name, 22) for _, name in changes])
+    axes.locator_params(axis="x", nbins=4)
+    axes.set_xlim(low - room if low else -room / 8, high + room)
+    axes.set_yticks(range(len(rows)), [label for _, label in rows])
     axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
-    axes.set_ylim(len(changes) - 0.4, -0.6)
-    said = ", ".join(f"{name} {signed(change)}" for change, name in changes[:5])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    said = ", ".join(f"{name} {signed(changes[name])}" for name in names[:5])
     return figure, f"{_change_label(results)}, the greatest loss first: {said}"
 
 

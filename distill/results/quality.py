@@ -47,3 +47,10 @@ class Pictures:
     images: int  # how many there were to choose from
     colours: dict[str, str]  # of each class that is drawn, by name
     groups: tuple[PictureGroup, ...]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file, in the folder of the pictures."""
+        return tuple(
+            file for group in self.groups for each in group.pictures for file in (each.file, *each.small.values())
+        )

@@ -196,8 +196,8 @@ def test_of_many_classes_the_ends_have_a_bar(results: dict[str, Any]) -> None:
     assert draw is not None
     figure, alt = draw
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert len(labels) == quality_plots.BARS and labels[0] == "class 79" and labels[-1] == "class 0"
-    assert "class 79 −0.078" in alt and any("56 classes between" in text.get_text() for text in figure.axes[0].texts)
+    assert len(labels) == quality_plots.BARS + 1 and labels[0] == "class 79" and labels[-1] == "class 0"
+    assert "class 79 −0.078" in alt and "… 56 classes …" in labels
 
 
 def test_without_labels_everything_is_against_the_teachers_boxes(tmp_path: Path, results: dict[str, Any]) -> None:
@@ -212,6 +212,18 @@ def test_without_labels_everything_is_against_the_teachers_boxes(tmp_path: Path,
         markdown
     )
     assert "<title>dog: 1.000 → 0.880 (−0.120)</title>" in html and "change of agreement 50-95" in html
+
+
+def test_classes_that_did_not_change_have_no_bars(results: dict[str, Any]) -> None:
+    assert "classes" in _drawn(results)
+    results["models"]["student"]["per_class"] = {"cat": 0.7, "dog": 0.5621}
+    assert "classes" not in _drawn(results)
+
+
+def test_of_many_colours_some_are_explained(results: dict[str, Any]) -> None:
+    results["pictures"]["colours"] = {f"class {number}": "#042aff" for number in range(30)}
+    shown = pages.legend(typed(results))
+    assert len(shown) == pages.LEGEND + 1 and shown[-1][1] == "and 6 more"
 
 
 def test_one_class_needs_no_plot_of_classes(results: dict[str, Any]) -> None:

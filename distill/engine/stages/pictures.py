@@ -52,5 +52,10 @@ def _figures(evaluation: Evaluation | None) -> dict[str, float]:
 
 
 PICTURES = Stage(
-    "pictures", Pictures, _work, reads=("pictures",), files=(FOLDER,), when=lambda recipe: recipe.pictures > 0
+    "pictures",
+    Pictures,
+    _work,
+    reads=("pictures",),
+    more_files=lambda record: [f"{FOLDER}/{file}" for file in record.files],
+    when=lambda recipe: recipe.pictures > 0,
 )
