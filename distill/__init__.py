@@ -16,8 +16,10 @@
     distill.check(recipe)    opens everything that a run needs
     distill.plan(recipe)     what a run would cut
     distill.run(recipe)      prunes, repairs, distills, measures, exports; writes a report
-    distill.resume(folder)   goes on with a run or a comparison
+    distill.resume(folder)   goes on with a run, a comparison or a sweep
     distill.compare(recipe)  trains the same pruned network in several ways
+    distill.curve(recipe)    how far one can go: accuracy over a range of budgets
+    distill.sweep(recipe)    several runs that share stages, and which of them no other beats
     distill.evaluate(path)   measures a checkpoint's mAP
     distill.export(path)     converts a checkpoint, and checks its outputs
 
@@ -32,8 +34,8 @@ The steps one by one, for any torch module: `help(prune)`. Losses for a training
 More in docs/api.md, and in the notebook docs/tutorial.ipynb.
 """
 
-from distill.api.single import check, evaluate, export, load, plan
-from distill.api.whole import compare, resume, run
+from distill.api.single import check, curve, evaluate, export, load, plan
+from distill.api.whole import compare, resume, run, sweep
 from distill.errors import DistillError, RunError
 
 __all__ = [
@@ -41,10 +43,12 @@ __all__ = [
     "RunError",
     "check",
     "compare",
+    "curve",
     "evaluate",
     "export",
     "load",
     "plan",
     "resume",
     "run",
+    "sweep",
 ]

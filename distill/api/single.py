@@ -1,8 +1,8 @@
-"""The public functions for one step each: `distill.load`, `check`, `plan`, `evaluate` and `export`."""
+"""The public functions for one step each: `distill.load`, `check`, `plan`, `curve`, `evaluate` and `export`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import prune
     from distill.engine.preflight import Preflight
     from distill.engine.standalone import Evaluated, Exports
+    from distill.results.curve import CurveResults
 
 
 @public
@@ -82,6 +83,44 @@ def plan(
 
     with closing(console_of(progress, False)) as console:
         return standalone.plan(read(recipe, overrides_of(overrides, keys), files=True), console)
+
+
+@public
+def curve(
+    recipe: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    budgets: Sequence[float] = (),
+    full_repair: bool = False,
+    out: str | Path | None = None,
+    progress: Progress = False,
+    **keys: Any,
+) -> CurveResults:
+    """How far one can go: accuracy after the cut and after repair, as `distill plan --curve` measures it.
+
+    Args:
+        recipe: a recipe file, or the name of a shipped recipe.
+        overrides: dotted key -> value, as `key=value` on the command line.
+        budgets: shares between 0 and 1; a range, and some around the limit, by default.
+        full_repair: repair block by block too, as a run does.
+        out: a folder for curve.json and a page; points that it has already are not measured again.
+        progress: as of `run`.
+        **keys: keys of the recipe, as of `run`.
+
+    Returns:
+        The content of curve.json; printed, a row for each budget. `kept` is the budget that keeps what `accept` asks.
+
+    Raises:
+        DistillError, PruneError: bad input, in one clear line each.
+    """
+    from distill.engine import standalone
+    from distill.engine.curve import CurveOptions
+    from distill.recipe.load import load as read
+
+    options = CurveOptions(tuple(budgets), full_repair)
+    with closing(console_of(progress, False)) as console:
+        given = read(recipe, overrides_of(overrides, keys), files=True)
+        return standalone.curve(given, options, Path(out) if out else None, console)
 
 
 @public

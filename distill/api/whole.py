@@ -1,13 +1,15 @@
-"""The public functions for whole runs: `distill.run`, `resume` and `compare`."""
+"""The public functions for whole runs: `distill.run`, `resume`, `compare` and `sweep`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.api.arguments import Progress, console_of, overrides_of, public
+from distill.api.arguments import Progress, as_typed, console_of, overrides_of, public
+from distill.errors import DistillError
 
 if TYPE_CHECKING:
     from distill.machine.progress import EpochCallback
@@ -124,3 +126,48 @@ def compare(
     read, path = runs.recipe_and_folder(recipe, overrides_of(overrides, keys), out=out, prefix="compare-")
     with closing(console_of(progress, quiet)) as console:
         return runs.compare(runs.arms_of(read, arms, own, seeds, lrs), read, path, console, quiet=quiet)
+
+
+@public
+def sweep(
+    recipe: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    vary: Mapping[str, Sequence[Any]],
+    seeds: int | None = None,
+    out: str | Path | None = None,
+    progress: Progress = False,
+    quiet: bool = False,
+    **keys: Any,
+) -> SweepResults:
+    """Do a run for each choice of values, with the stages that they share done once, as `distill sweep` does.
+
+    Args:
+        recipe: a recipe file, or the name of a shipped recipe.
+        overrides: dotted key -> value, as `key=value` on the command line.
+        vary: dotted key -> its values: `{"prune.flops": [0.7, 0.5, 0.3]}`. Of several keys, every combination is run.
+        seeds: runs of each choice, from the recipe's seed on; 1 by default.
+        out: the folder; `runs/sweep-<recipe>-<n>` by default.
+        progress: as of `run`.
+        quiet: as of `run`.
+        **keys: keys of the recipe, as of `run`.
+
+    Returns:
+        The content of sweep.json; printed, a row for each run.
+
+    Raises:
+        DistillError, PruneError: bad input, in one clear line each.
+    """
+    from distill.api import runs
+    from distill.comparison import sweep as sweeps
+    from distill.machine import parallel
+
+    parallel.require_single("distill.sweep")
+    several = {key: tuple(map(as_typed, values)) for key, values in vary.items()}
+    if empty := [key for key, values in several.items() if not values]:
+        raise DistillError(f"distill.sweep: vary has no value of {empty[0]}: give a list, as in [0.7, 0.5]")
+    given = {**overrides_of(overrides, keys), **{key: values[0] for key, values in several.items()}}
+    read, path = runs.recipe_and_folder(recipe, given, out=out, prefix="sweep-")
+    with closing(console_of(progress, quiet)) as console:
+        plan = partial(sweeps.plan, several=several, seeds=seeds)
+        return runs.sweep(plan, read, path, console, quiet=quiet)

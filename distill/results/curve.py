@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import DistillError
+from distill.machine.words import html_table, text_table
 from distill.results.records import RecordError, from_plain
 
 FORMAT = 1
@@ -104,6 +105,30 @@ class CurveResults:
         except (OSError, ValueError) as error:
             message = f"{file} was not written by this version or is damaged ({error}): remove it, and measure again"
             raise DistillError(message) from None
+
+    @property
+    def table(self) -> list[tuple[str, ...]]:
+        """A row for each budget, under a title row; the teacher's first."""
+
+        def text(score: float | None) -> str:
+            return "" if score is None else f"{score:.3f}"
+
+        rows: list[tuple[str, ...]] = [(self.key, "GFLOPs", f"{self.judged_by} after the cut", "after repair")]
+        rows.append(("teacher", f"{self.teacher_gflops:.2f}", text(self.teacher), ""))
+        for each in self.points:
+            rows.append((f"{each.budget:g}", f"{each.gflops:.2f}", text(each.pruned), text(each.repaired)))
+        return rows
+
+    def __str__(self) -> str:
+        """The table, and the budget that keeps what `accept` asks."""
+        kept = [f"{self.key}={self.kept.budget:g} keeps what accept asks"] if self.kept else []
+        return "\n".join([*text_table(self.table, numbers=True), *kept])
+
+    def __repr__(self) -> str:
+        return f"CurveResults({self.recipe_name}: {len(self.points)} budgets of {self.key})"
+
+    def _repr_html_(self) -> str:
+        return html_table(self.table)
 
     def to_dict(self) -> dict[str, Any]:
         """What curve.json holds."""

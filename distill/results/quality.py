@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from distill.results.records import Brief
 
-@dataclass(frozen=True)
-class Curves:
+
+@dataclass(frozen=True, repr=False)
+class Curves(Brief):
     """Precision over recall and the confusion matrix, both at one IoU and small enough for a file.
 
     All lists may be empty: a kept copy of results has none.
@@ -30,8 +32,8 @@ class Picture:
     difference: float  # between teacher and student, as `distill.yolo.evaluation.difference` measures it
 
 
-@dataclass(frozen=True)
-class PictureGroup:
+@dataclass(frozen=True, repr=False)
+class PictureGroup(Brief):
     """Images that were chosen for one reason: `differ`, `typical`, or `class` and its name."""
 
     kind: str

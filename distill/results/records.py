@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -10,6 +11,18 @@ from functools import cache
 from typing import Any, TypeVar, cast
 
 R = TypeVar("R")
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxother = _SHORT.maxstring = 60
+
+
+class Brief:
+    """A record whose `repr` is a line, however much it holds. Its dataclass is declared with `repr=False`."""
+
+    def __repr__(self) -> str:
+        values = ((each.name, getattr(self, each.name)) for each in dataclasses.fields(cast(Any, self)) if each.repr)
+        return f"{type(self).__name__}({', '.join(f'{name}={_SHORT.repr(value)}' for name, value in values)})"
 
 
 class RecordError(ValueError):

@@ -12,14 +12,14 @@ from distill.errors import DistillError
 from distill.machine.words import html_table, text_table
 from distill.results.networks import STUDENT
 from distill.results.quality import Curves, Pictures
-from distill.results.records import RecordError, from_plain
+from distill.results.records import Brief, RecordError, from_plain
 
 FORMAT = 2
 FILE = "results.json"
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Brief):
     """How good one network is; all values are 0 to 1. Without labels the mAP is None, and agreement takes its place."""
 
     map50_95: float | None  # mean average precision over the IoU thresholds 0.50 to 0.95
@@ -84,8 +84,8 @@ class Cost:
     deployed: tuple[Deployed, ...] = ()  # in each runtime that is installed and runs one of the exports
 
 
-@dataclass(frozen=True)
-class ModelResult:
+@dataclass(frozen=True, repr=False)
+class ModelResult(Brief):
     """One row of the results: how good a network is, what it costs, and its file in the run folder."""
 
     map50_95: float | None
@@ -108,8 +108,8 @@ class ModelResult:
         return {each.runtime: each.latency_ms for each in self.deployed} | {"PyTorch": self.latency_ms}
 
 
-@dataclass(frozen=True)
-class DataFacts:
+@dataclass(frozen=True, repr=False)
+class DataFacts(Brief):
     """The data set of a run."""
 
     path: str
@@ -119,8 +119,8 @@ class DataFacts:
     labelled: bool
 
 
-@dataclass(frozen=True)
-class Agreement:
+@dataclass(frozen=True, repr=False)
+class Agreement(Brief):
     """What agreement with the teacher was measured on. `held_back`: nothing was calibrated or trained on these images."""
 
     images: int
@@ -156,8 +156,8 @@ class Group:
     after: int
 
 
-@dataclass(frozen=True)
-class Cut:
+@dataclass(frozen=True, repr=False)
+class Cut(Brief):
     """What was cut. `verify`: largest difference between the masked original and the pruned network, in float64."""
 
     flops_before: float
@@ -178,8 +178,8 @@ class Repaired:
     changed: bool
 
 
-@dataclass(frozen=True)
-class Repair:
+@dataclass(frozen=True, repr=False)
+class Repair(Brief):
     """What repair did, and on how many images."""
 
     images: int

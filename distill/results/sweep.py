@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import DistillError
+from distill.machine.words import html_table, text_table
 from distill.results.records import RecordError, from_plain
 from distill.results.results import ModelResult, Results
 
@@ -112,6 +113,29 @@ class SweepResults:
             raise DistillError(
                 f"{file} was not written by this version or is damaged ({error}): start a new sweep"
             ) from None
+
+    @property
+    def table(self) -> list[tuple[str, ...]]:
+        """A row for each finished run, under a title row."""
+        judged_by = self.points[0].judged_by if self.points else "mAP50-95"
+        rows: list[tuple[str, ...]] = [(*self.axes, judged_by, "GFLOPs", "latency (ms)", "accepted")]
+        for point in self.points:
+            score = "" if point.score is None else f"{point.score:.3f}"
+            accepted = {True: "yes", False: "no", None: ""}[point.accepted]
+            costs = (f"{point.gflops:.2f}", f"{point.latency_ms:.2f}")
+            rows.append((*(point.values.get(key, "") for key in self.axes), score, *costs, accepted))
+        return rows
+
+    def __str__(self) -> str:
+        """The table."""
+        return "\n".join(text_table(self.table))
+
+    def __repr__(self) -> str:
+        keys = ", ".join(self.axes)
+        return f"SweepResults({self.recipe_name} over {keys}: {len(self.points)} runs, {len(self.failed)} failed)"
+
+    def _repr_html_(self) -> str:
+        return html_table(self.table)
 
     def to_dict(self) -> dict[str, Any]:
         """What sweep.json holds."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Iterable, Iterator
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,20 @@ import pytest
 
 import distill
 from distill.api.arguments import overrides_of, public
+from distill.cli.commands import COMMANDS
+from distill.engine.size import ImageSize
+from distill.engine.standalone import Evaluated
 from distill.errors import DistillError, Interrupted
 from distill.machine.program import ProgramConsole
 from distill.recipe import load as recipes
-from distill.recipe.schema import Recipe
+from distill.recipe.schema import EvalOptions, ExportOptions, Recipe
 from distill.results.comparison import Arm, ArmRun, ComparisonResults, TrainingSize
+from distill.results.quality import Curves
+from distill.results.results import Results
+from distill.results.sweep import SweepResults
+from distill.yolo.evaluation.evaluate import Metrics
+from tests.distill.test_advice import curve as a_curve
+from tests.distill.test_report import example
 
 FUNCTIONS = [name for name in distill.__all__ if not name.endswith("Error")]
 
@@ -71,7 +81,7 @@ def test_losses_in_a_mapping_take_the_place_of_the_recipes() -> None:
 def test_every_key_of_a_recipe_can_be_a_keyword() -> None:
     own = {name: set(inspect.signature(getattr(distill, name)).parameters) for name in FUNCTIONS}
     takers = {name: words for name, words in own.items() if "keys" in words}
-    assert {"check", "compare", "plan", "run"} <= set(takers)
+    assert {"check", "compare", "curve", "plan", "run", "sweep"} <= set(takers)
     for words in takers.values():
         assert not words & set(Recipe.__dataclass_fields__)
 
@@ -123,3 +133,95 @@ def test_a_comparison_prints_as_a_table() -> None:
     assert str(results).splitlines()[1].split() == ["ours", "2", "0.400", "0.550", "0.500", "0.600"]
     assert repr(results) == "ComparisonResults(half: ours, finetune, failed; 3 runs, 0 failed)"
     assert "<td>finetune</td><td>1</td>" in results._repr_html_()
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> dict[str, Any]:
+    for name in ("best.pt", "data.yaml"):
+        (tmp_path / name).touch()
+    return {"model": tmp_path / "best.pt", "data": tmp_path / "data.yaml"}
+
+
+def test_a_sweep_varies_values_of_python(
+    inputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distill.comparison import sweeper
+
+    monkeypatch.setattr(sweeper, "run", lambda sweep, folder, console, quiet: sweep)
+    vary = {"prune.flops": [0.7, 0.5], "distill.lr": ("auto", 1e-3), "export": [("onnx",), []]}
+    sweep: Any = distill.sweep("half", vary=vary, **inputs, batch=4, out=tmp_path / "sweep")
+    recipes = [point.recipe for point in sweep.points]
+    assert len(recipes) == 8 and {recipe.batch for recipe in recipes} == {4}
+    assert {recipe.prune.flops for recipe in recipes} == {0.7, 0.5}
+    assert {recipe.distill.lr for recipe in recipes} == {None, 1e-3}
+    assert {recipe.export for recipe in recipes} == {("onnx",), ()}
+    assert "vary has no value of batch" in refused(lambda: distill.sweep("half", vary={"batch": []}, **inputs))
+
+
+def test_a_comparison_takes_names_and_arms_of_python(
+    inputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distill.comparison import runner
+
+    monkeypatch.setattr(runner, "run", lambda comparison, folder, console, quiet: comparison)
+    own = {"gentle": {"distill.labels": 0.1}}
+    done: Any = distill.compare(
+        "half", **inputs, arms=["finetune"], own=own, seeds=2, lrs=[1e-3, 1e-4], out=tmp_path / "out"
+    )
+    assert [arm.name for arm in done.arms] == ["finetune", "gentle"] and done.seeds == (0, 1)
+    assert done.lrs == (1e-3, 1e-4) and done.variant(done.arms[1], 0, None).distill.labels == 0.1
+
+
+@pytest.mark.parametrize(("function", "options"), [(distill.evaluate, EvalOptions), (distill.export, ExportOptions)])
+def test_what_the_command_takes_the_function_takes(function: Any, options: Any) -> None:
+    taken = {name: each.default for name, each in inspect.signature(function).parameters.items()}
+    for each in fields(options):
+        assert taken[each.name] == (inspect.Parameter.empty if each.default is MISSING else each.default), each.name
+
+
+def test_every_command_that_gives_something_is_a_function() -> None:
+    for_people = {"ls", "cp", "report", "env", "completion", "eval"}  # eval is a word of Python: evaluate
+    assert set(COMMANDS) - for_people <= set(distill.__all__)
+
+
+def test_results_and_their_parts_print_in_a_screen() -> None:
+    data = example()
+    names = [f"class {number}" for number in range(900)]
+    data["data"]["classes"] = names
+    for row in data["models"].values():
+        row["per_class"] = dict.fromkeys(names, 0.5)
+    data["plan"]["groups"] *= 100
+    data["repair"]["layers"] *= 100
+    results = Results.from_dict(data)
+    for part in (results, results.student, results.data, results.plan, results.repair):
+        assert len(repr(part)) < 600, repr(part)
+    assert repr(results) == "Results(half: mAP50-95 0.631 -> 0.624, 1.77 -> 0.88 GFLOPs, folder=None)"
+    assert len(str(results)) < 2000 and "not accepted" in str(results)
+    assert str(replace(results, folder=Path("runs/half-1"))).endswith("runs/half-1/student.pt")
+    assert "<th>teacher</th>" in results._repr_html_()
+    assert "folder" not in replace(results, folder=Path("runs/half-1")).to_dict()
+
+
+def test_metrics_and_recipes_print_in_a_screen() -> None:
+    classes = {f"class {number}": 0.5 for number in range(900)}
+    confusion = tuple((name, name, 3) for name in classes)
+    metrics = Metrics(0.5, 0.7, 0.6, 0.6, classes, 10, 90, Curves((1.0,) * 101, {}, confusion))
+    evaluated = Evaluated(**vars(metrics), size=ImageSize(64, "as given"), teacher=metrics, swapped={"boxes": 0.55})
+    assert len(repr(metrics)) < 600 and len(repr(metrics.curves)) < 300
+    assert repr(evaluated) == "Evaluated(mAP50-95 0.500, mAP50 0.700, 10 images)"
+    assert "10 images, 90 objects, imgsz 64, as given" in str(evaluated)
+    assert str(evaluated).splitlines()[-2:] == [
+        "mAP50-95 with the teacher's boxes  0.550",
+        "mAP50-95 of the teacher            0.500",
+    ]
+    assert len(repr(recipes.load("half", {"model": "a.pt", "data": "d"}))) < 4096
+
+
+def test_curves_and_sweeps_print_as_tables() -> None:
+    curve = a_curve(p90=0.630, p70=0.627, p50=0.615)
+    assert str(curve).splitlines()[1].split() == ["teacher", "1.77", "0.631"]
+    assert str(curve).splitlines()[-1] == "flops=0.7 keeps what accept asks"
+    assert repr(curve) == "CurveResults(half: 3 budgets of flops)" and "<td>0.627</td>" in curve._repr_html_()
+    sweep = SweepResults(1, "half", {"prune.flops": ("0.7", "0.5"), "seed": ("0",)}, None, (), (), 2)
+    assert str(sweep).split("  ") == ["prune.flops", "seed", "mAP50-95", "GFLOPs", "latency (ms)", "accepted"]
+    assert repr(sweep) == "SweepResults(half over prune.flops, seed: 0 runs, 0 failed)"

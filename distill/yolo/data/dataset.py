@@ -16,6 +16,7 @@ from typing import Any, Literal
 from distill.errors import DistillError
 from distill.machine.progress import ProgressCallback
 from distill.machine.words import abridge, brief
+from distill.results.records import Brief
 from distill.yolo.data import classes, datafile, labels
 from distill.yolo.data.files import FORMATS, find_images, identities
 from distill.yolo.data.labels import Records
@@ -26,8 +27,8 @@ MIN_CLASS_OBJECTS = 5  # AP of a class with fewer objects says little
 MIN_VAL_OBJECTS = 100  # with fewer objects in val every AP says little, and the owner of the data knows
 
 
-@dataclass(frozen=True)
-class DataSet:
+@dataclass(frozen=True, repr=False)
+class DataSet(Brief):
     """A checked data set."""
 
     path: Path  # the data.yaml, or the folder of images

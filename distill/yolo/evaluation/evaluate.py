@@ -20,6 +20,7 @@ from distill.errors import DistillError
 from distill.machine.device import pick_device
 from distill.machine.progress import Bar
 from distill.results.quality import Curves
+from distill.results.records import Brief
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
@@ -46,8 +47,8 @@ class EvalSettings:
     device: str | torch.device = "cpu"  # see `distill.machine.device.pick_device`
 
 
-@dataclass(frozen=True)
-class Metrics:
+@dataclass(frozen=True, repr=False)
+class Metrics(Brief):
     """Detection quality on one split. Averages are over the classes that occur in it; all values are 0 to 1."""
 
     map50_95: float  # mean average precision, mean over the IoU thresholds 0.50, 0.55, ..., 0.95
