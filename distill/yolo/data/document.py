@@ -11,6 +11,7 @@ import yaml
 from distill.errors import DistillError, first_line
 
 MAX_BYTES = 4 * 2**20  # 20,000 class names take less than a fourth of it
+MAX_DEPTH = 50  # of lists in lists
 
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -49,8 +50,6 @@ def parse(path: Path) -> dict[str, Any]:
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "is no valid YAML"
         mend = ": write / in paths, or single quotes" if "escape character" in problem else ""
         raise DistillError(f"{place}: {problem}{mend}") from error
-    except RecursionError as error:
-        raise DistillError(f"{path}: is no valid YAML: nested too deeply") from error
     except DistillError:
         raise
     except ValueError as error:
@@ -67,7 +66,17 @@ def parse(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's, which ultralytics uses. Merges are refused, since nested ones grow without bound; so are equal keys."""
+    """PyYAML's, which ultralytics uses; deep nesting, merges, which may grow without bound, and equal keys are refused."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise yaml.composer.ComposerError(problem="nested too deeply", problem_mark=self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         seen = set()

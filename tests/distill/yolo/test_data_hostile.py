@@ -39,7 +39,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("names: {person: 0}", "'person: 0' does not fit"),
         ("names: [a, [b], c]", "'1: a list' does not fit"),
         ("names: &a [*a]", "'0: a list' does not fit"),
-        ("names: " + "[" * 1000 + "]" * 1000, "nested too deeply"),
+        ("names: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
         ("names: !!bool foo", "not of the type that its tag names"),
         ("names: !!timestamp foo", "not of the type that its tag names"),
         ("nc: !!int ''", "not of the type that its tag names"),
