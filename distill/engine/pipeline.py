@@ -21,7 +21,7 @@ from distill.engine.stages.pictures import PICTURES
 from distill.engine.stages.repair import REPAIR
 from distill.engine.stages.select import SELECT
 from distill.engine.stages.sparsify import SPARSIFY
-from distill.engine.stages.teacher import TEACHER
+from distill.engine.stages.teacher import TEACHER, check_data
 from distill.engine.stages.train import TRAIN
 from distill.engine.stages.tune import TUNE
 from distill.machine import parallel
@@ -64,6 +64,7 @@ def run(
     """
     session = Session(recipe, folder, console, on_epoch)
     recipe = session.recipe  # with the image size in place of `auto`
+    check_data(session)
     stages = list(with_evaluations(stage for stage in STAGES if stage.when(recipe)))
     forget_incomplete(stages, session)
     passes = [stage.passes(session) for stage in stages]

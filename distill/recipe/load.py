@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from distill.errors import DistillError
-from distill.machine.words import nearest
+from distill.machine.words import brief, nearest
 from distill.recipe.keys import Key, keys_of
 from distill.recipe.schema import Recipe
 from distill.recipe.section import Overrides, bind, is_set, walk, write
@@ -93,10 +94,10 @@ def shipped() -> dict[str, Path]:
 
 def find(recipe: str | Path) -> Path:
     """The file of a recipe that is named by its path or, for a shipped one, by its bare name."""
-    path, files = Path(recipe).expanduser(), shipped()
-    if path.is_file():
+    path, files = Path(os.path.expanduser(recipe)), shipped()
+    if os.path.isfile(path):
         return path
-    if path.is_dir() and (path / "recipe.yaml").is_file():
+    if os.path.isfile(path / "recipe.yaml"):
         raise DistillError(f"{recipe} is the folder of a run; to resume it: distill run --resume {recipe}")
     name = RENAMED.get(str(recipe), str(recipe))
     if name != str(recipe):
@@ -104,7 +105,7 @@ def find(recipe: str | Path) -> Path:
     if name in files:
         return files[name]
     choices = f": give the path of a file or one of {', '.join(files)}; or, with --resume, the folder of a run"
-    raise DistillError(f"no recipe '{recipe}'{nearest(str(recipe), files) or choices}")
+    raise DistillError(f"no recipe '{brief(recipe, 200)}'{nearest(str(recipe), files) or choices}")
 
 
 def _recipes() -> Path:

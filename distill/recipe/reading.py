@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from distill.machine.words import nearest, printable
+from distill.machine.words import brief, nearest, printable
 from distill.recipe.keys import BOUNDS, Key
 from distill.recipe.yaml import Item
 
@@ -75,14 +76,14 @@ def read_function(builtin: Collection[str], node: Node) -> str | None:
     custom = _FUNCTION.fullmatch(name)
     if custom is None and name not in builtin:
         hint = nearest(name, builtin) or f": built in are {', '.join(builtin)}; your own is file.py:function"
-        return node.complain(f"{node.path}: unknown name '{name}'{hint}")
+        return node.complain(f"{node.path}: unknown name '{brief(name, 200)}'{hint}")
     if custom is None or not custom["place"].endswith(".py"):
         return name
-    files = [Path(folder, Path(custom["place"]).expanduser()) for folder in node.folders]
+    files = [Path(folder, os.path.expanduser(custom["place"])) for folder in node.folders]
     for file in files:
-        if file.is_file():
+        if os.path.isfile(file):
             return f"{file.absolute()}:{custom['name']}"
-    return node.complain(f"{node.path}: no file {' or '.join(dict.fromkeys(map(str, files)))}")
+    return node.complain(f"{node.path}: no file {' or '.join(dict.fromkeys(brief(file, 200) for file in files))}")
 
 
 def missing_file(text: str) -> str:

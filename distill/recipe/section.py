@@ -11,7 +11,7 @@ from typing import Any
 
 from distill.errors import DistillError
 from distill.losses.spec import LossSpec
-from distill.machine.words import nearest
+from distill.machine.words import brief, nearest
 from distill.recipe import losses
 from distill.recipe.keys import Key, keys_of
 from distill.recipe.reading import Node, read_scalar
@@ -123,7 +123,7 @@ def _refuse_unknown(name: str, keys: Mapping[str, Key], node: Node) -> None:
     elif not hint:
         few = len(node.names) < 10
         hint = f": there are {', '.join(node.names)}" if few else ": distill ls keys prints those there are"
-    node.complain(f"unknown key '{node.path}'{hint}", at_key=True)
+    node.complain(f"unknown key '{brief(node.path, 200)}'{hint}", at_key=True)
 
 
 def is_set(item: Item | None) -> bool:
@@ -172,9 +172,9 @@ def _pairs(overrides: Overrides, problems: list[str]) -> Iterator[tuple[str, Any
     for word in overrides:
         name, equals, value = word.partition("=")
         if not equals or not name:
-            problems.append(f"command line: '{word}' is not key=value")
+            problems.append(f"command line: '{brief(word, 200)}' is not key=value")
         elif name in seen:
-            problems.append(f"command line: {name} is given twice")
+            problems.append(f"command line: {brief(name, 200)} is given twice")
         else:
             yield name, value, "command line"
         seen.add(name)

@@ -12,22 +12,24 @@ from distill.results.results import Evaluation
 from distill.training import schedule
 from distill.yolo.checkpoint.build import build
 from distill.yolo.checkpoint.detector import Detector
+from distill.yolo.data.dataset import fingerprint
 
 MIN_TEACHER_MAP = 0.01  # mAP50-95 below which a teacher has nothing to teach
 
 
 @dataclass(frozen=True)
 class TeacherRecord:
-    """Epochs of the teacher's own training, and the best of them; None if it was given."""
+    """Epochs of the teacher's own training, and the best of them, None if it was given; and the data of the run."""
 
     best_epoch: int | None = None
     epochs: int | None = None
+    data: str | None = None  # see `check_data`
 
 
 def _work(session: Session) -> TeacherRecord:
     if session.teacher is not None:
         session.save(session.teacher, networks.TEACHER)
-        return TeacherRecord()
+        return TeacherRecord(data=fingerprint(session.data))
     recipe, names = session.recipe, session.data.names
     options = recipe.teacher.train
     assert options is not None and names is not None  # a recipe without a model has it, and it needs labels
@@ -38,7 +40,19 @@ def _work(session: Session) -> TeacherRecord:
     trained = session.train(network, plan, "teacher", patience=options.patience)
     path = session.folder.path / networks.TEACHER.file
     session.save(Detector(trained.model, names, recipe.size, path, None), networks.TEACHER)
-    return TeacherRecord(trained.best_epoch, len(trained.history))
+    return TeacherRecord(trained.best_epoch, len(trained.history), fingerprint(session.data))
+
+
+def check_data(session: Session) -> None:
+    """Refuse to go on with other images or labels than the run began with: its networks would not compare."""
+    record = TEACHER.recorded(session)
+    now = fingerprint(session.data)
+    if record is None or record.data in (None, now):
+        return
+    raise DistillError(
+        f"{session.data.path}: its images or labels are others than when the run in {session.folder.path} began "
+        f"({record.data} then, {now} now): put them back as they were, or start a new run"
+    )
 
 
 def _judge(session: Session, evaluation: Evaluation) -> None:

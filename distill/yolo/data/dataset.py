@@ -6,6 +6,7 @@ beside the user's images, which may be read-only. ultralytics' own readers downl
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -89,6 +90,16 @@ def load(
     notes = (*file.notes, *train.notes, *val.notes)
     records = {"train": train.records, "val": val.records}
     return _assemble(path, file.root, file.names, True, records, notes, warnings)
+
+
+def fingerprint(data: DataSet) -> str:
+    """Images and labels in a word, which is another one if any was added, removed or changed; folders may be moved."""
+    digest = hashlib.sha256()
+    for split, records in sorted(data.records.items()):
+        for record in records:
+            digest.update(f"{split} {os.path.basename(record['im_file'])} {record['bytes']} ".encode(errors="replace"))
+            digest.update(record["cls"].tobytes() + record["bboxes"].tobytes())
+    return f"{len(data.train)} + {len(data.val)} images, {digest.hexdigest()[:12]}"
 
 
 def _load_folder(path: Path, names: Mapping[int, str] | None, progress: ProgressCallback | None) -> DataSet:

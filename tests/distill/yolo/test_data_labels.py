@@ -256,3 +256,22 @@ def test_an_image_that_goes_away_is_one_line(root: Path, harm: Any, says: str, b
     with pytest.raises(RunError) as caught:
         list(DataLoader(dataset, 2, num_workers=workers, collate_fn=dataset.collate_fn))
     assert str(caught.value) == f"{loaded.train[4]}: this image {says}"
+
+
+def test_a_fingerprint_is_another_one_for_other_data(root: Path) -> None:
+    def now() -> str:
+        return data.fingerprint(data.load(describe(root)))
+
+    first = now()
+    assert first.startswith("6 + 3 images, ") and first == now()
+    label, image = root / "labels/val/0.txt", root / "images/val/0.jpg"
+    for file, content in ((label, b"0 0.5 0.5 0.2 0.3"), (image, image.read_bytes() + b"more")):
+        kept = file.read_bytes()
+        file.write_bytes(content)
+        assert now() != first
+        file.write_bytes(kept)
+    image.rename(image.with_name("gone.png.off"))
+    assert now() != first
+    image.with_name("gone.png.off").rename(image)
+    shutil.move(root, root.with_name("moved"))
+    assert data.fingerprint(data.load(describe(root.with_name("moved")))) == first
