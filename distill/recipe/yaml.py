@@ -25,16 +25,23 @@ _SCALARS = (
     ("float", re.compile(r"[-+]?(?:\.\d+|\d+\.\d*|\d+(?=[eE]))(?:[eE][-+]?\d+)?$", re.ASCII), list("-+.0123456789")),
 )
 _TAG = "tag:yaml.org,2002:"
+_MAX_DEPTH = 50  # of lists in lists: PyYAML takes a time that grows with its square
 
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
+    depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             problem = "aliases (*name) are not read here: write the value out"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.peek_event().start_mark)
-        return super().compose_node(parent, index)
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 class _Dumper(yaml.SafeDumper):
@@ -82,8 +89,6 @@ def read(text: str, source: str, problems: list[str], *, lines: bool = True) -> 
         problems.append(f"{place}: bad YAML: {error.problem or error.context}")
     except yaml.reader.ReaderError as error:
         problems.append(f"{source}: bad YAML: character {error.character!r} is not allowed in a text file")
-    except RecursionError:
-        problems.append(f"{source}: bad YAML: nested too deeply")
     else:
         return Item(None, source, "", source) if node is None else _convert(node, "", source, lines, problems)
     return None
