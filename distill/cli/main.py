@@ -14,7 +14,7 @@ from distill.cli.commands import COMMANDS, Command
 from distill.errors import DistillError, Interrupted
 from distill.machine.console import fitted, replace_unencodable, width_of
 from distill.machine.signals import interrupted_by_signals
-from distill.machine.words import nearest, text_table, visible
+from distill.machine.words import brief, nearest, text_table, visible
 
 PIPE_CLOSED = 141  # what a shell reports for SIGPIPE
 
@@ -25,7 +25,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise the message as a `DistillError`."""
         message = message.replace(", key=value", "")  # optional, but argparse calls it required in intermixed words
-        for word in message.partition("unrecognized arguments: ")[2].split():
+        message, unknown, words = message.partition("unrecognized arguments: ")
+        message += unknown + " ".join(brief(word, 100) for word in words.split())
+        for word in words.split():
             keys = ": a recipe's keys are given as key=value" if word.startswith("--") else ""
             message += nearest(word, self._option_string_actions) or keys
         raise DistillError(f"{message} ({self.prog} --help)")

@@ -6,6 +6,8 @@ follows symbolic links before it looks for labels, so that it finds none if `ima
 
 from __future__ import annotations
 
+import difflib
+import glob
 import os
 import re
 from dataclasses import dataclass
@@ -103,7 +105,7 @@ def _expand(path: Path, root: Path, key: str, entry: str) -> list[Path]:
     named = f"{path}: '{key}: {brief(entry)}'"
     if place is None:
         looked_for = brief(normalize(root / os.path.expanduser(entry)), _PATH_WIDTH)
-        raise DistillError(f"{named} is not there (looked for {looked_for}){_hint(entry)}")
+        raise DistillError(f"{named} is not there (looked for {looked_for}){_hint(entry) or _near(root, entry)}")
     if place.is_dir():
         images = find_images(place)
         if not any_labels(images) and place.resolve() != place:
@@ -140,6 +142,21 @@ def _read_list(path: Path, listing: Path, root: Path) -> list[Path]:
         first = brief(missing[0], _PATH_WIDTH)
         raise DistillError(f"{path}: {of_all} are not there, first {first}{_hint(missing[0])}")
     return images
+
+
+def _near(root: Path, written: str) -> str:
+    """The folder whose name is most like a path that leads nowhere, if there is one: `Images/Train` for `images/train`."""
+    place, found = root, ""
+    for part in Path(written.replace("\\", "/")).parts[:20]:
+        inside = sorted(Path(entry).name for entry in glob.glob(f"{glob.escape(str(place))}/*/"))
+        like = {name.casefold(): name for name in inside}
+        name = part if part in inside else like.get(part.casefold(), "")
+        if part not in (".", "..") and not name:
+            name = next(iter(difflib.get_close_matches(part, inside, n=1)), "")
+            if not name:
+                return ""
+        place, found = place / (name or part), os.path.join(found, name or part)
+    return f", did you mean '{found}'?"
 
 
 def _hint(written: str) -> str:

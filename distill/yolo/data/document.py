@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,8 @@ def parse(path: Path) -> dict[str, Any]:
         ) from error
     except Exception as error:
         raise DistillError(f"{path}: is no valid YAML: a value is not of the type that its tag names") from error
+    if isinstance(content, str) and (word := re.match(r"(train|val|names|nc|path):(?=\S)", content)):
+        raise DistillError(f"{path}:1: write '{word[1]}: ' with a blank behind the colon, and each key so")
     if not isinstance(content, dict):
         raise DistillError(f"{path}: must hold 'train', 'val' and 'names' keys, as a YOLO data.yaml does")
     return content

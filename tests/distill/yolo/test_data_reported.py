@@ -227,7 +227,7 @@ KINDS = {
     "a list relative to the data folder": Kind(listed("images/train/{i}.jpg\n")),
     "a list with Windows line ends, backslashes, quotes": Kind(listed('"images\\train\\{i}.jpg"\r\n')),
     "a list in UTF-16": Kind(listed("./images/train/{i}.jpg\n", "utf-16")),
-    "a list in GBK": Kind(listed("图/{i}.jpg\n", "gbk"), "train.txt is not in UTF-8", "refused"),
+    "a list in GBK": Kind(listed("训练/{i}.jpg\n", "gbk"), "train.txt is not in UTF-8", "refused"),
     "a list of files that are gone": Kind(listed("images/old/{i}.jpg\n"), "6 of the 6 images .* are not there", "refused"),
     "a path of another machine": Kind(lambda root: {"path": "C:/Users/me/data"}, "a path of Windows", "refused"),
     "a folder in another case": Kind(lambda root: {"val": "Images/Val"}, "did you mean 'images/val'", "refused"),
