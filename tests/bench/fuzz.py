@@ -143,7 +143,7 @@ def outcome(words: list[str]) -> tuple[str, str]:
             status = command(words)
     except Late:
         return "hang", ""
-    except BaseException:  # whatever it is, a user would have seen it
+    except BaseException:  # noqa: BLE001  whatever it is, a user would have seen it
         return "traceback", traceback.format_exc()
     finally:
         signal.alarm(0)
