@@ -8,7 +8,7 @@ from typing import Any
 
 from distill.machine.files import write_files
 from distill.report import advice, details, facts
-from distill.report.plain import plain, plain_table
+from distill.report.plain import plain, plain_table, report_line
 from distill.results.curve import CurveResults
 from distill.results.results import Results
 
@@ -76,8 +76,8 @@ def summary_table(results: Results, run_dir: Path | None = None) -> str:
     lines += [f"warning: {finding}" for finding in facts.findings(results)]
     curve = CurveResults.read(run_dir) if run_dir is not None else None
     lines += [f"to do: {line}" for line in advice.advice(results, run_dir or Path(), curve)]
-    if run_dir is not None:  # an address, which terminals open on a click
-        lines.append(f"Report:  {(run_dir / 'report.html').absolute().as_uri()}")
+    if run_dir is not None:
+        lines.append(report_line(run_dir / "report.html"))
     commands = details.commands(results, run_dir or Path())
     lines += [f"{'' if number else 'Use it:':9}{command}" for number, command in enumerate(commands)]
     return plain("\n".join(lines))

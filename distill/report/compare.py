@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -14,20 +13,18 @@ from distill.report import compare_facts as facts
 from distill.report.canvas import COLOURS, HALF, Plot, draw, label_lines, new_axes, series_colour, whole_epochs
 from distill.report.compare_facts import Standing
 from distill.report.format import value_text
-from distill.report.plain import plain, plain_table
+from distill.report.plain import plain, plain_table, report_line
 from distill.results.comparison import Arm, ComparisonResults
-
-WIDTH = 100  # columns of the last screen, about those of its table
 
 
 def summary(results: ComparisonResults, folder: Path) -> str:
     """The last screen. Plain ASCII."""
     table = facts.comparison(results)
     lines = [*plain_table(table), ""] if table else []
-    lines += [line for note in facts.notes(results) for line in textwrap.wrap(note, WIDTH)]
+    lines += facts.notes(results)
     lines += ["", f"{'. '.join(filter(None, (facts.gain(results), facts.judgement(results))))}."]
     lines += [f"warning: {finding}" for finding in facts.findings(results)]
-    lines.append(f"Report:  {(folder / 'compare.html').absolute().as_uri()}")
+    lines.append(report_line(folder / "compare.html"))
     return plain("\n".join(lines))
 
 

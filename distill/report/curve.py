@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 
 from distill.errors import DistillError
@@ -11,12 +10,11 @@ from distill.report import canvas
 from distill.report import curve_facts as facts
 from distill.report.canvas import COLOURS, HALF, Plot, draw, label_lines, new_axes
 from distill.report.curve_facts import Trained
-from distill.report.plain import plain, plain_table
+from distill.report.plain import plain, plain_table, report_line
 from distill.results.curve import CurveResults
 from distill.results.results import FILE as RUN
 from distill.results.results import Results
 
-WIDTH = 80  # columns of the last screen
 LABELS = {"pruned": "after cut", "repaired": "after repair"}
 MARGIN = 4.0  # the plot of the limit shows so many times its drop below the teacher
 
@@ -24,10 +22,10 @@ MARGIN = 4.0  # the plot of the limit shows so many times its drop below the tea
 def summary(curve: CurveResults, folder: Path | None) -> str:
     """The last screen. Plain ASCII."""
     lines = [*plain_table(facts.table(curve)), ""]
-    lines += textwrap.wrap(facts.notes(curve), WIDTH)
+    lines.append(facts.notes(curve))
     lines += ["", f"{': '.join(filter(None, (facts.gain(curve), facts.judgement(curve))))}."]
     if folder is not None:
-        lines.append(str(folder / "curve.html"))
+        lines.append(report_line(folder / "curve.html"))
     return plain("\n".join(lines))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from distill.machine.words import text_table
 from distill.report.facts import Table
 
@@ -16,3 +18,8 @@ def plain(text: str) -> str:
 def plain_table(table: Table) -> list[str]:
     """A table for the terminal; without the range of the latency."""
     return text_table([table.columns, *([cell.split(" [")[0] for cell in row] for row in table.rows)], numbers=True)
+
+
+def report_line(page: Path) -> str:
+    """The last line of a command that made a page: its address, which terminals open on a click."""
+    return f"Report:  {page.absolute().as_uri()}"

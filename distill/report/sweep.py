@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill.report import canvas, plain, plain_table, write_files
+from distill.report import canvas, write_files
 from distill.report import sweep_facts as facts
 from distill.report.canvas import COLOURS, HALF, Plot, draw, new_axes
+from distill.report.plain import plain, plain_table, report_line
 from distill.report.sweep_facts import Choice, Cost
 from distill.results.sweep import SweepResults
 
-WIDTH = 80  # columns of the last screen
 MOST_LABELS = 12  # beyond these only the front is named
 
 
@@ -20,10 +19,10 @@ def summary(sweep: SweepResults, folder: Path) -> str:
     """The last screen. Plain ASCII."""
     table = facts.table(sweep)
     lines = [*plain_table(table), ""] if table else []
-    lines += [line for note in facts.notes(sweep) for line in textwrap.wrap(note, WIDTH)] if table else []
+    lines += facts.notes(sweep) if table else []
     lines += ["", f"{'. '.join(filter(None, (facts.gain(sweep), facts.judgement(sweep))))}."]
     lines += [f"warning: {finding}" for finding in facts.findings(sweep)]
-    lines.append(str(folder / "sweep.html"))
+    lines.append(report_line(folder / "sweep.html"))
     return plain("\n".join(lines))
 
 
