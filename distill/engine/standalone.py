@@ -171,6 +171,7 @@ def _draw(folder: Path | None, data: DataSet, seen: Mapping[str, Boxes], worst: 
     def write(name: str, content: bytes) -> None:
         write_bytes(folder / name, content)
 
+    folder.mkdir(parents=True, exist_ok=True)
     made = make_pictures(data, seen, write, count=PICTURES, worst=worst, small=False, warn=console.warn)
     for group in made.groups:
         for picture in group.pictures:

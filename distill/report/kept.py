@@ -18,6 +18,7 @@ from distill.results.results import Results
 
 # Long lists that no page shows, by the key they stand under.
 _DROPPED = ("history", "epoch_seconds", "groups", "layers", "blocks")
+_LEFT_OUT = ("curves", "pictures")  # records that a network or a run may lack
 _PATH = re.compile(r"(?<![\w.~-])/(?:[^\s/:'\",{}\[\]]+/)*(?P<parent>[^\s/:'\",{}\[\]]+/)(?P<name>[^\s/:'\",{}\[\]]+)")
 
 
@@ -86,5 +87,6 @@ def _small(value: Any) -> Any:
     if isinstance(value, str):
         return _PATH.sub(lambda path: path["parent"] * path["name"].endswith(("yaml", "yml")) + path["name"], value)
     if isinstance(value, dict):
+        value = {key: inner for key, inner in value.items() if key not in _LEFT_OUT or not isinstance(inner, dict)}
         return {_small(key): [] if key in _DROPPED and inner else _small(inner) for key, inner in value.items()}
     return [_small(inner) for inner in value] if isinstance(value, list) else value

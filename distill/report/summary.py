@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from distill.errors import DistillError
-from distill.machine.files import write_files
+from distill.machine.files import check_place, write_files
 from distill.recipe import load as recipes
 from distill.recipe.section import UNSET
 from distill.report.compare_facts import NOISE, OURS, base_name, standings, with_spread
@@ -39,6 +39,9 @@ def collect(run_dirs: Iterable[Path], folder: Path) -> None:
         RunError: the disk is full, or not writable.
     """
     kept = {f"{path.resolve().name}.json": shrink(path) for path in run_dirs}
+    if kept:
+        check_place(folder)
+        folder.mkdir(parents=True, exist_ok=True)
     write_files(folder, {name: (json.dumps(content, indent=1) + "\n").encode() for name, content in kept.items()})
 
 

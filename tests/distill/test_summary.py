@@ -16,6 +16,7 @@ from distill.errors import DistillError
 from distill.recipe import load as recipes
 from distill.report import summary
 from distill.results.comparison import ArmRun, ComparedNetwork, ComparisonResults, Setting, TrainingSize
+from distill.results.quality import Curves, Pictures
 from distill.results.results import DataFacts, Latency
 from tests.distill.test_results import RESULTS
 
@@ -66,8 +67,13 @@ def run_dir(folder: Path, recipe_name: str = "half") -> Path:
     """The folder of a finished run."""
     recipe = yaml.safe_load(recipes.to_yaml(recipes.load("half", SETTING)))
     teacher, student = RESULTS.models["teacher"], RESULTS.models["student"]
-    models = {"teacher": teacher, "student": replace(student, gflops=1.0, latency_ms=Latency(2.0, 1.5, 2.5, 50))}
+    curves = Curves((1.0, 0.5), {"cell": (1.0, 0.5)}, (("cell", None, 3),))
+    models = {
+        "teacher": replace(teacher, curves=curves),
+        "student": replace(student, gflops=1.0, latency_ms=Latency(2.0, 1.5, 2.5, 50)),
+    }
     results = replace(RESULTS, recipe=recipe, recipe_name=recipe_name, model="/srv/best.pt", models=models)
+    results = replace(results, pictures=Pictures(0.25, 5, {"cell": "#042aff"}, ()))
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(results.to_dict()))
     return folder
@@ -87,6 +93,7 @@ def test_what_is_kept_is_small_and_names_no_machine(kept: Path) -> None:
         text = file.read_text()
         assert "/srv" not in text and "cells/data.yaml" in text
         assert '"epoch"' not in text and "model.0" not in text and '"history": []' in text
+        assert '"curves": {' not in text and "#042aff" not in text
 
 
 def test_the_page(kept: Path) -> None:
