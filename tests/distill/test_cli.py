@@ -117,6 +117,16 @@ def test_a_run_goes_on_by_its_folder_by_out_or_by_its_name(says: Any, pipeline: 
         ),
         (["run", "deom"], "no recipe 'deom', did you mean 'demo'?"),
         (["run", "demo", "shapes"], "command line: 'shapes' is not key=value"),
+        (["run", "demo", "\x1b[31mred"], "command line: '\\x1b[31mred' is not key=value"),
+        (
+            ["run", "demo", "\x1b[31m=1"],
+            "command line: unknown key '\\x1b[31m': distill ls keys prints those there are",
+        ),
+        (["run", "demo", "a" * 5000], f"command line: '{'a' * 200}…' is not key=value"),
+        (
+            ["run", "demo", "--" + "a" * 300],
+            f"unrecognized arguments: --{'a' * 98}…: a recipe's keys are given as key=value (distill run --help)",
+        ),
         (
             ["run", "--resume", "demo"],
             "nothing to go on with: there is no runs/demo-1 here; --out names another folder",

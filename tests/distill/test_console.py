@@ -275,6 +275,19 @@ def test_quiet_shows_warnings_only_and_the_log_gets_everything(
     assert lines == ["", "== score ==  96 images", "warning: odd", "batches 2/2 in 0.0 s", "mAP 0.6"]
 
 
+def test_what_steers_a_terminal_is_shown_on_every_way_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stream, evil, shown = io.StringIO(), "a\x1b[2Jb\u202e", "a\\x1b[2Jb\\u202e"
+    console = Console(stream)
+    console.log_to(tmp_path / "log.txt")
+    console.line(evil)
+    console.warn(evil)
+    console.result(f"{evil}\n{evil}")
+    console.close()
+    assert capsys.readouterr().out == f"{shown}\n{shown}\n"
+    for text in (stream.getvalue(), (tmp_path / "log.txt").read_text()):
+        assert "\x1b" not in text and "\u202e" not in text and text.count(shown) >= 2
+
+
 def test_a_stream_that_cannot_show_a_character_gets_another() -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     Console(stream).line("≤ 50%")

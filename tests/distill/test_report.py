@@ -468,6 +468,17 @@ def test_outside_text_stays_text(tmp_path: Path, results: dict[str, Any]) -> Non
             assert len(re.findall(r"(?<!\\)\|", line)) in (5, 6)  # the columns of a table, and no more
 
 
+def test_what_steers_a_terminal_or_a_line_is_shown_and_does_nothing(tmp_path: Path, results: dict[str, Any]) -> None:
+    evil = "a\x1b[31mb\x07\u202ec\udc80"
+    results.update(model=evil, device=evil, recipe_name=evil, warnings=[evil])
+    results["data"].update(path=evil, classes=[evil, "dog"])
+    for model in results["models"].values():
+        model["per_class"] = {evil: model["per_class"]["cat"]}
+    for text in write(tmp_path, results):
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\ud800-\udfff]", text)
+        assert "x1b" in text and "x07" in text and "u202e" in text
+
+
 def test_backticks_are_code_in_prose_and_text_in_tables(results: dict[str, Any]) -> None:
     results["warnings"] = ["give `a|b <c>` *now*"]
     for network in results["models"].values():

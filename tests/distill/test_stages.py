@@ -15,12 +15,16 @@ from distill.engine.stage import Stage, key_of, run_stage, shared_stages, with_e
 from distill.engine.stages.cut import CutRecord
 from distill.engine.stages.export import ExportRecord
 from distill.engine.stages.measure import MeasureRecord
+from distill.engine.stages.teacher import check_data
+from distill.errors import DistillError
 from distill.recipe import load as recipes
 from distill.recipe.schema import Recipe
 from distill.results.networks import NETWORKS
 from distill.results.records import from_plain
 from distill.results.results import Cost, Evaluation, Export, Latency, Repair, Repaired, Search, Tuning
+from distill.yolo.data import dataset as datasets
 from tests.distill.test_compare import Told
+from tests.distill.yolo.test_data import make_images
 
 # Keys that change no stage's outcome: a name, and the limit of the verdict.
 UNREAD = {"name", "accept", "loggers"}
@@ -42,6 +46,24 @@ def test_every_key_of_a_recipe_is_read_by_a_stage_and_every_key_that_is_read_exi
     assert key_of(recipe("prune=null"), "prune.flops") is None
     with pytest.raises(AttributeError):
         key_of(recipe(), "prune.flosp")
+
+
+def test_a_run_does_not_go_on_with_other_data_than_it_began_with(tmp_path: Path) -> None:
+    make_images(tmp_path / "images" / "some", 12, rows=None)
+
+    def session(record: dict[str, Any] | None) -> SimpleNamespace:
+        folder = SimpleNamespace(path=tmp_path / "run", stages={} if record is None else {"teacher": record})
+        return SimpleNamespace(folder=folder, data=datasets.load(tmp_path / "images"))
+
+    course = {"seconds": 0.0, "warnings": []}
+    began = datasets.fingerprint(datasets.load(tmp_path / "images"))
+    for record in (None, course, course | {"data": began}):
+        check_data(session(record))
+    (tmp_path / "images" / "some" / "3.jpg").unlink()
+    with pytest.raises(
+        DistillError, match=r"others than when the run in .*run began \(10 \+ 2 images, .* 9 \+ 2 images"
+    ):
+        check_data(session(course | {"data": began}))
 
 
 def test_names_and_networks_are_told_apart() -> None:

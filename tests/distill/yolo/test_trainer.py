@@ -20,7 +20,7 @@ from ultralytics.data.build import build_dataloader
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 
-from distill.errors import DistillError
+from distill.errors import DistillError, RunError
 from distill.losses import WeightedLoss, resolve
 from distill.losses.context import LossContext
 from distill.losses.spec import TAKEN, Ramp
@@ -269,6 +269,33 @@ def test_a_killed_training_goes_on_after_its_last_epoch_as_if_nothing_had_been(l
     whole = go(tiny(), labelled, tmp_path / "whole")
     assert resumed.history == whole.history and resumed.best_epoch == whole.best_epoch
     assert torch.equal(weights(resumed), weights(whole))
+
+
+class Losing(Console):
+    """Takes an image away where the second epoch begins."""
+
+    def __init__(self, image: Path) -> None:
+        super().__init__(quiet=True)
+        self.image = image
+
+    def bar(self, label: str, total: int, unit: str = ""):
+        if label == "epoch 2/3":
+            self.image.unlink()
+        return super().bar(label, total, unit)
+
+
+def test_an_image_that_vanishes_is_one_line_and_training_goes_on_when_it_is_back(tmp_path):
+    data = datasets.load(write_images(tmp_path / "data"))
+    image = data.train[2]
+    kept = image.read_bytes()
+    with pytest.raises(
+        RunError, match=f"{image.name}: this image cannot be read; it could when the data were checked$"
+    ):
+        go(tiny(), data, tmp_path / "run", console=Losing(image))
+    done = torch.load(tmp_path / "run/weights/last.pt", weights_only=True)["progress"]["history"]
+    image.write_bytes(kept)
+    resumed = go(tiny(), data, tmp_path / "run", resume=True)
+    assert len(done) == 1 and resumed.history[0] == done[0] and len(resumed.history) == 3
 
 
 def test_resuming_a_finished_training_gives_its_result_again(labelled, tmp_path):
