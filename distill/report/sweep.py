@@ -17,7 +17,7 @@ MOST_LABELS = 12  # beyond these only the front is named
 
 def summary(sweep: SweepResults, folder: Path) -> str:
     """The last screen. Plain ASCII."""
-    table = facts.table(sweep)
+    table = facts.table(sweep, brief=True)
     lines = [*plain_table(table), ""] if table else []
     lines += facts.notes(sweep) if table else []
     lines += ["", f"{'. '.join(filter(None, (facts.gain(sweep), facts.judgement(sweep))))}."]
@@ -57,7 +57,7 @@ def sweep_plots(sweep: SweepResults) -> dict[str, Plot]:
 def _pareto(
     made: Sequence[Choice], cost: Cost, axis: str, label: str, teachers: Sequence[tuple[float, float]]
 ) -> canvas.Drawing | None:
-    """Every choice, and a line through those that no other one beats; the teacher as a square."""
+    """Every choice by its number, and a line through those that no other one beats; the teacher as a square."""
     points = [(choice, cost(choice), choice.score) for choice in made if choice.score is not None]
     if not points:
         return None
@@ -74,9 +74,7 @@ def _pareto(
         on_front, colour = choice in best, COLOURS["student"] if choice in best else COLOURS["muted"]
         axes.scatter([x], [y], s=38, facecolors=colour if on_front else "none", edgecolors=colour, zorder=3)
         if on_front or len(points) <= MOST_LABELS:
-            axes.annotate(
-                choice.name[:28], (x, y), (6, -3), textcoords="offset points", color=colour, va="top", fontsize=8
-            )
+            axes.annotate(str(choice.number), (x, y), (5, -4), textcoords="offset points", color=colour, va="top")
     low, high = min(y for *_, y in points), max([y for *_, y in points] + [y for _, y in teachers])
     pad = max(0.01, 0.15 * (high - low))
     axes.set_ylim(low - pad, high + pad)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean, median
 
@@ -19,7 +19,8 @@ Cost = Callable[["Choice"], float]
 class Choice:
     """The runs that differ in nothing but the seed."""
 
-    name: str  # the values that make it, "prune.flops=0.7"
+    number: int  # its place in the table, which marks it in the plots
+    name: str  # the values that make it, "flops=0.7"
     runs: Sequence[SweepPoint]  # at least one
 
     @cached_property
@@ -43,17 +44,21 @@ class Choice:
         return median(run.latency_ms for run in self.runs)
 
 
+SCORE, FRONT = "score", "front"
 COSTS: dict[str, Cost] = {"GFLOPs": lambda choice: choice.gflops, "latency": lambda choice: choice.latency_ms}
 
 
 def choices(sweep: SweepResults) -> list[Choice]:
     """What the sweep chose between, the most expensive first."""
+    varied = [key for key, values in sweep.axes.items() if key != SEED and len(values) > 1]
+    last = [key.rpartition(".")[2] for key in varied]
+    shown = last if len(set(last)) == len(last) else varied
     groups: dict[str, list[SweepPoint]] = {}
     for point in sweep.points:
-        varied = {key: value for key, value in point.values.items() if key != SEED and len(sweep.axes[key]) > 1}
-        groups.setdefault(" ".join(f"{key}={value}" for key, value in varied.items()) or "the recipe", []).append(point)
-    made = [Choice(name, runs) for name, runs in groups.items()]
-    return sorted(made, key=lambda choice: (-choice.gflops, -(choice.score or 0.0)))
+        name = " ".join(f"{word}={point.values[key]}" for key, word in zip(varied, shown, strict=True))
+        groups.setdefault(name or "the recipe", []).append(point)
+    made = sorted((Choice(0, *each) for each in groups.items()), key=lambda each: (-each.gflops, -(each.score or 0.0)))
+    return [replace(choice, number=number) for number, choice in enumerate(made, 1)]
 
 
 def front(made: Sequence[Choice], cost: Cost) -> list[Choice]:
@@ -66,48 +71,33 @@ def front(made: Sequence[Choice], cost: Cost) -> list[Choice]:
     ]
 
 
-def table(sweep: SweepResults) -> Table | None:
-    """A row for each choice, the most expensive first."""
+def table(sweep: SweepResults, *, brief: bool = False) -> Table | None:
+    """A row for each choice, the most expensive first. `brief`: what fits a terminal of 80 columns."""
     made = choices(sweep)
     if not made:
         return None
     fronts = {name: front(made, cost) for name, cost in COSTS.items()}
-    columns = (
-        "choice",
-        judged_by(sweep),
-        "change",
-        "GFLOPs",
-        "params (M)",
-        "latency (ms)",
-        "",
-        "accepted",
-        "Pareto front",
-    )
-    rows = tuple(_row(choice, [name for name, some in fronts.items() if choice in some]) for choice in made)
-    return Table(columns, rows, strong=columns[1])
+    rows = [_row(choice, [name for name, some in fronts.items() if choice in some]) for choice in made]
+    named = [{"choice": f"{choice.number} {choice.name}", **row} for choice, row in zip(made, rows, strict=True)]
+    shown = ("choice", SCORE, "GFLOPs", "latency (ms)", "accepted", FRONT) if brief else tuple(named[0])
+    header = tuple(judged_by(sweep) if column == SCORE else column for column in shown)
+    return Table(header, tuple(tuple(row[column] for column in shown) for row in named), strong=judged_by(sweep))
 
 
-def _row(choice: Choice, fronts: Sequence[str]) -> tuple[str, ...]:
+def _row(choice: Choice, fronts: Sequence[str]) -> dict[str, str]:
     runs = choice.runs
     changes = [run.score - run.teacher for run in runs if run.score is not None and run.teacher is not None]
     accepted = [run.accepted for run in runs if run.accepted is not None]
-    return (
-        choice.name,
-        with_spread(f"{choice.score:.3f}", choice.scores) if choice.score is not None else "",
-        signed(fmean(changes)) if changes else "",
-        digits(choice.gflops),
-        digits(fmean(run.params for run in runs) / 1e6),
-        digits(choice.latency_ms),
-        speed(median(run.teacher_latency_ms for run in runs), choice.latency_ms),
-        ""
-        if not accepted
-        else "yes"
-        if all(accepted)
-        else f"{sum(accepted)} of {len(accepted)}"
-        if any(accepted)
-        else "no",
-        ", ".join(fronts),
-    )
+    some = f"{sum(accepted)} of {len(accepted)}" if any(accepted) else "no"
+    return {
+        SCORE: with_spread(f"{choice.score:.3f}", choice.scores) if choice.score is not None else "",
+        "change": signed(fmean(changes)) if changes else "",
+        "GFLOPs": digits(choice.gflops),
+        "latency (ms)": digits(choice.latency_ms),
+        "": speed(median(run.teacher_latency_ms for run in runs), choice.latency_ms),
+        "accepted": "" if not accepted else "yes" if all(accepted) else some,
+        FRONT: "both" if len(fronts) == len(COSTS) else ", ".join(fronts),
+    }
 
 
 def judged_by(sweep: SweepResults) -> str:
@@ -156,7 +146,8 @@ def notes(sweep: SweepResults) -> list[str]:
     noise = "" if len(seeds) > 1 else "One seed says nothing about noise: --seeds 3 does. "
     timed = sweep.points[0].timed_in if sweep.points else ""
     return [
-        f"{several}{noise}On the Pareto front: no other choice is at least as good and as cheap, and better in one of the two.",
+        f"{several}{noise}Front: the Pareto front, where no other choice is at least as good and as cheap, and better in one of the two; both: "
+        "by GFLOPs and by latency.",
         f"Latency: median at batch 1 in {timed}, on the machine of each run; a few per cent between two runs are noise.",
     ]
 

@@ -214,6 +214,8 @@ def test_the_front_is_what_no_other_choice_beats() -> None:
     sweep = SweepResults(1, "tiny", axes, None, points, (), 0)
     made = facts.choices(sweep)
     assert [choice.name for choice in made] == ["a=1", "a=3", "a=2", "a=4", "a=5"], "the most expensive first"
+    brief = facts.table(sweep, brief=True)
+    assert brief is not None and [row[-1] for row in brief.rows] == ["both", "latency", "GFLOPs", "GFLOPs", ""]
     assert {choice.name for choice in facts.front(made, facts.COSTS["GFLOPs"])} == {"a=1", "a=2", "a=4"}, "twins both"
     assert {choice.name for choice in facts.front(made, facts.COSTS["latency"])} == {"a=1", "a=3"}
     assert facts.gain(sweep) == "a=1 is the smallest that is accepted: 80% of the FLOPs, mAP50-95 0.600"
@@ -223,7 +225,10 @@ def test_seeds_are_one_choice() -> None:
     points = tuple(point(f"a={a}", 5.0 * a, 5.0, 0.5 + 0.1 * seed, str(seed)) for a in (1, 2) for seed in (0, 1))
     sweep = SweepResults(1, "tiny", {"a": ("1", "2"), "seed": ("0", "1")}, None, points, (), 0)
     table = facts.table(sweep)
-    assert table is not None and [row[:2] for row in table.rows] == [("a=2", "0.550 ± 0.071"), ("a=1", "0.550 ± 0.071")]
+    assert table is not None and [row[:2] for row in table.rows] == [
+        ("1 a=2", "0.550 ± 0.071"),
+        ("2 a=1", "0.550 ± 0.071"),
+    ]
     assert table.rows[0][table.columns.index("accepted")] == "1 of 2"
     alone = SweepResults(1, "tiny", {"a": ("1",), "seed": ("0", "1")}, None, points[:2], (), 0)
     assert [choice.name for choice in facts.choices(alone)] == ["the recipe"]
