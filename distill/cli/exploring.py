@@ -7,6 +7,8 @@ from pathlib import Path
 
 from distill.cli.screen import console_of, open_page
 from distill.errors import DistillError, Interrupted
+from distill.machine import parallel
+from distill.machine.files import check_place
 from distill.recipe.schema import Recipe
 
 _OF_CURVE = {"budgets": "--budgets", "full_repair": "--full-repair", "out": "--out", "open": "--open"}
@@ -26,8 +28,11 @@ def curve(recipe: Recipe, args: argparse.Namespace) -> None:
     out = Path(args.out) if args.out else None
     if args.open and out is None:
         raise DistillError("--open needs --out DIR, where the page is")
+    parallel.require_single("distill plan --curve")
     if out is not None and out.exists() and not out.is_dir():
         raise DistillError(f"--out {out} is a file: give a folder")
+    if out is not None:
+        check_place(out)
     from distill.engine import standalone
     from distill.engine.curve import CurveOptions
 

@@ -183,6 +183,7 @@ def test_without_labels_it_is_agreement_and_nothing_is_accepted(
         (["--budgets", "0.5"], "--budgets goes with --curve: distill plan RECIPE ... --curve"),
         (["--curve", "prune=null"], "prune is null, so there is nothing to cut: give prune.flops=0.5"),
         (["--curve", "--out", "file"], "--out file is a file: give a folder"),
+        (["--curve", "--open"], "--open needs --out DIR, where the page is"),
         (["--curve", "--budgets", "0.001", "--out", "new"], "flops=0.001 cannot be met: "),
     ],
 )
