@@ -38,9 +38,11 @@ def run(sweep: Sweep, folder: RunFolder, console: Console, *, quiet: bool = Fals
             the page is written first.
     """
     work = _Work(replace(sweep, points=_checked(sweep.points, folder, console)), folder, console, quiet)
+    work.record()
     for point in work.sweep.points:
         work.run(point)
-        work.write()
+        work.record()
+        report.write(folder.path)  # after each point, so that a sweep that is killed has a page too
     console.result("\n" + report.summary(work.content, folder.path))
     if work.failed:
         names = ", ".join(failed.name for failed in work.failed)
@@ -113,10 +115,9 @@ class _Work:
         name, axes = self.sweep.recipe.name, self.sweep.axes
         return SweepResults(FORMAT, name, axes, self.about, tuple(self.points), tuple(self.failed), missing)
 
-    def write(self) -> None:
-        """After each point, so that a sweep that is killed has a page too."""
+    def record(self) -> None:
+        """Write sweep.json."""
         self.folder.write_json(FILE, self.content.to_dict())
-        report.write(self.folder.path)
 
 
 def _setting(results: Results) -> SweepSetting:

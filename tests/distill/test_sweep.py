@@ -130,9 +130,11 @@ class Counter:
     """Counts what a stage does, and fails for one recipe."""
 
     def __init__(self, work: Any) -> None:
-        self.calls, self.work, self.bad = 0, work, ""
+        self.calls, self.work, self.bad, self.killed = 0, work, "", False
 
     def __call__(self, session: Any) -> Any:
+        if self.killed:
+            raise KeyboardInterrupt
         self.calls += 1
         if self.bad and self.bad in session.recipe.name:
             raise RuntimeError("no luck")
@@ -141,16 +143,19 @@ class Counter:
 
 @pytest.fixture(scope="module")
 def done(here: Path) -> tuple[Path, dict[str, int]]:
-    """A sweep of which one point failed and was made good later, and how often each of three stages worked."""
+    """A sweep that was killed, of which one point failed and was made good later, and how often three stages worked."""
     out = here / "out"
     taught, cut, mended = Counter(TEACHER.work), Counter(CUT.work), Counter(REPAIR.work)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("distill.engine.stages.teacher.MIN_TEACHER_MAP", -1.0)
         for stage, work in ((TEACHER, taught), (CUT, cut), (REPAIR, mended)):
             patch.setitem(vars(stage), "work", work)
-        mended.bad = "flops-0.5-map_drop-0.005"
+        taught.killed, mended.bad = True, "flops-0.5-map_drop-0.005"
         words = ["prune.flops=0.7,0.5", "accept.map_drop=0.005,0.5", "--out", str(out), "--quiet"]
-        assert main(["sweep", str(here / "tiny.yaml"), *words]) == 2
+        assert main(["sweep", str(here / "tiny.yaml"), *words]) == 130
+        assert SweepResults.read(out).missing == 4
+        taught.killed = False
+        assert main(["sweep", "--resume", str(out), "--quiet"]) == 2
         first = SweepResults.read(out)
         assert [point.name for point in first.points] == [NAMES[0], NAMES[1], NAMES[3]]
         assert [(point.name, point.error) for point in first.failed] == [(NAMES[2], "no luck")]
