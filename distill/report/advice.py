@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distill.report.curve_facts import command as curve_command
 from distill.report.facts import SEED_SPREAD
 from distill.report.format import apart
 from distill.results.curve import CurveResults
@@ -104,9 +104,7 @@ def _budget(results: Results, run_dir: Path, curve: CurveResults | None) -> str:
     if options is None:
         return ""
     if curve is None:
-        folder = shlex.quote(str(run_dir))
-        recipe = shlex.quote(str(run_dir / "recipe.yaml"))
-        return f"How much can be cut? `distill plan {recipe} --curve --out {folder}` measures it."
+        return f"How much can be cut? `{curve_command(run_dir, results)}` measures it."
     if curve.kept is None:
         return "No budget of the curve below is accepted before training: keep more, or train longer."
     share = curve.share(curve.kept)

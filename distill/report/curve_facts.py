@@ -73,11 +73,8 @@ def gain(curve: CurveResults) -> str:
     scores = [(point, point.score) for point in curve.points if point.score is not None]
     if not scores:
         return "Nothing to judge by"
-    first, last = scores[0], scores[-1]
-    return (
-        f"{curve.judged_by} {last[1]:.3f} at {curve.share(last[0]):.0%} of the FLOPs, "
-        f"{first[1]:.3f} at {curve.share(first[0]):.0%}"
-    )
+    ends = dict.fromkeys((scores[-1], scores[0]))
+    return f"{curve.judged_by} " + ", ".join(f"{score:.3f} at {curve.share(p):.0%} of the FLOPs" for p, score in ends)
 
 
 def judgement(curve: CurveResults) -> str:
@@ -90,13 +87,6 @@ def judgement(curve: CurveResults) -> str:
     if lost is None:
         return f"every budget that was measured keeps the {limit}, so one could go further"
     return f"before training, the {limit} lies between {KEYS[curve.key]} {kept.budget:g} and {lost.budget:g}"
-
-
-def advice(curve: CurveResults) -> str:
-    """What a run that was not accepted can be told: "58% of the FLOPs would be accepted, by the curve"; may be empty."""
-    if curve.map_drop is None or curve.kept is None:
-        return ""
-    return f"{gain(curve)}, by the curve: prune.{curve.key}={curve.kept.budget:g}"
 
 
 def notes(curve: CurveResults) -> str:
@@ -156,7 +146,7 @@ def command(run_dir: Path, results: Results) -> str:
     words = [str(run_dir / "recipe.yaml")]
     if results.model is None:
         words += [f"model={run_dir / 'teacher.pt'}", "teacher.train=null"]
-    if results.recipe["data"] == "shapes":
+    if results.recipe.get("data") == "shapes":
         words.append(f"data={run_dir / 'data' / 'data.yaml'}")
     return " ".join(["distill plan", *map(shlex.quote, words), "--curve --out", shlex.quote(str(run_dir))])
 
