@@ -145,7 +145,9 @@ def notes(sweep: SweepResults) -> list[str]:
     several = f"± is the standard deviation over {len(seeds)} seeds. " if len(seeds) > 1 else ""
     noise = "" if len(seeds) > 1 else "One seed says nothing about noise: --seeds 3 does. "
     timed = sweep.points[0].timed_in if sweep.points else ""
-    front = "Front: the Pareto front, where no other choice is at least as good and as cheap, and better in one of the two"
+    front = (
+        "Front: the Pareto front, where no other choice is at least as good and as cheap, and better in one of the two"
+    )
     return [
         f"{several}{noise}{front}; both: by GFLOPs and by latency.",
         f"Latency: median at batch 1 in {timed}, on the machine of each run; a few per cent between two runs are noise.",
