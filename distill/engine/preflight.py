@@ -152,7 +152,9 @@ def open_teacher(recipe: Recipe) -> Detector | None:
 
 def size_warnings(recipe: Recipe, teacher: Detector | None) -> tuple[str, ...]:
     """A warning if a network will see images of another size than it was trained on."""
-    if teacher is None or recipe.size == teacher.imgsz or recipe.size == image_size(None, teacher).pixels:
+    if teacher is None or teacher.imgsz is None:
+        return ()  # nobody knows what size that was
+    if recipe.size in (teacher.imgsz, image_size(None, teacher).pixels):
         return ()
     sizes = f"was trained at {teacher.imgsz} pixels, and imgsz is {recipe.size}"
     return (f"{teacher.source} {sizes}: give imgsz={teacher.imgsz} unless that is meant",)

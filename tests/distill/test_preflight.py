@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,7 @@ def test_a_network_with_a_stride_of_64_can_be_cut(tmp_path: Path) -> None:
 
 def test_another_size_than_that_of_training_is_a_warning(teacher: Detector) -> None:
     assert size_warnings(recipe("imgsz=320"), teacher) == ()
+    assert size_warnings(recipe("imgsz=320"), replace(teacher, imgsz=None)) == ()
     (warning,) = size_warnings(recipe("imgsz=640"), teacher)
     assert warning == "best.pt was trained at 320 pixels, and imgsz is 640: give imgsz=320 unless that is meant"
 
