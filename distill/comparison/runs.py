@@ -91,13 +91,14 @@ class Runs:
             return results
 
     def _seed(self, folder: RunFolder, recipe: Recipe, stages: Sequence[Stage[Any]]) -> None:
-        """Give a new run the stages that it shares with the source that has most of them."""
+        """Give a run the stages that it shares with the source that has most of them, unless it has as many itself."""
         shared, source = max(
             ((_finished(shared_stages(stages, base, recipe), path), path) for base, path in self.sources),
             key=lambda each: len(each[0]),
             default=([], folder.path),
         )
-        if shared:
+        own = _finished([stage for stage in stages if stage.when(recipe)], folder.path)
+        if len(shared) > len(own):
             folder.seed_from(source, {stage.name: stage.leaves for stage in with_evaluations(shared)})
 
 

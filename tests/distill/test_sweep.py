@@ -198,6 +198,16 @@ def test_the_page_links_every_run_and_is_written_again(done: tuple[Path, dict[st
     assert "the sweep was started without values of batch" in capsys.readouterr().err
 
 
+def test_a_student_that_is_gone_is_chosen_again_and_nothing_before_it(done: tuple[Path, dict[str, int]]) -> None:
+    out, _ = done
+    run = out / NAMES[1]
+    (run / "student.pt").unlink()
+    before = {name: (run / f"{name}.pt").stat().st_mtime_ns for name in ("teacher", "pruned", "repaired")}
+    assert main(["sweep", "--resume", str(out), "--quiet"]) == 0
+    assert (run / "student.pt").read_bytes() == (run / "repaired.pt").read_bytes()
+    assert before == {name: (run / f"{name}.pt").stat().st_mtime_ns for name in before}
+
+
 # --- the front -------------------------------------------------------------------------------------------------------
 
 
