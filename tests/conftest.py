@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import pytest
+
+from distill.machine import private
 
 # Before anything imports ultralytics: no look-ups on the network, no installs, nothing in the user's home, no chatter.
 os.environ.setdefault("YOLO_OFFLINE", "true")
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 os.environ.setdefault("YOLO_VERBOSE", "false")
-os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp(prefix="distill-tests-"))
+private.settle()
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each process, before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import torch
+import torch  # noqa: E402  after the lines above
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

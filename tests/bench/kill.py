@@ -36,10 +36,10 @@ data: {root}/data/data.yaml
 imgsz: 64
 batch: 4
 device: cpu
-sparsify: {epochs: 2}
+sparsify: {sparsify}
 prune: {flops: 0.7, images: 4, round_to: 1}
 repair: {images: 4, steps: 4}
-distill: {epochs: 3, losses: {score_bce: 2.0, box_iou: 1.0}}
+distill: {distill}
 latency: {runs: 2}
 export: [onnx]
 """
@@ -73,14 +73,20 @@ def main(folder: str = "kill", moments: str = "30") -> int:
     return 1 if wrong or record["outside"] or record["status"] else 0
 
 
-def prepare(root: Path) -> dict[str, Any]:
+def prepare(
+    root: Path,
+    *,
+    sparsify: str = "{epochs: 2}",
+    distill: str = "{epochs: 3, losses: {score_bce: 2.0, box_iou: 1.0}}",
+) -> dict[str, Any]:
     """Images, a teacher that has learned from them, and the recipe. Returns the record of what is found, still empty."""
     shutil.rmtree(root, ignore_errors=True)
     data = write_images(root / "data")
     options: dict[str, Any] = {"console": Console(quiet=True), "imgsz": 64, "device": "cpu"}
     taught = train(tiny(), datasets.load(data), LONGER, folder=root / "taught", **options)
     checkpoint.save(taught.model, root / "best.pt", names={0: "square", 1: "disc"}, imgsz=64)
-    (root / "tiny.yaml").write_text(RECIPE.replace("{root}", str(root)))
+    recipe = RECIPE.replace("{root}", str(root)).replace("{sparsify}", sparsify).replace("{distill}", distill)
+    (root / "tiny.yaml").write_text(recipe)
     return {"moments": [], "seconds": 0.0}
 
 
@@ -96,7 +102,7 @@ def one(root: Path, whole: Path, at: float) -> dict[str, Any]:
     """Kill a run after `at` seconds of the processor, resume it, and say what is not as in `whole`."""
     out = root / "killed"
     shutil.rmtree(out, ignore_errors=True)
-    child = psutil.Popen(**command(root, out))
+    child = psutil.Popen(**command(root, out), stderr=subprocess.DEVNULL)
     while child.poll() is None and processor(child) < at:
         time.sleep(0.005)
     child.kill()
