@@ -16,6 +16,7 @@ from distill.engine.folder import TRAINING, RunFolder
 from distill.engine.judge import Judge
 from distill.engine.planning import calibration_images
 from distill.engine.preflight import preflight
+from distill.errors import DistillError
 from distill.machine import parallel
 from distill.machine.console import Console
 from distill.machine.progress import EpochCallback
@@ -94,11 +95,21 @@ class Session:
     @cached_property
     def plan(self) -> prune.PrunePlan:
         """What the cut has kept."""
-        return prune.PrunePlan.from_json((self.folder.path / PLAN).read_text(encoding="utf-8"))
+        file = self.folder.path / PLAN
+        try:
+            return prune.PrunePlan.from_json(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, prune.PruneError) as error:
+            raise DistillError(
+                f"{file} is damaged ({error}): remove it, then resume, and the cut is made again"
+            ) from None
 
     def load(self, network: Network) -> Detector:
         """A network of the run folder."""
-        return checkpoint.load(self.folder.path / network.file)
+        try:
+            return checkpoint.load(self.folder.path / network.file)
+        except DistillError as error:
+            mend = "it is a file of this run: remove it, then resume, and it is made again"
+            raise DistillError(f"{error}. {mend}") from None
 
     def save(self, detector: Detector, network: Network, plan: prune.PrunePlan | None = None) -> None:
         """Write a network into the run folder, as stock ultralytics reads it.

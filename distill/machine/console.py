@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
+from distill.machine.faults import write_fault
 from distill.machine.progress import Bar, Pace, Stage
 from distill.machine.words import WARNING, duration, text_table, visible, wrap
 
@@ -163,7 +164,10 @@ class Console:
 
     def _write_log(self) -> None:
         if self._log is None and self._log_path is not None and self._log_path.parent.is_dir():
-            self._log = self._log_path.open("a", encoding="utf-8", buffering=1)
+            try:
+                self._log = self._log_path.open("a", encoding="utf-8", buffering=1)
+            except OSError as error:
+                raise write_fault(error, self._log_path) from error
         if self._log is not None:
             self._log.write("".join(f"{line}\n" for line in self._waiting))
             self._waiting.clear()

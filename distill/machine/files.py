@@ -6,7 +6,8 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -64,6 +65,8 @@ def read_json(file: Path) -> Any:
         OSError: it cannot be read.
         ValueError: it holds something else.
     """
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise ValueError("no file")
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except RecursionError:
@@ -104,7 +107,32 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def is_abandoned(folder: Path) -> bool:
+@contextlib.contextmanager
+def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A folder that is removed in the end; if the process is killed, by the next that makes one there.
+
+    Args:
+        parent: where it is made.
+        prefix: begins its name.
+    """
+    for left in parent.glob(f"{prefix}*"):
+        if _is_abandoned(left):
+            with contextlib.suppress(OSError):
+                remove(left)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    # Locked before it has the name by which others know that it is: they never see it without its lock.
+    with (folder / "new").open("w", encoding="utf-8") as lock:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.rename(folder / "new", folder / LOCK)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_abandoned(folder: Path) -> bool:
     """Whether the process that had locked a folder of ours has ended. Unknown counts as no."""
     if fcntl is None:
         return False

@@ -11,13 +11,12 @@ import atexit
 import contextlib
 import getpass
 import os
-import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
 
 from distill.errors import RunError
-from distill.machine.files import LOCK, fcntl, is_abandoned, remove
+from distill.machine.files import scratch_folder
 
 PREFIX = "distill-private-"
 
@@ -30,7 +29,7 @@ def settle() -> None:
     cached = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
     earlier = {
         "MPLCONFIGDIR": (home / ".matplotlib", config / "matplotlib", cached / "matplotlib"),
-        "TORCHINDUCTOR_CACHE_DIR": (Path(tempfile.gettempdir()) / f"torchinductor_{_user()}",),
+        "TORCHINDUCTOR_CACHE_DIR": (private_folder().parent / f"torchinductor_{_user()}",),
         "YOLO_CONFIG_DIR": (),  # see `distill.yolo`: a run's settings are never those of the user
     }
     for variable, folders in earlier.items():
@@ -45,25 +44,15 @@ def private_folder() -> Path:
     Raises:
         RunError: there is no place for temporary files.
     """
+    stack = contextlib.ExitStack()
     try:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-        for left in folder.parent.glob(f"{PREFIX}*"):
-            if is_abandoned(left):
-                with contextlib.suppress(OSError):
-                    remove(left)
-        # Locked before it gets the name by which others know that it is: they never see it without its lock.
-        lock = (folder / "new").open("w", encoding="utf-8")
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.rename(folder / "new", folder / LOCK)
+        folder = stack.enter_context(scratch_folder(Path(tempfile.gettempdir()), PREFIX))
     except OSError as error:
         raise RunError(f"no folder for temporary files: {error.strerror or error}: set TMPDIR to one") from error
 
     def end(owner: int = os.getpid()) -> None:
         if os.getpid() == owner:  # a forked child inherits the handler, and the folder is still in use
-            lock.close()
-            shutil.rmtree(folder, ignore_errors=True)
+            stack.close()
 
     atexit.register(end)
     return folder

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from distill.errors import DistillError
 from distill.machine.files import write_files
 from distill.report import advice, details, facts
 from distill.report.plain import plain, plain_table, report_line
@@ -47,12 +48,19 @@ def write(run_dir: Path) -> None:
 
 
 def history(run_dir: Path, results: Results) -> list[dict[str, Any]]:
-    """A row for each epoch of training: of metrics.csv, or of results.json if that file is missing."""
+    """A row for each epoch of training: of metrics.csv, or of results.json if that file is missing.
+
+    Raises:
+        DistillError: metrics.csv is damaged.
+    """
     file = run_dir / "metrics.csv"
     rows = [dict(row) for row in results.history]
     if file.is_file():
-        with file.open(newline="", encoding="utf-8") as stream:
-            rows = [{key.strip(): _number(row[key]) for key in row if key} for row in csv.DictReader(stream)]
+        try:
+            with file.open(newline="", encoding="utf-8") as stream:
+                rows = [{key.strip(): _number(row[key]) for key in row if key} for row in csv.DictReader(stream)]
+        except (OSError, ValueError, csv.Error) as error:
+            raise DistillError(f"{file} is damaged ({error}): remove it, and results.json's rows are shown") from None
     return [row for row in rows if isinstance(row.get("epoch"), int | float)]
 
 

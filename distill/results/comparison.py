@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from statistics import mean, median
 from typing import Any
 
 from distill.errors import DistillError
+from distill.machine.files import read_json
 from distill.machine.words import html_table, text_table
 from distill.results.records import RecordError, from_plain
 from distill.results.results import DataFacts, Results
@@ -140,7 +140,7 @@ class ComparisonResults:
         """What the compare.json in a folder says. Raises `DistillError` if it is missing, damaged or of an older layout."""
         file = folder / FILE
         try:
-            return cls.from_dict(json.loads(file.read_text(encoding="utf-8")))
+            return cls.from_dict(read_json(file))
         except (OSError, ValueError):
             message = f"{file} was not written by this version or is damaged: start a new comparison"
             raise DistillError(message) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import DistillError
+from distill.machine.files import read_json
 from distill.machine.words import html_table, text_table
 from distill.results.records import RecordError, from_plain
 
@@ -96,7 +96,7 @@ class CurveResults:
         """What the curve.json in a folder says; None if there is none. Raises `DistillError`: damaged, or another layout."""
         file = folder / FILE
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = read_json(file)
             if not isinstance(content, Mapping) or content.get("format") != FORMAT:
                 raise RecordError(f"expected format {FORMAT}")
             return from_plain(cls, content)

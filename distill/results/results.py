@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from distill.errors import DistillError
+from distill.machine.files import read_json
 from distill.machine.words import html_table, text_table
 from distill.results.networks import STUDENT
 from distill.results.quality import Curves, Pictures
@@ -289,12 +289,12 @@ class Results:
         file = Path(path)
         file = file / FILE if file.is_dir() else file
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
+            data = read_json(file)
         except FileNotFoundError:
             raise DistillError(
                 f"{file}: not there; a run writes it when it ends, `distill run --resume` goes on"
             ) from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise DistillError(f"{file}: no JSON: {error}") from error
         return replace(cls.from_dict(data, str(file)), folder=file.parent)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from distill.errors import DistillError
+from distill.machine.files import read_json
 from distill.machine.words import html_table, text_table
 from distill.results.records import RecordError, from_plain
 from distill.results.results import ModelResult, Results
@@ -105,7 +105,7 @@ class SweepResults:
         """What the sweep.json in a folder says. Raises `DistillError`: missing, damaged, or of another layout."""
         file = folder / FILE
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = read_json(file)
             if not isinstance(content, Mapping) or content.get("format") != FORMAT:
                 raise RecordError(f"expected format {FORMAT}")
             return from_plain(cls, content)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from distill.errors import DistillError, first_line
 from distill.machine.faults import machine_fault
-from distill.machine.files import UNFINISHED, write_atomically
+from distill.machine.files import UNFINISHED, scratch_folder, write_atomically
 from distill.machine.measure import file_size_mb
 from distill.machine.words import nearest
 from distill.yolo import upstream
@@ -74,7 +73,7 @@ def check_exports(formats: Iterable[str]) -> None:
 def export_checkpoint(path: Path, format: str, out_dir: Path, imgsz: int, *, trust: bool = False) -> Exported:
     """Export one YOLO checkpoint and compare the result with it.
 
-    The exporter writes beside the file it believes the model came from; that is a temporary folder here, and only the
+    The exporter writes beside the file it believes the model came from; that is a scratch folder here, and only the
     checked result moves into `out_dir`. The output has the layout of the family's own project, see `prepare_export`.
 
     Args:
@@ -97,8 +96,8 @@ def export_checkpoint(path: Path, format: str, out_dir: Path, imgsz: int, *, tru
     image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=out_dir) as folder:
-            model.pt_path = str(Path(folder) / path.name)
+        with scratch_folder(out_dir, UNFINISHED) as folder:
+            model.pt_path = str(folder / path.name)
             draft = _export(model, format, imgsz)
             difference = check_parity(draft, format, model, image)
             result = out_dir / draft.name
