@@ -88,16 +88,16 @@ def damaged(path: Path, error: BaseException) -> DistillError:
     return DistillError(f"{path} is damaged ({printable(first_line(error), 200)}): copy or download it again")
 
 
-def again(path: Path, change: str) -> str:
+def again(path: Path, *changes: str) -> str:
     """The line of Python that loads a checkpoint as `c`, changes it, and saves it beside itself.
 
     Args:
         path: the checkpoint.
-        change: statements between `import torch` and `torch.save`; {file} is filled in.
+        changes: statements in between.
     """
-    better = path.with_name(f"{path.stem}-again.pt")
-    statements = change.format(file=repr(str(path)))
-    return f"save it again in Python: import torch; {statements}; torch.save(c, {str(better)!r})"
+    load = f"c = torch.load({str(path)!r}, map_location='cpu', weights_only=False)"
+    save = f"torch.save(c, {str(path.with_name(f'{path.stem}-again.pt'))!r})"
+    return f"save it again in Python: {'; '.join(['import torch', load, *changes, save])}"
 
 
 def _check_sizes(path: Path, records: list[zipfile.ZipInfo], pickled: zipfile.ZipInfo) -> None:
@@ -107,7 +107,7 @@ def _check_sizes(path: Path, records: list[zipfile.ZipInfo], pickled: zipfile.Zi
         sizes = f"{packed:,} to {unpacked:,} bytes"
         raise DistillError(
             f"{path} is compressed inside, as torch.save never does (it would unpack from {sizes}): refused; if you trust "
-            f"the file, {again(path, 'c = torch.load({file}, weights_only=False)')}"
+            f"the file, {again(path)}"
         )
     if pickled.file_size > _MOST_PICKLED:
         raise DistillError(f"{path} has a pickle of {pickled.file_size:,} bytes, as no YOLO has: refused")
@@ -135,8 +135,7 @@ def _check_kind(path: Path) -> None:
         raise DistillError(f"{path} is a git-lfs pointer, not the file itself: run 'git lfs pull'")
     if start.startswith(b"\x80"):
         raise DistillError(
-            f"{path} is in PyTorch's format from before version 1.6: if you trust the file, "
-            + again(path, "c = torch.load({file}, weights_only=False)")
+            f"{path} is in PyTorch's format from before version 1.6: if you trust the file, " + again(path)
         )
     if not start.startswith(b"PK"):
         raise DistillError(f"{path} is not a PyTorch checkpoint{_what(start)}: give the .pt that training saved")
@@ -175,7 +174,7 @@ def _names(path: Path, data: bytes) -> tuple[str, ...]:
         deque(pickletools.genops(data), maxlen=0)  # whether it is whole
         raise DistillError(
             f"{path} was saved with pickle protocol {data[1]}, and only torch.save's own, 2, is read: if you trust the "
-            f"file, {again(path, 'c = torch.load({file}, weights_only=False)')}"
+            f"file, {again(path)}"
         )
     names: dict[str, None] = {}
     for count, (instruction, argument, _) in enumerate(pickletools.genops(data)):

@@ -161,7 +161,7 @@ def _network(path: Path, content: dict[str, Any]) -> nn.Module:
         try:
             model.load_state_dict(average)
         except RuntimeError as error:
-            change = "c = torch.load({file}, weights_only=False); c['ema'] = None"
+            change = "c['ema'] = None"
             raise DistillError(
                 f"{path}: the weights in its 'ema' are not those of its 'model': to go on without them, if you trust the "
                 f"file, {again(path, change)}"
@@ -208,7 +208,7 @@ def _names(path: Path, model: Any) -> dict[int, str]:
     if isinstance(names, (list, tuple)):
         names = dict(enumerate(names))
     if not isinstance(names, dict) or len(names) != count or set(names) != set(range(count)):
-        change = "c = torch.load({file}, weights_only=False); c['model'].names = ['name of class 0', ...]"
+        change = "c['model'].names = ['name of class 0', ...]"
         raise DistillError(
             f"{path} has {count} classes, but not a name for each of them: if you trust the file, {again(path, change)}"
         )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from distill.errors import DistillError
+from distill.machine.words import printable
 from distill.yolo.checkpoint.archive import again
 
-_LOAD = "c = torch.load({file}, weights_only=False)"
-_NETWORK = f"{_LOAD}; c = c if isinstance(c, dict) else {{{{'model': c}}}}; m = c.get('ema') or c['model']"
+_NETWORK = "c = c if isinstance(c, dict) else {'model': c}; m = c.get('ema') or c['model']"
 _SAME = "c.update(ema=None, model=m)"
 _MASKS = (
     "[torch.nn.utils.prune.remove(x, n[:-5]) for x in m.modules() for n, _ in list(x.named_parameters(recurse=False)) "
@@ -36,7 +36,7 @@ _WRAPPERS: dict[str, tuple[str, str]] = {
     ),
     "ultralytics.models.yolo.model.": (
         "ultralytics' YOLO object instead of a checkpoint (YOLO.save writes one)",
-        f"{_LOAD}; m = c.get('model') if isinstance(c, dict) else c; c = {{{{'model': m.model}}}}",
+        "m = c.get('model') if isinstance(c, dict) else c; c = {'model': m.model}",
     ),
 }
 _QUANTIZED = (
@@ -53,6 +53,10 @@ def check_wrapped(path: Path, names: tuple[str, ...]) -> None:
     """
     for start, (what, change) in _WRAPPERS.items():
         if any(name.startswith(start) for name in names):
-            raise DistillError(f"{path} holds {what}: if you trust the file, {again(path, change)}")
+            # torch.load imports the classes of the original YOLOv5, and of forks of it, from the folder where it runs.
+            where = "in the folder of its project, " if any(name.startswith("models.") for name in names) else ""
+            raise DistillError(f"{path} holds {what}: if you trust the file, {where}{again(path, change)}")
     if quantized := next((name for name in names if name.startswith(_QUANTIZED)), None):
-        raise DistillError(f"{path} is quantized (it holds '{quantized}'): prune the float checkpoint it came from")
+        raise DistillError(
+            f"{path} is quantized (it holds '{printable(quantized, 100)}'): prune the float checkpoint it came from"
+        )

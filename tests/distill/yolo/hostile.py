@@ -215,6 +215,8 @@ def _pickles() -> dict[str, tuple[bytes, dict[str, bytes]]]:
     }  # fmt: skip
     control = {
         "in a name": pickled(Named("os\x1b]0;owned\x07", "sys\x1b[31mtem", ())),
+        "in the name of a quantized layer": pickled(Named("torch.ao.\x1b[31m", "x", ())),
+        "in the name of a layer of the original": pickled(Named("models.yolo", "Model", (Named("models.\x1b[31m", "x", ()),))),
         "in an ignored name": pickled(Named("ultralytics.utils.\x1b[31m", "x", ())),
         "in the key of a storage": pickled(tensor((4,), (1,), kind="FloatStorage").replace(b"\x01\x00\x00\x000", b"\x05\x00\x00\x00\x1b[31m", 1)),
         "in a name of 100,000 characters": pickled(Named("o\x1b" * 50_000, "system", ())),

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune as masks
 from ultralytics import YOLO
+from ultralytics.nn.tasks import DetectionModel
 
 from distill.errors import DistillError
 from distill.yolo.checkpoint import detector as checkpoint
@@ -185,6 +186,12 @@ def of_yolov7(path: Path) -> None:
     writer.save(writer.model(network()), path)
 
 
+def of_yolov10(path: Path) -> None:
+    made: Any = DetectionModel("yolov10n.yaml", nc=3, verbose=False)
+    made.criterion = made.init_criterion() if hasattr(made, "args") else None
+    torch.save({"model": made}, path)
+
+
 def short_average(made: Any) -> Any:
     state = made.state_dict()
     state.popitem()
@@ -220,6 +227,7 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "packed with gzip": (lambda path: path.write_bytes(b"\x1f\x8b\x08" + bytes(80)), "packed with gzip"),
     "pickle protocol 4": (lambda path: torch.save({"model": tiny()}, path, pickle_protocol=4), "pickle protocol 4.*torch.save"),
     "a network for one channel": (lambda path: original(path, lambda made: setattr(made.model[0].conv, "in_channels", 1)), "images of 1 channels"),
+    "of YOLOv10, with its loss": (of_yolov10, "v10Detect, which works without NMS"),
     "of YOLOv7": (of_yolov7, "IDetect.*a fork"),
 }  # fmt: skip
 
