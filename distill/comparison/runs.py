@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from itertools import takewhile
 from pathlib import Path
@@ -13,26 +13,12 @@ from distill.engine.folder import LOG, RECIPE, RunFolder, finished_stages
 from distill.engine.stage import Stage, shared_stages, with_evaluations
 from distill.machine.console import Console
 from distill.machine.files import has_content
-from distill.machine.words import text_table
 from distill.recipe.load import to_yaml
 from distill.recipe.schema import Recipe
 from distill.results.networks import STUDENT
 from distill.results.results import FILE, Results
 
 FINISHED = (FILE, "report.html")  # what a run writes last
-
-
-class RunConsole(Console):
-    """The console of one run of many: its results go into its log, for the whole has a table of its own."""
-
-    def result(self, text: str) -> None:
-        """Keep a result in the log alone."""
-        self.record(text)
-
-    def facts(self, rows: Iterable[tuple[str, str]]) -> None:
-        """Keep what the run begins with in the log alone."""
-        for row in text_table(rows):
-            self.record(row)
 
 
 class Runs:
@@ -82,7 +68,7 @@ class Runs:
             else:
                 if not folder.stages or _lacks_files(folder):
                     self._seed(folder, shared_as or recipe, pipeline.STAGES if stages is None else stages)
-                with closing(RunConsole(quiet=self.quiet)) as console:
+                with closing(self.console.for_run(quiet=self.quiet)) as console:
                     console.log_to(path / LOG)
                     results = pipeline.run(recipe, folder, console)
             assert results is not None  # there is one process, and it leads

@@ -135,6 +135,10 @@ class Console:
             self._update()
         self.line(bar.summary())
 
+    def for_run(self, *, quiet: bool) -> Console:
+        """A console for one run of many, with a log of its own. `quiet`: it shows only warnings."""
+        return RunConsole(quiet=quiet)
+
     def log_to(self, path: Path) -> None:
         """Write all that was and will be said to a file too, as soon as its folder exists."""
         self.close()
@@ -206,6 +210,19 @@ class Console:
             return ""
         hours, minutes = divmod(max(1, round(left / 60)), 60)
         return f", run: about {f'{hours} h {minutes:02} min' if hours else f'{minutes} min'} left"
+
+
+class RunConsole(Console):
+    """The console of one run of many: its results go into its log, for the whole has a table of its own."""
+
+    def result(self, text: str) -> None:
+        """Keep a result in the log alone."""
+        self.record(text)
+
+    def facts(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Keep what the run begins with in the log alone."""
+        for row in text_table(rows):
+            self.record(row)
 
 
 def is_terminal(stream: TextIO) -> bool:

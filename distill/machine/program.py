@@ -48,6 +48,10 @@ class ProgramConsole(Console):
                 shown.close()
             bar.advance(total, shown.note)
 
+    def for_run(self, *, quiet: bool) -> Console:
+        """The same for one run of many, with a log of its own."""
+        return ProgramConsole(self._progress)
+
     def _show(self, text: str, style: str = "") -> None:
         if text.strip():
             LOGGER.info(text.strip())

@@ -257,7 +257,7 @@ class Results:
     warnings: tuple[str, ...]  # what the reader must know, in the order it came up
     seconds: dict[str, float]  # of each stage, by its name
     pictures: Pictures | None = None  # None if the recipe wants none
-    folder: Path | None = field(default=None, compare=False)  # of the run, if it is known; not in the file
+    folder: Path = field(default=Path(), compare=False)  # of the run; not in the file
 
     @property
     def teacher(self) -> ModelResult:
@@ -343,14 +343,14 @@ class Results:
     def __str__(self) -> str:
         """The table, the verdict and the run folder."""
         verdict = {True: "accepted", False: "not accepted", None: "no labels, so no verdict"}[self.accepted]
-        place = f": {self.folder / STUDENT.file}" if self.folder else ""
+        place = f": {self.folder / STUDENT.file}" if self.folder != Path() else ""
         return "\n".join([*text_table(self.table, numbers=True), f"{verdict}{place}"])
 
     def __repr__(self) -> str:
         before, after = self.teacher, self.student
         quality = "no labels" if after.map50_95 is None else f"mAP50-95 {before.map50_95:.3f} -> {after.map50_95:.3f}"
         costs = f"{before.gflops:.2f} -> {after.gflops:.2f} GFLOPs"
-        return f"Results({self.recipe_name}: {quality}, {costs}, folder={str(self.folder) if self.folder else None!r})"
+        return f"Results({self.recipe_name}: {quality}, {costs}, folder={str(self.folder)!r})"
 
     def _repr_html_(self) -> str:
         return html_table(self.table)

@@ -116,9 +116,14 @@ def test_a_program_is_told_by_logging_and_by_its_own_progress(
         with console.bar("epoch", 4, "batches") as bar:
             bar.advance(2, "loss 1")
         console.close()
+        inner = console.for_run(quiet=False)
+        inner.facts([("model", "best.pt")])
+        inner.result("another table")
+        assert list(inner.track("", "repair", 0)) == []
+    assert seen.pop() == "end" and seen.pop() == ("repair", 0, "")
     assert seen == [("score", 3, "images"), 0, 1, 2, "end", ("epoch", 4, "batches"), 0, 1]
     levels = [(record.levelname, record.message) for record in caplog.records if "in 0.0 s" not in record.message]
-    assert levels == [("INFO", "== cut =="), ("WARNING", "few images")]
+    assert levels == [("INFO", "== cut =="), ("WARNING", "few images"), ("INFO", "model  best.pt")]
     assert console.warnings == ["few images"]
     assert capsys.readouterr() == ("", "")
 
@@ -195,7 +200,7 @@ def test_results_and_their_parts_print_in_a_screen() -> None:
     results = Results.from_dict(data)
     for part in (results, results.student, results.data, results.plan, results.repair):
         assert len(repr(part)) < 600, repr(part)
-    assert repr(results) == "Results(half: mAP50-95 0.631 -> 0.624, 1.77 -> 0.88 GFLOPs, folder=None)"
+    assert repr(results) == "Results(half: mAP50-95 0.631 -> 0.624, 1.77 -> 0.88 GFLOPs, folder='.')"
     assert len(str(results)) < 2000 and "not accepted" in str(results)
     assert str(replace(results, folder=Path("runs/half-1"))).endswith("runs/half-1/student.pt")
     assert "<th>teacher</th>" in results._repr_html_()
