@@ -72,6 +72,10 @@ class DistillationTask(nn.Module):
         self._checked = 0
         self._silent = {loss.name for loss in losses}
 
+    def __repr__(self) -> str:
+        losses = ", ".join(loss.name for loss in self.losses)
+        return f"DistillationTask({type(self.student).__name__} by {losses or 'its labels alone'})"
+
     @property
     def teacher(self) -> nn.Module:
         """The frozen original, in eval mode."""

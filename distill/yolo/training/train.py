@@ -15,6 +15,7 @@ from distill.machine import parallel
 from distill.machine.console import Console
 from distill.machine.device import in_bfloat16, pick_device
 from distill.machine.progress import EpochCallback
+from distill.results.records import Brief
 from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
 from distill.yolo.data.dataset import DataSet
@@ -27,8 +28,8 @@ from distill.yolo.upstream import DetectionModel
 SAME_NAME = ("epochs", "batch", "optimizer", "momentum", "weight_decay", "close_mosaic")  # here and in ultralytics
 
 
-@dataclass(frozen=True)
-class Trained:
+@dataclass(frozen=True, repr=False)
+class Trained(Brief):
     """The result of `train`."""
 
     model: DetectionModel  # with the averaged weights of its best epoch; float32, eval, on the CPU
