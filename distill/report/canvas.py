@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -70,7 +71,8 @@ def draw(drawings: Mapping[str, Callable[[], Drawing | None]]) -> dict[str, Plot
     import matplotlib
 
     plots = {}
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a class name in a script that the font lacks
         for name, function in drawings.items():
             if (drawing := function()) is not None:
                 figure, alt = drawing

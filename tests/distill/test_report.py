@@ -479,6 +479,15 @@ def test_what_steers_a_terminal_or_a_line_is_shown_and_does_nothing(tmp_path: Pa
         assert "x1b" in text and "x07" in text and "u202e" in text
 
 
+def test_names_in_other_scripts_are_drawn_without_a_word(
+    tmp_path: Path, results: dict[str, Any], recwarn: pytest.WarningsRecorder
+) -> None:
+    for model in results["models"].values():
+        model["per_class"] = {"猫": model["per_class"]["cat"], "\x1b": model["per_class"]["dog"]}
+    assert "猫" in write(tmp_path, results)[1]
+    assert not recwarn.list
+
+
 def test_backticks_are_code_in_prose_and_text_in_tables(results: dict[str, Any]) -> None:
     results["warnings"] = ["give `a|b <c>` *now*"]
     for network in results["models"].values():
