@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ def class_names(path: Path, content: Mapping[str, Any]) -> tuple[dict[int, str],
     # `no` and 1.10 have become False and 1.1 by now. ultralytics reads them so, and a model that it trained has them so.
     odd = [f"class {i} '{read[i]}'" for i in read if not isinstance(by_id[i], (str, int)) or isinstance(by_id[i], bool)]
     notes = [f"{path}: {abridge(odd, ', ')}: read so by YAML; in quotes a name stays as it is written"] if odd else []
+    twice = [f"'{brief(name)}'" for name, times in Counter(read.values()).items() if times > 1]
+    if twice:
+        notes.append(f"{path}: more than one class is called {abridge(twice, ', ')}: figures by class show one of them")
     return read, notes
 
 

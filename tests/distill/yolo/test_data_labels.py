@@ -214,6 +214,12 @@ def test_names_that_yaml_reads_as_something_else_are_said(root: Path) -> None:
     assert not loaded.warnings and "class 0 'False', class 1 '1.1': read so by YAML" in loaded.notes[0]
 
 
+def test_two_classes_of_one_name_are_said(root: Path) -> None:
+    loaded = data.load(describe(root, names=["a", "b", "a"]))
+    assert loaded.names == {0: "a", 1: "b", 2: "a"}
+    assert loaded.notes[0].endswith("more than one class is called 'a': figures by class show one of them")
+
+
 def test_nc_as_text_is_read(root: Path) -> None:
     assert data.load(describe(root, nc="3")).names == MODEL
 
