@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from distill.yolo.evaluation.evaluate import SURE, Boxes
 
+VISIBLE = 0.0005  # a loss of less is written as 0.000
 IOU = 0.5  # two boxes of a class that overlap by more are of the same object
 
 
@@ -108,7 +109,7 @@ def worst_class(before: Mapping[str, float], after: Mapping[str, float]) -> str 
     """The name of the class whose figure fell most; None if there is one class, or none fell."""
     losses = {name: figure - after.get(name, 0.0) for name, figure in before.items()}
     worst = max(losses, key=losses.__getitem__, default=None)
-    return worst if worst is not None and len(losses) > 1 and losses[worst] > 0 else None
+    return worst if worst is not None and len(losses) > 1 and losses[worst] >= VISIBLE else None
 
 
 def _overlap(first: NDArray, second: NDArray) -> NDArray:
