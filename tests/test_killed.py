@@ -31,5 +31,5 @@ def test_a_killed_run_is_resumed_and_leaves_nothing_outside_its_folder(tmp_path:
     assert again.returncode == 0, again.stderr
     assert list(outside(root)) == [] and not list(out.rglob(".unfinished-*"))
     stages = json.loads((out / "stages.json").read_text())["stages"]
-    assert list(stages)[-1] == "export" and "cut" in stages
+    assert {"teacher", "cut", "train", "export"} <= stages.keys()
     assert all((out / name).is_file() for name in ("student.pt", "exports/student.onnx", "metrics.csv", "report.html"))
