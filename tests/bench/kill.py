@@ -43,6 +43,7 @@ distill: {distill}
 latency: {runs: 2}
 export: [onnx]
 """
+GOLDEN = 0.618034  # its multiples, less whole parts, are spread over 0 to 1 however many there are
 TIMES = ("seconds", "epoch_seconds", "latency_ms")  # in results.json
 SAME = ("metrics.csv", "plan.json", "recipe.yaml")  # byte by byte; networks hold the date
 
@@ -64,7 +65,7 @@ def main(folder: str = "kill", moments: str = "30") -> int:
     seconds, left = record["seconds"], record["outside"] or "nothing"
     print(f"a whole run: {seconds} s, status {record['status']}; outside its folder: {left}")
     for number in range(len(record["moments"]), count):
-        at = record["start"] + (seconds - record["start"]) * (number + 0.5) / count
+        at = record["start"] + (seconds - record["start"]) * (number * GOLDEN % 1)
         record["moments"].append(one(root, whole, round(at, 2)))
         file.write_text(json.dumps(record, indent=1) + "\n")
         print(*(f"{key} {value}" for key, value in record["moments"][-1].items()), sep=", ", flush=True)
