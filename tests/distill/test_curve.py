@@ -116,12 +116,12 @@ def test_points_are_those_of_runs_from_one_set_of_statistics(here: Path, tmp_pat
 def test_the_limit_is_measured_more_closely_and_nothing_twice(
     here: Path, tmp_path: Path, measured: Measured, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr(engine, "BUDGETS", (0.7, 0.6))
-    out, measured.stop, measured.enough = tmp_path / "out", 4, 0.61
+    monkeypatch.setattr(engine, "BUDGETS", (0.65, 0.6))
+    out, measured.stop, measured.enough = tmp_path / "out", 3, 0.61
     assert curve(here, "--out", str(out)) == 130
     assert capsys.readouterr().err == f"interrupted; the points in {out} are kept, give the same command again\n"
     first = CurveResults.read(out)
-    assert first is not None and [point.budget for point in first.points] == [0.7]
+    assert first is not None and [point.budget for point in first.points] == [0.65]
     assert [float(f"{point.score:.3f}") for point in first.points if point.score] == [0.6]
     measured.stop, before = 0, len(measured.networks)
     assert curve(here, "--out", str(out)) == 0
@@ -130,13 +130,13 @@ def test_the_limit_is_measured_more_closely_and_nothing_twice(
     assert len(measured.networks) - before == 2 * (len(results.points) - 1), "neither the teacher nor the first point"
     kept, lost = results.kept, results.lost
     assert kept is not None and lost is not None
-    assert len(results.points) == 4 and kept.budget - lost.budget == pytest.approx(0.025), "it was halved twice"
+    assert len(results.points) == 3 and kept.budget - lost.budget == pytest.approx(0.025), "it was halved"
     share = f"{results.share(kept):.0%} of the FLOPs would be accepted"
     said = capsys.readouterr().out
     limit = f"before training, the limit (-0.005) lies between FLOPs kept {kept.budget:g} and {lost.budget:g}."
     assert f"{share}: {limit}" in said
     count = len(measured.networks)
-    assert curve(here, "--out", str(out), "--budgets", "0.7,0.6") == 0
+    assert curve(here, "--out", str(out), "--budgets", "0.65,0.6") == 0
     assert len(measured.networks) == count, "all of it is there already"
     page = (out / "curve.html").read_text()
     assert page.count("<svg") == 2 and share in page and (out / "plots" / "limit.png").is_file()
