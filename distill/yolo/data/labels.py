@@ -32,6 +32,7 @@ from distill.yolo.upstream import IMG_FORMATS, exif_size, imread
 # xywh in shares of the image, `segments`, ...; and `bytes`, the size of the file.
 Records = tuple[dict[str, Any], ...]
 
+MAX_LABEL_BYTES = 16 * 2**20  # a quarter of a million boxes
 MIN_TO_SPLIT = 10  # images; fewer are not split
 
 _VERIFIED = {"jpeg", "mpo", "png", "webp"}  # formats of which Pillow's verify() reads more than the header
@@ -196,6 +197,8 @@ def _read_labels(path: Path | None, classes: Classes | None) -> Rows:
         return rows.NONE
     if not path.is_file():
         raise ValueError("is a folder, not a label file" if path.is_dir() else "is no file, or a link to none")
+    if path.stat().st_size > MAX_LABEL_BYTES:
+        raise ValueError(f"is larger than {MAX_LABEL_BYTES >> 20} MiB, which no label file is")
     return rows.parse(read_text(path), len(classes.names), classes.keypoint_numbers)
 
 

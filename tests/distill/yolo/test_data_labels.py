@@ -102,6 +102,13 @@ def test_what_is_called_like_a_label_and_is_none_is_said(root: Path, kind: str, 
     assert "1 of the 6 images of 'train' left out" in warning and "0.txt: is " in warning and says in warning
 
 
+def test_a_label_file_without_end_is_not_read(root: Path) -> None:
+    with (root / "labels/train/0.txt").open("wb") as file:
+        file.truncate(2**40)  # holes: it takes no place
+    (warning,) = data.load(describe(root)).warnings
+    assert "0.txt: is larger than 16 MiB, which no label file is" in warning
+
+
 def test_two_images_with_one_label_file_are_said(root: Path) -> None:
     shutil.copy(root / "images/train/0.jpg", root / "images/train/0.JPEG")
     (warning,) = data.load(describe(root)).warnings
