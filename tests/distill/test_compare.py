@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -291,8 +291,10 @@ def test_an_anchor_head_is_no_pupil_of_ultralytics(
     unnamed = arms.plan(recipes.load(here / "tiny.yaml", words[1:2]))
     found = compare.possible(unnamed, console := Told())
     assert [arm.name for arm in found.arms] == [name for name in arms.DEFAULT if name != "ultralytics"]
-    said = [line.partition(": ")[0] for line in console.lines if line.startswith("arm ")]
-    assert said == ["arm ultralytics left out"]
+    checking, checked, *lines = console.lines  # the bars over the images
+    assert checking.startswith("checking train 12/12 images") and checked.startswith("checking val 6/6 images")
+    assert [line.partition(": ")[0] for line in lines] == ["arm ultralytics left out"]
+    assert console.known["size"] == "imgsz 64, as given" and console.known["family"].startswith("the original")
     assert compare.possible(arms.plan(recipes.load(here / "tiny.yaml")), console).arms == unnamed.arms
 
 
@@ -302,6 +304,10 @@ class Told(Console):
     def __init__(self) -> None:
         super().__init__(quiet=True)
         self.lines: list[str] = []
+        self.known: dict[str, str] = {}
+
+    def facts(self, rows: Iterable[tuple[str, str]]) -> None:
+        self.known |= dict(rows)
 
     def line(self, text: str = "", style: str = "") -> None:
         self.lines.append(text)

@@ -161,7 +161,7 @@ def test_one_preflight_returns_what_it_opened_and_what_to_warn_of(tmp_path: Path
     assert tuple(told.warnings) == checked.warnings and list(checked.notes) == told.lines
     told = Told()
     checked.introduce(told, Path("runs/half-1"))
-    facts = dict(line.split(maxsplit=1) for line in told.lines if line)
+    facts = told.known
     assert list(facts) == ["model", "family", "classes", "images", "size", "losses", "device", "folder"]
     assert facts["model"].startswith(f"{raw}, 0.") and facts["family"].endswith("YOLOv5, YOLOv8 and YOLO11")
     assert (
