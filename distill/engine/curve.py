@@ -10,19 +10,17 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 import prune
 from distill.engine.judge import Judge
 from distill.engine.planning import budget as budget_of
-from distill.engine.planning import calibration_images, importance_of
 from distill.engine.preflight import Preflight, preflight
 from distill.engine.stages.repair import mend
+from distill.engine.statistics import Statistics
 from distill.errors import DistillError
 from distill.machine import env, measure
 from distill.machine.console import Console
@@ -33,7 +31,6 @@ from distill.results.curve import FORMAT, CurvePoint, CurveResults, CurveSetting
 from distill.yolo.checkpoint.detector import fused
 from distill.yolo.evaluation.evaluate import EvalSettings
 from distill.yolo.families.adapter import YOLO_ADAPTER
-from distill.yolo.families.outputs import sensitivity_of
 
 BUDGETS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 RESOLUTION = 0.04  # between the last budget that is accepted and the first that is not
@@ -98,7 +95,7 @@ def _notes(recipe: Recipe, options: CurveOptions) -> list[str]:
 
 
 class _Curve:
-    """A curve in progress. What all points share is made when the first point needs it."""
+    """A curve in progress."""
 
     def __init__(
         self,
@@ -111,9 +108,9 @@ class _Curve:
         assert checked.teacher is not None and checked.data is not None  # a curve is of a checkpoint and its images
         self.recipe, self.device, self.console, self.save = checked.recipe, checked.device, console, save
         self.options, self.data, self.teacher = options, checked.data, checked.teacher
-        self.model = checked.teacher.model.to(checked.device)
+        self.shared = Statistics(checked, console)
         settings = EvalSettings(self.recipe.size, self.recipe.batch, self.device)
-        self.judge = Judge(lambda: self.model, self.data, settings, console)
+        self.judge = Judge(lambda: self.shared.model, self.data, settings, console)
         self.results = self._begin(before)
 
     @property
@@ -136,9 +133,9 @@ class _Curve:
                 )
             return replace(before, map_drop=self._limit, recipe_name=self.recipe.name)
         start = time.monotonic()
-        evaluation = self.judge.evaluate(self.model)
+        evaluation = self.judge.evaluate(self.shared.model)
         judged_by, score = evaluation.yardstick
-        gflops, params = self._cost(self.model)
+        gflops, params = self._cost(self.shared.model)
         return CurveResults(
             format=FORMAT,
             recipe_name=self.recipe.name,
@@ -203,22 +200,23 @@ class _Curve:
 
     def _check(self, budget: float) -> None:
         """Raise a PruneError for a budget that cannot be met."""
-        prune.check_budget(self._graph, **self._budget(budget))
+        prune.check_budget(self.shared.graph, **self._budget(budget))
 
     def _budget(self, value: float) -> dict[str, Any]:
         return budget_of(self.cut) | {self.results.key: value}
 
     def _point(self, budget: float) -> CurvePoint:
-        scores, repair = self._scores, self.recipe.repair  # before the clock of the first point
-        images, weights = (self._images, self._weights) if repair else (None, None)
+        shared, before = self.shared, self.shared.seconds
+        scores, images, weights = shared.scores, shared.images, shared.weights  # before the clock of the first point
+        self.results = replace(self.results, seconds=self.results.seconds + shared.seconds - before)
         start = time.monotonic()
         self.console.header(f"{self.results.key} {budget:g}")
-        plan = prune.make_plan(self._graph, scores, progress=self.console.track, **self._budget(budget))
-        student = prune.apply(self.model, plan, adapter=YOLO_ADAPTER)
+        plan = prune.make_plan(shared.graph, scores, progress=self.console.track, **self._budget(budget))
+        student = prune.apply(shared.model, plan, adapter=YOLO_ADAPTER)
         pruned, repaired = self.judge.evaluate(student).yardstick[1], None
         if images is not None:
             steps = self.results.setting.steps
-            mend(student, self.model, plan, images, steps, self.recipe.seed, self.console, weights)
+            mend(student, shared.model, plan, images, steps, self.recipe.seed, self.console, weights)
             repaired = self.judge.evaluate(student).yardstick[1]
         return CurvePoint(budget, *self._cost(student), pruned, repaired, time.monotonic() - start)
 
@@ -226,49 +224,3 @@ class _Curve:
         """GFLOPs and parameters as they are deployed, with BatchNorm in the convolutions."""
         deployed = fused(network)
         return measure.count_gflops(deployed, self.recipe.size), measure.count_params(deployed)
-
-    @cached_property
-    def _graph(self) -> prune.ChannelGraph:
-        size = self.recipe.size
-        return prune.trace(self.model, torch.zeros(1, 3, size, size, device=self.device), adapter=YOLO_ADAPTER)
-
-    @cached_property
-    def _scores(self) -> prune.Importance:
-        """What each channel of the uncut network costs."""
-        start = time.monotonic()
-        scores = prune.score(
-            self._graph,
-            importance_of(self.cut.importance),
-            batches=calibration_images(self.recipe, self.teacher, self.data, self.cut.images),
-            sensitivity=sensitivity_of(self.model),
-            seed=self.recipe.seed,
-            progress=self.console.track,
-        )
-        self._count(start)
-        return scores
-
-    @cached_property
-    def _images(self) -> Tensor:
-        """What repair sees."""
-        assert self.recipe.repair is not None
-        return calibration_images(self.recipe, self.teacher, self.data, self.recipe.repair.images)
-
-    @cached_property
-    def _weights(self) -> prune.Weights:
-        """What repair weighs positions by, for every plan of the network."""
-        start = time.monotonic()
-        weights = prune.repair_weights(
-            self.model,
-            prune.keep_all(self._graph),
-            self._images,
-            sensitivity=sensitivity_of(self.model),
-            seed=self.recipe.seed,
-            progress=self.console.track,
-            adapter=YOLO_ADAPTER,
-        )
-        self._count(start)
-        return weights
-
-    def _count(self, start: float) -> None:
-        """Add the seconds since `start` to those that all points share."""
-        self.results = replace(self.results, seconds=self.results.seconds + time.monotonic() - start)
