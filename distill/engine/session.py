@@ -108,8 +108,8 @@ class Session:
         try:
             return checkpoint.load(self.folder.path / network.file)
         except DistillError as error:
-            mend = "it is a file of this run: remove it, then resume, and it is made again"
-            raise DistillError(f"{error}. {mend}") from None
+            mend = "as it is a file of this run, remove it and resume: it is made again"
+            raise DistillError(f"{error}; {mend}") from None
 
     def save(self, detector: Detector, network: Network, plan: prune.PrunePlan | None = None) -> None:
         """Write a network into the run folder, as stock ultralytics reads it.

@@ -14,6 +14,7 @@ from distill.engine.session import Session
 from distill.errors import DistillError
 from distill.machine import parallel
 from distill.machine.files import has_content
+from distill.machine.words import abridge
 from distill.recipe.schema import Recipe
 from distill.results.networks import Network
 from distill.results.records import RecordError, from_plain
@@ -148,8 +149,9 @@ def forget_incomplete(stages: Sequence[Stage[Any]], session: Session) -> None:
             first = next(index for index, names in enumerate(missing) if names)
             names = [stage.name for stage in stages[first:]]
             after = sum(name in folder.stages for name in names[1:])
-            what = f"{names[0]}, and {after} stages after it, are" if after else f"{names[0]} is"
-            session.console.warn(f"{', '.join(missing[first])} missing in {folder.path}: {what} done again")
+            more = f", and {after} {'stage' if after == 1 else 'stages'} after it, are" if after else " is"
+            what = abridge(missing[first], ", ")
+            session.console.warn(f"{what} missing in {folder.path}: {names[0]}{more} done again")
             folder.forget(names)
     _catch_up(folder)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from distill.engine.folder import RunFolder
+from distill.engine.session import Session
 from distill.engine.stage import Stage, forget_incomplete, run_stage
 from distill.errors import DistillError
 from distill.machine import env
@@ -68,7 +69,7 @@ def go_on(session: Any) -> list[str]:
     [
         ([], [], None),
         (["exports/a.onnx"], ["export"], "exports/a.onnx missing in {}: export is done again"),
-        (["trained.pt"], ["train", "export"], "trained.pt missing in {}: train, and 1 stages after it, are done again"),
+        (["trained.pt"], ["train", "export"], "trained.pt missing in {}: train, and 1 stage after it, are done again"),
         (
             ["plan.json", "pruned.pt", "exports/a.onnx"],
             ["cut", "train", "export"],
@@ -106,6 +107,20 @@ def test_discarded_files_are_missed_only_if_something_is_to_be_done(session: Any
     (folder.path / "exports" / "a.onnx").unlink()
     assert go_on(session) == ["cut", "train", "export"]
     assert (folder.path / "pruned.pt").is_file() and go_on(session) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"half of", b"\xff\xfe", b"{}"])
+def test_a_damaged_plan_or_network_says_what_to_remove(session: Any, content: bytes) -> None:
+    path = session.folder.path
+    for name in ("plan.json", "pruned.pt"):
+        (path / name).write_bytes(content)
+    opened = object.__new__(Session)
+    opened.folder = session.folder
+    with pytest.raises(DistillError, match=r"^.*/a/plan\.json is damaged \(.*\): remove it, then resume") as caught:
+        opened.plan  # noqa: B018
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DistillError, match=r"^.*/a/pruned\.pt.*; as it is a file of this run, remove it and resume"):
+        opened.load(PRUNED)
 
 
 @pytest.mark.parametrize("change", [{"file": 5}, {"seconds": None}, {"warnings": "no"}, {"warnings": [1]}])

@@ -7,6 +7,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.request import urlopen
 
@@ -589,6 +590,12 @@ def test_the_same_results_give_the_same_files(tmp_path: Path, results: dict[str,
     pictures = {path.name: path.read_bytes() for path in (tmp_path / "plots").iterdir()}
     assert write(tmp_path, results) == first
     assert {path.name: path.read_bytes() for path in (tmp_path / "plots").iterdir()} == pictures
+
+
+def test_a_damaged_metrics_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_bytes(b"epoch,lr\n1,\xff\n")
+    with pytest.raises(DistillError, match=r"^.*metrics\.csv is damaged \(.*\): remove it"):
+        report.history(tmp_path, SimpleNamespace(history=()))
 
 
 def test_a_folder_without_results_is_one_line(tmp_path: Path) -> None:
