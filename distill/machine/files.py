@@ -27,15 +27,14 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Make a file or a folder under a temporary name beside `path`, then rename it: readers never see half of it.
 
     `write` makes it at the path that it is called with, which has the suffix of `path`. A missing folder around `path`
-    is made, but none around that: a run folder that is removed while the run goes on does not come back in parts. What
-    is at `path` is replaced.
+    is made, and what is at `path` is replaced.
 
     Raises:
         RunError: the disk is full or not writable. What was at `path` is still there, and nothing else.
     """
     draft = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
     try:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(draft)
         if draft.is_file():  # its bytes must be on the disk before the final name promises them
             with draft.open("rb+") as file:

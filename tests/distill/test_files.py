@@ -57,6 +57,11 @@ def test_any_failure_of_the_system_is_one_line(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.rglob("*")] == ["taken", "file"]
 
 
+def test_folders_around_a_file_are_made(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "runs" / "curve-1" / "curve.json", b"{}")
+    assert (tmp_path / "runs" / "curve-1" / "curve.json").read_bytes() == b"{}"
+
+
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "old").touch()

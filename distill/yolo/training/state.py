@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.errors import DistillError
+from distill.errors import DistillError, RunError
 from distill.machine.files import write_atomically
 
 
@@ -35,7 +35,12 @@ class TrainingState:
 
         A kill at any moment leaves files that fit each other. Each is complete, and a `best.pt` newer than `last.pt` is
         the one that the interrupted epoch, run again, gives.
+
+        Raises:
+            RunError: the disk is full, or the folder is gone: it is not made again, for the run would be there in parts.
         """
+        if not folder.is_dir():
+            raise RunError(f"{folder} was removed or moved while a training was writing into it")
         if self.best_epoch == self.epoch:
             write_atomically(folder / "best.pt", partial(torch.save, self.best_weights))
         fields = {key: value for key, value in vars(self).items() if key != "best_weights"}
