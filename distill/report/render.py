@@ -54,6 +54,7 @@ def _environment(suffix: str) -> Environment:
     environment.globals |= {"parts": f"{suffix}.jinja", "theme": THEME}
     environment.filters |= {
         "prose": _markdown_prose if suffix == "md" else _html_prose,
+        "unbroken": _unbroken,
         "markdown": markdown,
         "fenced": _fenced,
         "digits": digits,
@@ -87,6 +88,11 @@ def _markdown_prose(text: str) -> Markup:
 def _html_prose(text: str) -> Markup:
     """A paragraph in which `words` between backticks are code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", _one_line(escape(text))))
+
+
+def _unbroken(text: str) -> Markup:
+    """HTML whose words with a hyphen, such as mAP50-95, stay on one line."""
+    return Markup(re.sub(r"\w+-\w+", r'<span class="word">\g<0></span>', escape(text)))
 
 
 def _fenced(text: str, language: str) -> Markup:

@@ -226,6 +226,11 @@ def test_of_many_colours_some_are_explained(results: dict[str, Any]) -> None:
     assert len(shown) == pages.LEGEND + 1 and shown[-1][1] == "and 6 more"
 
 
+def test_the_headline_does_not_break_inside_a_name(tmp_path: Path, results: dict[str, Any]) -> None:
+    html = write(tmp_path, results)[1]
+    assert '<span class="word">mAP50-95</span> 0.631 → 0.624' in html and Page(html).open == []
+
+
 def test_one_class_needs_no_plot_of_classes(results: dict[str, Any]) -> None:
     for model in results["models"].values():
         model["per_class"] = {"cat": 0.5}
