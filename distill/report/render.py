@@ -92,7 +92,7 @@ def _html_prose(text: str) -> Markup:
 
 def _unbroken(text: str) -> Markup:
     """HTML whose words with a hyphen, such as mAP50-95, stay on one line."""
-    return Markup(re.sub(r"\w+-\w+", r'<span class="word">\g<0></span>', escape(text)))
+    return Markup(re.sub(r"\w+-\w+", r'<span class="word">\g<0></span>', str(escape(text))))
 
 
 def _fenced(text: str, language: str) -> Markup:
