@@ -29,7 +29,7 @@ class Nothing:
 
 
 @dataclass(frozen=True)
-class Course:
+class Outcome:
     """What is recorded of every stage beside its own record."""
 
     seconds: float  # that it took
@@ -71,7 +71,7 @@ class Stage(Generic[R]):
         if plain is None:
             return None
         try:
-            from_plain(Course, plain)
+            from_plain(Outcome, plain)
             return from_plain(self.record, plain)
         except RecordError as error:
             place = f"{session.folder.path}: stage {self.name}"
@@ -124,8 +124,8 @@ def run_stage(stage: Stage[Any], session: Session, index: int, total: int, after
         console.stage(stage.name, index, total, work=stage.passes(session), after=after)
         start, warned = time.monotonic(), len(console.warnings)
         record = asdict(stage.work(session))
-        course = Course(time.monotonic() - start, tuple(console.warnings[warned:]))
-        folder.finish(stage.name, {**record, **asdict(course)})
+        outcome = Outcome(time.monotonic() - start, tuple(console.warnings[warned:]))
+        folder.finish(stage.name, {**record, **asdict(outcome)})
     elif stage.distributed:
         stage.work(session)
     _catch_up(folder)

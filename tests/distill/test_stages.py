@@ -55,15 +55,15 @@ def test_a_run_does_not_go_on_with_other_data_than_it_began_with(tmp_path: Path)
         folder = SimpleNamespace(path=tmp_path / "run", stages={} if record is None else {"teacher": record})
         return SimpleNamespace(folder=folder, data=datasets.load(tmp_path / "images"))
 
-    course = {"seconds": 0.0, "warnings": []}
+    outcome = {"seconds": 0.0, "warnings": []}
     began = datasets.fingerprint(datasets.load(tmp_path / "images"))
-    for record in (None, course, course | {"data": began}):
+    for record in (None, outcome, outcome | {"data": began}):
         check_data(session(record))
     (tmp_path / "images" / "some" / "3.jpg").unlink()
     with pytest.raises(
         DistillError, match=r"others than when the run in .*run began \(10 \+ 2 images, .* 9 \+ 2 images"
     ):
-        check_data(session(course | {"data": began}))
+        check_data(session(outcome | {"data": began}))
 
 
 def test_names_and_networks_are_told_apart() -> None:
