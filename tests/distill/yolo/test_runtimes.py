@@ -83,14 +83,15 @@ class Watched:
 
     def __init__(self, path: Path, *exports: str) -> None:
         exported = ExportRecord(tuple(Export(name, f"exports/student.{name}", 1.0, 0.0) for name in exports))
-        self.folder = SimpleNamespace(path=path, stages={EXPORT.name: json.loads(json.dumps(asdict(exported)))})
+        record = json.loads(json.dumps(asdict(exported) | {"seconds": 1.0, "warnings": []}))
+        self.folder = SimpleNamespace(path=path, stages={EXPORT.name: record})
         self.recipe = SimpleNamespace(size=64, latency=SimpleNamespace(runs=3), export=exports)
         self.device = torch.device("cpu")
         self.warned: list[str] = []
         self.labels: list[str] = []
         self.console = SimpleNamespace(track=self.track, warn=self.warned.append)
 
-    def track(self, items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
+    def track(self, items: Iterable[Any], label: str, total: int, unit: str) -> Iterable[Any]:
         self.labels.append(label)
         return items
 
