@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,8 @@ def one(root: Path, whole: Path, at: float) -> dict[str, Any]:
     child = psutil.Popen(**command(root, out), stderr=subprocess.DEVNULL)
     while child.poll() is None and processor(child) < at:
         time.sleep(0.005)
-    child.kill()
+    with suppress(psutil.NoSuchProcess):  # it was faster this time
+        child.kill()
     killed = child.wait() != 0
     stages = list(json.loads((out / "stages.json").read_text())["stages"]) if (out / "stages.json").is_file() else []
     found: dict[str, Any] = {"at": at, "killed": killed, "after": (stages or [None])[-1]}
