@@ -13,19 +13,15 @@ from distill.report import compare_facts as facts
 from distill.report.canvas import COLOURS, HALF, Plot, draw, label_lines, new_axes, series_colour, whole_epochs
 from distill.report.compare_facts import Standing
 from distill.report.format import value_text
-from distill.report.plain import plain, plain_table, report_line
+from distill.report.plain import summary_of
 from distill.results.comparison import Arm, ComparisonResults
 
 
 def summary(results: ComparisonResults, folder: Path) -> str:
     """The last screen. Plain ASCII."""
-    table = facts.comparison(results)
-    lines = [*plain_table(table), ""] if table else []
-    lines += facts.notes(results)
-    lines += ["", f"{'. '.join(filter(None, (facts.gain(results), facts.judgement(results))))}."]
-    lines += [f"warning: {finding}" for finding in facts.findings(results)]
-    lines.append(report_line(folder / "compare.html"))
-    return plain("\n".join(lines))
+    sentences = facts.gain(results), facts.judgement(results)
+    table, findings = facts.comparison(results), facts.findings(results)
+    return summary_of(table, facts.notes(results), sentences, findings, folder / "compare.html")
 
 
 def write(folder: Path) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill.report import canvas, write_files
+from distill.machine.files import write_files
+from distill.report import canvas
 from distill.report import sweep_facts as facts
 from distill.report.canvas import COLOURS, HALF, Plot, draw, new_axes
-from distill.report.plain import plain, plain_table, report_line
+from distill.report.plain import summary_of
 from distill.report.sweep_facts import Choice, Cost
 from distill.results.sweep import SweepResults
 
@@ -18,12 +19,8 @@ MOST_LABELS = 12  # beyond these only the front is named
 def summary(sweep: SweepResults, folder: Path) -> str:
     """The last screen. Plain ASCII."""
     table = facts.table(sweep, brief=True)
-    lines = [*plain_table(table), ""] if table else []
-    lines += facts.notes(sweep) if table else []
-    lines += ["", f"{'. '.join(filter(None, (facts.gain(sweep), facts.judgement(sweep))))}."]
-    lines += [f"warning: {finding}" for finding in facts.findings(sweep)]
-    lines.append(report_line(folder / "sweep.html"))
-    return plain("\n".join(lines))
+    notes, sentences = facts.notes(sweep) if table else [], (facts.gain(sweep), facts.judgement(sweep))
+    return summary_of(table, notes, sentences, facts.findings(sweep), folder / "sweep.html")
 
 
 def write(folder: Path) -> None:
