@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, median
@@ -11,7 +10,7 @@ from typing import Any
 from distill.errors import DistillError
 from distill.machine.files import read_json
 from distill.machine.words import html_table, text_table
-from distill.results.records import RecordError, from_plain
+from distill.results.records import from_plain, of_format
 from distill.results.results import DataFacts, Results
 
 FORMAT = 1
@@ -148,8 +147,7 @@ class ComparisonResults:
     @classmethod
     def from_dict(cls, content: Any) -> ComparisonResults:
         """The inverse of `to_dict`. Raises `RecordError` for anything else."""
-        if not isinstance(content, Mapping) or content.get("format") != FORMAT:
-            raise RecordError(f"expected format {FORMAT}")
+        content = of_format(content, FORMAT)
         return from_plain(cls, {**content, "about": content.get("about") or None})
 
     @property

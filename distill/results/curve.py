@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 from distill.errors import DistillError
 from distill.machine.files import read_json
 from distill.machine.words import html_table, text_table
-from distill.results.records import RecordError, from_plain
+from distill.results.records import from_plain, of_format
 
 FORMAT = 1
 FILE = "curve.json"
@@ -96,10 +96,7 @@ class CurveResults:
         """What the curve.json in a folder says; None if there is none. Raises `DistillError`: damaged, or another layout."""
         file = folder / FILE
         try:
-            content = read_json(file)
-            if not isinstance(content, Mapping) or content.get("format") != FORMAT:
-                raise RecordError(f"expected format {FORMAT}")
-            return from_plain(cls, content)
+            return from_plain(cls, of_format(read_json(file), FORMAT))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:

@@ -29,6 +29,13 @@ class RecordError(ValueError):
     """Plain data that is not the record it should be: says which value, and what it should be."""
 
 
+def of_format(content: Any, version: int) -> Mapping[str, Any]:
+    """The content of a JSON file, if it is a mapping of this `format`. Raises `RecordError` otherwise."""
+    if not isinstance(content, Mapping) or content.get("format") != version:
+        raise RecordError(f"expected format {version}")
+    return content
+
+
 def from_plain(record: type[R], data: Any, path: str = "") -> R:
     """Read a record that `dataclasses.asdict` made plain, perhaps by way of JSON.
 

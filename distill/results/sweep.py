@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from distill.errors import DistillError
 from distill.machine.files import read_json
 from distill.machine.words import html_table, text_table
-from distill.results.records import RecordError, from_plain
+from distill.results.records import from_plain, of_format
 from distill.results.results import ModelResult, Results
 
 FORMAT = 1
@@ -105,10 +104,7 @@ class SweepResults:
         """What the sweep.json in a folder says. Raises `DistillError`: missing, damaged, or of another layout."""
         file = folder / FILE
         try:
-            content = read_json(file)
-            if not isinstance(content, Mapping) or content.get("format") != FORMAT:
-                raise RecordError(f"expected format {FORMAT}")
-            return from_plain(cls, content)
+            return from_plain(cls, of_format(read_json(file), FORMAT))
         except (OSError, ValueError) as error:
             raise DistillError(
                 f"{file} was not written by this version or is damaged ({error}): start a new sweep"
