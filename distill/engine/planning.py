@@ -7,7 +7,7 @@ from functools import wraps
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import prune
 from distill.machine import plugins
@@ -40,6 +40,12 @@ def calibration_images(recipe: Recipe, teacher: Detector, data: DataSet, count: 
     return calibration(data.train, count, recipe.size, seed=recipe.seed, by_area=by_area, frame=frame)
 
 
+def trace(model: nn.Module, size: int) -> prune.ChannelGraph:
+    """The channels of a detector, followed at an image size in pixels, on the device that it is on."""
+    image = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
+    return prune.trace(model, image, adapter=YOLO_ADAPTER)
+
+
 def make_plan(
     recipe: Recipe, teacher: Detector, data: DataSet, device: torch.device, console: Console
 ) -> prune.PrunePlan:
@@ -58,7 +64,7 @@ def make_plan(
     options = recipe.prune
     model = teacher.model.to(device)
     images = calibration_images(recipe, teacher, data, options.images if options else 1)
-    graph = prune.trace(model, torch.zeros(1, 3, recipe.size, recipe.size, device=device), adapter=YOLO_ADAPTER)
+    graph = trace(model, recipe.size)
     if options is None:
         return prune.keep_all(graph)
     plan = prune.plan_in_rounds(

@@ -13,7 +13,7 @@ import torch
 
 import prune
 from distill import losses
-from distill.engine.planning import budget, importance_of
+from distill.engine.planning import budget, importance_of, trace
 from distill.engine.size import ImageSize, image_size, with_size
 from distill.errors import DistillError
 from distill.losses.base import LossModule, WeightedLoss
@@ -33,7 +33,6 @@ from distill.yolo.data import dataset as datasets
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.labels import abridge
 from distill.yolo.export import check_exports
-from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.outputs import distillation
 from distill.yolo.families.table import family_of, stride_of
 from distill.yolo.families.ultralytics_dfl import DFL
@@ -232,6 +231,6 @@ def check_network(recipe: Recipe, teacher: Detector | None) -> None:
         sizes = f"{recipe.size // stride * stride} or {-(-recipe.size // stride) * stride}"
         raise DistillError(f"imgsz is {recipe.size}, and this network takes multiples of {stride}: give {sizes}")
     if recipe.prune is not None:
-        graph = prune.trace(network, torch.zeros(1, 3, recipe.size, recipe.size), adapter=YOLO_ADAPTER)
+        graph = trace(network, recipe.size)
         prune.check_budget(graph, **budget(recipe.prune))
         importance_of(recipe.prune.importance)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 import prune
-from distill.engine.planning import calibration_images, importance_of
+from distill.engine.planning import calibration_images, importance_of, trace
 from distill.engine.preflight import Preflight
 from distill.machine.console import Console
 from distill.yolo.families.adapter import YOLO_ADAPTER
@@ -38,8 +37,7 @@ class Statistics:
     @cached_property
     def graph(self) -> prune.ChannelGraph:
         """The trace."""
-        size, device = self._recipe.size, next(self.model.parameters()).device
-        return prune.trace(self.model, torch.zeros(1, 3, size, size, device=device), adapter=YOLO_ADAPTER)
+        return trace(self.model, self._recipe.size)
 
     @cached_property
     def scores(self) -> prune.Importance:
