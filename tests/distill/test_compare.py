@@ -46,19 +46,16 @@ from distill.yolo.data import dataset as datasets
 from distill.yolo.families.outputs import distillation
 from distill.yolo.families.yolov5.saving import save_original
 from distill.yolo.training.train import train
+from tests.distill.tiny_runs import HEAD
 from tests.distill.yolo.originals import network
 from tests.distill.yolo.test_trainer import CFG, LONGER, tiny, write_images
 
-RECIPE = """
-model: {root}/best.pt
-data: {root}/data/data.yaml
-imgsz: 64
-batch: 4
-device: cpu
-prune: {flops: 0.7, images: 4, round_to: 1}
-repair: {images: 4, steps: 0}
+RECIPE = (
+    HEAD
+    + """
 distill: {epochs: 1, losses: {score_bce: 2.0, feature_pkd: 1.0}}
 """
+)
 STOCK = LossSpec("ultralytics", 1.0)
 
 

@@ -29,31 +29,16 @@ from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data import dataset as datasets
 from distill.yolo.families.adapter import YOLO_ADAPTER
 from tests.distill.test_report import results as run_results  # noqa: F401 - a fixture
-from tests.distill.yolo.test_trainer import tiny, write_images
+from tests.distill.tiny_runs import untrained_folder
+from tests.distill.yolo.test_trainer import tiny
 
-RECIPE = """
-model: {root}/best.pt
-data: {root}/data/data.yaml
-imgsz: 64
-batch: 4
-device: cpu
-prune: {flops: 0.7, images: 4, round_to: 1}
-repair: {images: 4, steps: 0}
-distill: {epochs: 0}
-export: []
-latency: {runs: 1}
-"""
 FULL = count_gflops(tiny(), 64)
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a recipe, its images and a network that was not trained: its accuracy is invented below."""
-    root = tmp_path_factory.mktemp("curve")
-    write_images(root / "data")
-    checkpoint.save(tiny(), root / "best.pt", names={0: "square", 1: "disc"}, imgsz=64)
-    (root / "tiny.yaml").write_text(RECIPE.replace("{root}", str(root)))
-    return root
+    return untrained_folder(tmp_path_factory.mktemp("curve"))
 
 
 class Measured:

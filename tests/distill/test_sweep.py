@@ -17,22 +17,7 @@ from distill.errors import DistillError
 from distill.recipe import load as recipes
 from distill.report import sweep_facts as facts
 from distill.results.sweep import SweepPoint, SweepResults
-from distill.yolo.checkpoint import detector as checkpoint
-from tests.distill.yolo.test_trainer import tiny, write_images
-
-RECIPE = """
-model: {root}/best.pt
-data: {root}/data/data.yaml
-imgsz: 64
-batch: 4
-device: cpu
-prune: {flops: 0.7, images: 4, round_to: 1}
-repair: {images: 4, steps: 0}
-distill: {epochs: 0}
-export: []
-latency: {runs: 1}
-"""
-
+from tests.distill.tiny_runs import untrained_folder
 
 NAMES = [f"map_drop-{drop}-seed-0" for drop in (0.005, 0.5)]
 
@@ -40,11 +25,7 @@ NAMES = [f"map_drop-{drop}-seed-0" for drop in (0.005, 0.5)]
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a recipe, its images and its teacher, which was not trained: what it sees does not matter here."""
-    root = tmp_path_factory.mktemp("sweep")
-    write_images(root / "data")
-    checkpoint.save(tiny(), root / "best.pt", names={0: "square", 1: "disc"}, imgsz=64)
-    (root / "tiny.yaml").write_text(RECIPE.replace("{root}", str(root)))
-    return root
+    return untrained_folder(tmp_path_factory.mktemp("sweep"))
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
