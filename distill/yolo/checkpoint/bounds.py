@@ -16,7 +16,7 @@ def check_bounds(content: Any) -> None:
     """Refuse content whose walk would not end, or not soon: what holds itself, deep nesting, shared parts of shared parts.
 
     Args:
-        content: lists, tuples, sets, dicts and stand-ins in each other, to whom the rest is a leaf.
+        content: lists, tuples, sets, dicts and stand-ins in each other; everything else counts as one value.
 
     Raises:
         UnpicklingError: it is such.
