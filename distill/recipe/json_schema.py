@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from distill.losses.registry import BUILTIN
@@ -15,12 +16,12 @@ _FUNCTION = ".*:.*"  # my_file.py:my_function or package.module:name
 _TYPES = {int: "integer", float: "number", bool: "boolean", str: ["string", "number", "boolean"]}
 
 
-def json_schema() -> dict[str, Any]:
-    """The JSON schema (draft 2020-12) of a recipe file."""
+def json_schema(cls: type = Recipe) -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of a file of keys, by default a recipe."""
     options = {name: _property(key) for name, key in OPTIONS.items()}
     loss = {"anyOf": [options["weight"], {"type": "object", "properties": options}]}
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Recipe"}
-    return head | _section(Recipe) | {"$defs": {"loss": loss}}
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": cls.__name__}
+    return head | _section(cls) | {"$defs": {"loss": loss}}
 
 
 def _section(cls: Any) -> dict[str, Any]:
@@ -35,14 +36,24 @@ def _section(cls: Any) -> dict[str, Any]:
 
 
 def _property(key: Key) -> dict[str, Any]:
-    schema = _value(key)
-    others: list[dict[str, Any]] = {"auto": [{"const": "auto"}], "null": [{"type": "null"}], "": []}[key.none]
+    schemas: list[dict[str, Any]] = _values(key)
+    schemas += {"auto": [{"const": "auto"}], "null": [{"type": "null"}], "": []}[key.none]
     if key.required or key.may_be_unset:
-        others.append({"const": UNSET})  # to be given on the command line
-    schema = {"anyOf": [schema, *others]} if others else schema
+        schemas.append({"const": UNSET})  # to be given on the command line
+    schema = {"anyOf": schemas} if len(schemas) > 1 else schemas[0]
     if not key.required and (key.default is None or not key.section) and (key.default != "" or key.empty):
         schema["default"] = write(key, key.default)
     return {"description": key.help, **schema}
+
+
+def _values(key: Key) -> list[dict[str, Any]]:
+    """What a key may hold, in full and in short."""
+    schemas = [_value(key)]
+    if key.short:
+        schemas += _values(keys_of(key.type)[key.short])
+    if key.single:
+        schemas.append(_value(replace(key, many=False)))
+    return schemas
 
 
 def _value(key: Key) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass, field, replace
 from functools import cache
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -46,6 +46,7 @@ class Key:
     help: str = ""
     required: bool = False  # the key has no default
     many: bool = False  # a list of such values, read as a tuple
+    single: bool = False  # of a list: one value stands for a list of one
     none: str = ""  # the word that is read as None: null or auto
     bounds: Mapping[str, float] = field(default_factory=dict)  # of a number, by the names in BOUNDS
     words: tuple[str, ...] = ()  # the only words allowed; beside a path or a function: words that name none
@@ -61,6 +62,11 @@ class Key:
         return dataclasses.is_dataclass(self.type) and not self.many
 
     @property
+    def short(self) -> str:
+        """The key of this section that is set by a value in place of the mapping; empty if there is none."""
+        return getattr(self.type, "SHORT", "") if self.section else ""
+
+    @property
     def may_be_unset(self) -> bool:
         """Whether `???` is read as null: another key may be given in its place."""
         return self.none == "null" and not self.section
@@ -71,6 +77,9 @@ class Key:
             text = "a mapping of loss names to weights"
         elif self.many or self.section:
             text = f"a list such as {self.example}" if self.many else "a mapping of keys"
+            if self.single or self.short:
+                one = replace(self, many=False) if self.single else keys_of(self.type)[self.short]
+                text = f"{replace(one, none='')} or {text}"
         elif self.words and not self.path:
             text = f"one of {', '.join(self.words)}" + (", or file.py:function" if self.function else "")
         elif self.type in (bool, str):
@@ -83,13 +92,19 @@ class Key:
 
 @cache
 def keys_of(cls: type) -> dict[str, Key]:
-    """The keys of a section by name, in the order of the file."""
+    """The keys of a section by name, in the order of the file.
+
+    A section may name one of its keys as its short form, `SHORT: ClassVar = "images"`: `section: value` is then
+    `section: {images: value}`.
+    """
     hints, keys = get_type_hints(cls), {}
     for each in dataclasses.fields(cls):
         types = get_args(hints[each.name]) or (hints[each.name],)  # of float, float | None, tuple[str, ...]
         required = each.default is each.default_factory is MISSING
         default = None if required else each.default if each.default_factory is MISSING else each.default_factory()
-        attributes: dict[str, Any] = {"many": get_origin(hints[each.name]) is tuple, "required": required}
+        many = get_origin(hints[each.name]) is tuple
+        single = many and each.name == getattr(cls, "SHORT", "")
+        attributes: dict[str, Any] = {"many": many, "single": single, "required": required}
         attributes |= {"none": "null"} if NoneType in types else {}
         attributes |= dict(each.metadata) | {"help": each.metadata["help"] or types[0].__doc__}
         keys[each.name] = Key(types[0], default, **attributes)

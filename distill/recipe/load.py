@@ -76,6 +76,7 @@ def _groups(cls: type, prefix: str, title: str) -> Iterator[tuple[str, list[tupl
     for name, key in keys.items():
         if key.section:
             unset = "; null by default" if key.default is None else "; null leaves it out" if key.none else ""
+            unset = f"; {prefix}{name}=... sets {key.short}{unset}" if key.short else unset
             about = f"{key.help.rstrip('.')}{'; required' if key.required else unset}"
             yield from _groups(key.type, f"{prefix}{name}.", f"{prefix}{name}: {about}")
 

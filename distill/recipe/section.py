@@ -72,7 +72,7 @@ def write(key: Key, value: Any) -> Any:
 def walk(cls: type, prefix: str = "") -> Iterator[tuple[str, Key]]:
     """Every key that can be given, by its dotted path."""
     for name, key in keys_of(cls).items():
-        if not key.section or key.none:  # other sections are always there: only their keys are given
+        if not key.section or key.none or key.short:  # other sections are always there: only their keys are given
             yield prefix + name, key
         if key.section:
             yield from walk(key.type, f"{prefix}{name}.")
@@ -80,9 +80,10 @@ def walk(cls: type, prefix: str = "") -> Iterator[tuple[str, Key]]:
 
 def _read(key: Key, node: Node) -> Any:
     """The value of a key; None after a complaint."""
-    value = node.item.value
-    if key.none == "null" and value is None or key.none == "auto" and node.item.text == "auto":
+    if key.none == "null" and node.item.value is None or key.none == "auto" and node.item.text == "auto":
         return None
+    node = replace(node, item=_in_full(key, node.item))
+    value = node.item.value
     mapping = key.section or key.type is LossSpec
     if (mapping or key.many) and not isinstance(value, dict if mapping else list):
         return node.refuse(key)
@@ -92,6 +93,15 @@ def _read(key: Key, node: Node) -> Any:
         nodes = [replace(node, item=item, path=f"{node.path}[{index}]") for index, item in enumerate(value)]
         return tuple(read_scalar(replace(key, many=False), child) for child in nodes)
     return read_scalar(key, node)
+
+
+def _in_full(key: Key, item: Item) -> Item:
+    """The value of a key without a short form: a section as a mapping, a list as a list."""
+    if not is_set(item) or isinstance(item.value, dict):
+        return item
+    if key.short and (keys_of(key.type)[key.short].many or not isinstance(item.value, list)):
+        return replace(item, value={key.short: item}, text="")
+    return replace(item, value=[item], text="") if key.single and not isinstance(item.value, list) else item
 
 
 def _read_section(cls: Any, node: Node) -> Any:
@@ -105,7 +115,8 @@ def _read_section(cls: Any, node: Node) -> Any:
         elif name not in items and key.section and not key.none:  # keys in it may be required
             values[name] = _read(key, replace(child, item=replace(node.item, value={})))
         elif key.required or name in items and not key.may_be_unset:
-            child.complain(f"{child.path} is not set: give {key.example or f'{child.path}=...'} ({key.help})")
+            mend = f"{child.path}={key.example or '...'}" if key.many else key.example or f"{child.path}=..."
+            child.complain(f"{child.path} is not set: give {mend} ({key.help})")
             values[name] = None
     group = getattr(cls, "EXACTLY_ONE", ())
     chosen = [name for name in items if name in group and is_set(items[name])]
@@ -136,8 +147,11 @@ def _assign(cls: Any, item: Item | None, path: str, new: Item) -> Item:
     name, _, rest = path.partition(".")
     key = keys_of(cls).get(name, Key(None))
     values = dict(item.value) if item is not None and isinstance(item.value, dict) else {}
+    if not rest and key.short and _in_full(key, new) is not new:
+        rest = key.short  # the section's other keys stay
     if rest and key.section:
-        new = _assign(key.type, values.get(name), rest, new)
+        before = values.get(name)
+        new = _assign(key.type, before and _in_full(key, before), rest, new)
     elif rest and key.type is LossSpec:
         new = losses.assign(values.get(name) or wrap(write(key, key.default), new.where), rest, new)
     elif rest:
@@ -154,7 +168,9 @@ def _parse(key: Key | None, name: str, value: Any, where: str, problems: list[st
     """The value of an override, read as YAML if it is text; None after a complaint."""
     if not isinstance(value, str):
         return wrap(value, where)
-    word = key is not None and key.type is str and not key.many
+    if key is not None and key.short and not value.startswith("{"):
+        key = keys_of(key.type)[key.short]
+    word = key is not None and key.type is str and (not key.many or key.single and value[:1] != "[")
     if word and value[:1] not in ("'", '"') and value not in ("null", "~"):
         return Item(value, where, value, where)  # the shell has read the quotes: a path may hold #, : and [
     complaints: list[str] = []
