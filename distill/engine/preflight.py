@@ -33,7 +33,7 @@ from distill.yolo.data import dataset as datasets
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.labels import abridge
 from distill.yolo.export import check_exports
-from distill.yolo.families.outputs import distillation
+from distill.yolo.families.outputs import distillation, teacher_of
 from distill.yolo.families.table import family_of, stride_of
 from distill.yolo.families.ultralytics_dfl import DFL
 from distill.yolo.training.loggers import check_loggers
@@ -192,7 +192,7 @@ def fitting_losses(recipe: Recipe, teacher: Detector | None) -> tuple[tuple[Weig
 def _try_out(doubtful: list[WeightedLoss], teacher: Detector) -> None:
     """Call each loss of a user's, and each with options, once on an image of noise: a slip shows now, not after repair."""
     copies = [replace(loss, call=copy.deepcopy(loss.call), ramp=ALWAYS) for loss in doubtful]
-    task = distillation(copy.deepcopy(teacher.model), teacher.model, copies, labels=0.0)
+    task = distillation(copy.deepcopy(teacher.model), [teacher_of(teacher.model, copies)], labels=0.0)
     box = {"batch_idx": torch.zeros(1), "cls": torch.zeros(1, 1), "bboxes": torch.full((1, 4), 0.5)}
     task.try_out({"img": torch.rand(1, 3, PROBE, PROBE, generator=torch.Generator().manual_seed(0)), **box})
 

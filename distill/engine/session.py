@@ -153,13 +153,10 @@ class Session:
 
     def task(self, student: Detector, keep_inputs: Mapping[str, Sequence[int]] | None = None) -> DistillationTask:
         """Teacher, student and losses; the labels take part if there are any. `keep_inputs`: of the plan that cut it."""
-        return outputs.distillation(
-            student.model,
-            checkpoint.fused(self.load(TEACHER).model),
-            self.losses,
-            keep_inputs=keep_inputs,
-            labels=self.recipe.distill.labels if self.data.labelled else 0.0,
-        )
+        original = checkpoint.fused(self.load(TEACHER).model)
+        teacher = outputs.teacher_of(original, self.losses, student.model, keep_inputs)
+        labels = self.recipe.distill.labels if self.data.labelled else 0.0
+        return outputs.distillation(student.model, [teacher], labels=labels)
 
     def training_start(self, lr: float | None = None, freeze_bn: bool = False) -> tuple[Detector, Schedule]:
         """The network that training starts from, with BatchNorm statistics of augmented images, and the schedule.

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from distill.losses.context import LossContext
 from distill.losses.spec import ALWAYS, Ramp
 
+ORIGINAL = "original"  # the teacher that the student was cut from
+
 
 class Loss(Protocol):
     """A loss: any callable that takes the context of a batch and returns a scalar tensor, a mean per image.
@@ -31,7 +33,7 @@ class Networks:
     Attributes:
         student: the network to train.
         teacher: the frozen original, in eval mode.
-        channels: of the student's features, per pyramid level, as in `LossContext.features`.
+        channels: of each pair that `LossContext.features()` gives.
     """
 
     student: nn.Module = field(repr=False)
@@ -79,12 +81,16 @@ class FromContext:
 
 @dataclass(frozen=True)
 class WeightedLoss:
-    """A loss as a run uses it: `weight_at(progress) * call(ctx)` joins the sum under `name`."""
+    """A loss as a run uses it: `weight_at(progress) * call(ctx)` joins the sum under `name`.
+
+    `teacher` names the one that the context is of.
+    """
 
     name: str
     weight: float
     call: Loss
     ramp: Ramp = ALWAYS
+    teacher: str = ORIGINAL
 
     def weight_at(self, progress: float) -> float:
         """Its factor in the sum when a part `progress`, 0 to 1, of the training is over."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill.errors import DistillError
+from distill.machine.words import nearest
+
+NECK = "neck"  # the point where features enter the head
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +30,7 @@ class Outputs:
         strides: (A,) input pixels to a cell of each anchor's level.
         raw: the outputs as the network's own loss takes them.
         objectness_logits: (B, A) for a head that predicts beside the classes whether an anchor holds an object.
+        at: outputs of modules by path ("model.4"), (B, C, H, W) each, as far as losses read them.
     """
 
     neck: tuple[Tensor, ...]
@@ -36,6 +40,7 @@ class Outputs:
     strides: Tensor | None = None
     raw: Any = None
     objectness_logits: Tensor | None = None
+    at: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         batch, anchors, classes = self.class_logits.shape
@@ -68,10 +73,62 @@ class Outputs:
             raise DistillError("a loss asks for boxes, but this network predicts none: take the loss out of the recipe")
         return self.decode().float()
 
+    def feature(self, point: str) -> tuple[Tensor, ...]:
+        """Features at a point: one (B, C, H, W) per level at "neck", and one alone at a module's path.
+
+        Raises:
+            DistillError: nothing was captured there.
+        """
+        if point == NECK:
+            return self.features
+        if point not in self.at:
+            known = [NECK, *self.at]
+            there = nearest(point, known) or f": there are {', '.join(known)}"
+            raise DistillError(f"a loss asks for features at '{point}'{there}; distill.features lists what is captured")
+        return (self.at[point].float(),)
+
+    def part(self, images: slice) -> Outputs:
+        """The outputs for some of the images."""
+
+        def take(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value[images]
+            if isinstance(value, Mapping):
+                return {name: take(each) for name, each in value.items()}
+            return type(value)(map(take, value)) if isinstance(value, (list, tuple)) else value
+
+        fields = ("neck", "class_logits", "side_logits", "objectness_logits", "raw", "at")
+        taken = {name: take(getattr(self, name)) for name in fields}
+        decode = None if self.decode is None else lambda: self.boxes[images]
+        return Outputs(**taken, decode=decode, strides=self.strides)
+
     def tensors(self) -> list[Tensor]:
         """Every tensor that a loss can reach the network through."""
-        reachable = [*self.neck, self.class_logits, self.side_logits, self.objectness_logits]
+        reachable = [*self.neck, *self.at.values(), self.class_logits, self.side_logits, self.objectness_logits]
         return [tensor for tensor in reachable if tensor is not None and tensor.requires_grad]
+
+
+class Channels(nn.Module):
+    """How the channels of a student's feature meet those of a teacher's, at one point and level.
+
+    Args:
+        keep: the teacher's channels that the student still has; None if it has them all.
+        project: makes the teacher's channels from the student's, if the student was not cut from this teacher.
+    """
+
+    keep: Tensor | None
+
+    def __init__(self, keep: Sequence[int] | None = None, project: nn.Module | None = None) -> None:
+        super().__init__()
+        index = None if keep is None else torch.as_tensor(keep, dtype=torch.long)
+        self.register_buffer("keep", index, persistent=False)
+        self.project = project
+
+    def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """The pair that compares. Shape: (B, C, H, W), (B, D, H, W) -> (B, E, H, W) twice."""
+        if self.keep is not None:
+            teacher = teacher.index_select(1, self.keep)
+        return student if self.project is None else self.project(student), teacher
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,10 +138,12 @@ class LossContext:
     Args:
         images: (B, 3, H, W) in [0, 1].
         student: outputs of the network in training.
-        teacher: outputs of the frozen original, without gradient.
-        targets: the batch's labels as its loader gives them, or None if the data has none.
+        teacher: outputs of the frozen teacher that the loss belongs to, without gradient.
+        targets: the batch's labels as its loader gives them, or None if the images have none.
         progress: share of the training that is done, 0 to 1.
-        keep: per level the teacher's channels that the student still has; None if it has them all.
+        points: where features are captured: "neck", or paths of modules.
+        channels: per point, how both networks' channels meet at each of its levels; a point that is missing here
+            compares them as they are.
     """
 
     images: Tensor
@@ -92,32 +151,47 @@ class LossContext:
     teacher: Outputs
     targets: Mapping[str, Any] | None = None
     progress: float = 0.0
-    keep: tuple[Tensor, ...] | None = None
+    points: tuple[str, ...] = (NECK,)
+    channels: Mapping[str, Sequence[Channels]] = field(default_factory=dict)
+    _pairs: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict, init=False, repr=False)
 
     def __repr__(self) -> str:
         return f"LossContext(images {tuple(self.images.shape)}, student={self.student!r}, progress {self.progress:.0%})"
 
-    def features(self, level: str = "neck") -> list[tuple[Tensor, Tensor]]:
-        """Pairs (student, teacher) of features of equal shape (B, C, H, W), one pair per pyramid level.
+    def features(self, point: str | None = None) -> list[tuple[Tensor, Tensor]]:
+        """Pairs (student, teacher) of features of equal shape (B, C, H, W).
 
-        Student channel i was cut from teacher channel keep[i], so the two compare without a projector.
+        Channel i of a student that was cut from this teacher was the teacher's channel keep[i], so the two compare without
+        a projector. From another teacher the student's feature comes through a learned 1x1 convolution.
+
+        Args:
+            point: "neck", with a pair per pyramid level, or a module's path, with one pair; None: all of `points`.
+
+        Raises:
+            DistillError: nothing was captured there, or the shapes differ.
         """
-        if level != "neck":
-            raise DistillError(f"a loss asks for features at '{level}': there are features at 'neck' only")
-        return self._neck
+        if point is None:
+            return [pair for each in self.points for pair in self.features(each)]
+        if point not in self._pairs:
+            self._pairs[point] = self._pair_up(point)
+        return self._pairs[point]
 
-    @cached_property
-    def _neck(self) -> list[tuple[Tensor, Tensor]]:
-        pairs = []
-        for index, (student, teacher) in enumerate(zip(self.student.features, self.teacher.features, strict=True)):
-            if self.keep is not None:
-                teacher = teacher.index_select(1, self.keep[index])
+    def pair(self, point: str) -> tuple[Tensor, Tensor]:
+        """The features (student, teacher) at a module's path: see `features`."""
+        (pair,) = self.features(point)
+        return pair
+
+    def _pair_up(self, point: str) -> list[tuple[Tensor, Tensor]]:
+        levels = list(zip(self.student.feature(point), self.teacher.feature(point), strict=True))
+        meet = self.channels.get(point) or [Channels() for _ in levels]
+        pairs = [channels(*level) for channels, level in zip(meet, levels, strict=True)]
+        for index, (student, teacher) in enumerate(pairs):
             if student.shape != teacher.shape:
+                place = f"level {index}" if point == NECK else f"'{point}'"
                 raise DistillError(
-                    f"features of level {index}: student {tuple(student.shape)}, teacher {tuple(teacher.shape)}; "
+                    f"features of {place}: student {tuple(student.shape)}, teacher {tuple(teacher.shape)}; "
                     "the plan that cut this student belongs to another teacher"
                 )
-            pairs.append((student, teacher))
         return pairs
 
     @cached_property

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from distill.errors import DistillError
 from distill.losses.base import FromContext
-from distill.losses.context import LossContext
+from distill.losses.context import NECK, LossContext
 
 
 def feature_pkd(student: Tensor, teacher: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ def _levels_with_quality(ctx: LossContext) -> Iterator[tuple[Tensor, ...]]:
         )
     boxes = anchors // cells  # to a cell; anchors lie as (box, row, column) on each level
     parts = ctx.quality.split([boxes * grid.numel() for grid in grids], dim=1)
-    for pair, part, grid in zip(ctx.features(), parts, grids, strict=True):
+    for pair, part, grid in zip(ctx.features(NECK), parts, grids, strict=True):
         yield *pair, part.unflatten(1, (boxes, *grid)).amax(1)
 
 

@@ -1,33 +1,39 @@
-"""A student, its frozen teacher and the losses between them, as one module that turns a batch into scalars."""
+"""A student, its frozen teachers and the losses between them, as one module that turns a batch into scalars."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from distill.errors import DistillError
 from distill.losses.base import LossModule, Networks, WeightedLoss
-from distill.losses.context import LossContext, Outputs
+from distill.losses.context import NECK, Channels, LossContext, Outputs
 from distill.machine import plugins
+from distill.training.teacher import Runner, Teacher
 
-Runner = Callable[[nn.Module, Tensor], Outputs]
 LabelLoss = Callable[[nn.Module, Outputs, Mapping[str, Any]], Mapping[str, Tensor]]
 
 CHECKED_BATCHES = 3
 PROBE = 64  # side in pixels of an image that every detector takes, one of stride 64 too
+LABELLED = "labelled"  # key of a batch: how many of its images, the first ones, have labels
 
 
 class DistillationTask(nn.Module):
-    """`task(batch)` runs both networks and gives every weighted loss by name, and their sum as `loss`.
+    """`task(batch)` runs all networks and gives every weighted loss by name, and their sum as `loss`.
 
-    The teacher is no submodule: `parameters()`, `state_dict()` and `train()` do not see it, so it joins no optimizer,
+    A teacher is no submodule: `parameters()`, `state_dict()` and `train()` do not see it, so it joins no optimizer,
     no checkpoint and no BatchNorm update. It still moves with `.to(device)`, and copies of the task share it. Losses
-    that are Modules are submodules: their parameters train, and stay behind when the student is taken out.
+    that are Modules, and projectors, are in `learned`: their parameters train, and stay behind when the student is taken
+    out.
+
+    A loss of the only teacher has its own name; with several teachers it is called `teacher/loss`.
 
     The first three batches check each loss: one that is not a finite scalar, stays zero, or has no gradient to the
     student ends the run with its name, instead of being a silent column of the report. The check looks at the value
@@ -35,12 +41,12 @@ class DistillationTask(nn.Module):
 
     Args:
         student: the network to train.
-        teacher: the original, best with BatchNorm folded in; copied and frozen.
-        losses: what pulls the student to the teacher.
-        run: runs either network on images and gives its raw outputs.
-        keep: per pyramid level the teacher's channels that the student still has; None if it has them all.
+        teachers: what pulls it; each network is copied and frozen.
+        run: runs the student on images and gives its raw outputs.
         labelled: the student's own loss on labels, by name, given (student, its outputs, batch).
-        labels: weight of `labelled`; 0, or a batch without `cls`, trains from the teacher alone.
+        labels: weight of `labelled`; 0, or a batch without `cls`, trains from the teachers alone.
+        unlabelled: weight of the teachers' losses on the images without labels in a batch that mixes both.
+        features: points where features are captured: "neck", or paths of modules.
 
     Raises:
         DistillError: nothing to train on, or a loss that fails.
@@ -49,42 +55,35 @@ class DistillationTask(nn.Module):
     def __init__(
         self,
         student: nn.Module,
-        teacher: nn.Module,
-        losses: Sequence[WeightedLoss],
+        teachers: Sequence[Teacher],
         *,
         run: Runner,
-        keep: Sequence[Sequence[int]] | None = None,
         labelled: LabelLoss | None = None,
         labels: float = 1.0,
+        unlabelled: float = 1.0,
+        features: Sequence[str] = (NECK,),
     ) -> None:
         super().__init__()
+        self.losses = list(_named(teachers))
         if not (labelled and labels):
-            _refuse_idle(losses, "distill.labels is 0")
+            _refuse_idle(self.losses, "distill.labels is 0")
         self.student = student
-        self.losses = list(losses)
-        self.learned = nn.ModuleList(loss.call for loss in losses if isinstance(loss.call, nn.Module))
-        self.run, self.labelled, self.labels = run, labelled, labels
-        # In a list, because a Module assigned to an attribute would become a submodule.
-        self._teacher = [copy.deepcopy(teacher).eval().requires_grad_(False)]
-        for level, channels in enumerate(keep or ()):
-            self.register_buffer(f"keep{level}", torch.as_tensor(channels, dtype=torch.long), persistent=False)
+        self.run, self.labelled, self.labels, self.unlabelled = run, labelled, labels, unlabelled
+        self.features = tuple(features)
+        # In a tuple, because a Module assigned to an attribute would become a submodule.
+        self.teachers = tuple(replace(each, network=_frozen(each.network)) for each in teachers)
+        self.learned = nn.ModuleList(loss.call for loss in self.losses if isinstance(loss.call, nn.Module))
+        # By teacher and point, how channels meet at each level. The modules are in `learned`.
+        self._channels = {each.name: self._meet(each) for each in self.teachers if each.losses}
+        for by_point in self._channels.values():
+            self.learned.extend(channels for levels in by_point.values() for channels in levels)
         self._set_up()
         self._checked = 0
-        self._silent = {loss.name for loss in losses}
+        self._silent = {loss.name for loss in self.losses}
 
     def __repr__(self) -> str:
         losses = ", ".join(loss.name for loss in self.losses)
         return f"DistillationTask({type(self.student).__name__} by {losses or 'its labels alone'})"
-
-    @property
-    def teacher(self) -> nn.Module:
-        """The frozen original, in eval mode."""
-        return self._teacher[0]
-
-    @property
-    def keep(self) -> tuple[Tensor, ...] | None:
-        """Per level the teacher's channels that the student still has, or None if it has them all."""
-        return tuple(buffer for _, buffer in self.named_buffers(recurse=False, remove_duplicate=False)) or None
 
     def scale(self, factors: Mapping[str, float]) -> None:
         """Multiply the weights of losses, by name; the others stay as they are."""
@@ -96,49 +95,117 @@ class DistillationTask(nn.Module):
         self(batch)
 
     def forward(self, batch: Mapping[str, Any], progress: float = 0.0) -> dict[str, Tensor]:
-        """Every term times its weight, by name, and their sum as `loss`: a mean per image, whatever the batch size.
+        """Every term times its weight, by name, and their sum as `loss`.
 
-        A loss that has ended is still there, as 0: the terms are the same from the first batch to the last.
+        The label loss is a mean per labelled image, and a teacher's loss a mean per image, whatever the batch size. A
+        loss that has ended is still there, as 0: the terms are the same from the first batch to the last.
 
         Args:
-            batch: `img`, (B, 3, H, W) in [0, 1], and the loader's keys for labels if there are any.
+            batch: `img`, (B, 3, H, W) in [0, 1]; the loader's keys for labels if there are any; and `labelled` if only
+                so many of the images, the first ones, have labels.
             progress: share of the training that is done, 0 to 1.
         """
         images = batch["img"]
+        known = int(batch.get(LABELLED, len(images))) if "cls" in batch else 0
+        targets = {key: value for key, value in batch.items() if key not in ("img", LABELLED)} if known else None
+        student = self.run(self.student, images, self.features)
+        terms = self._label_terms(student, images, targets, known)
         active = [loss for loss in self.losses if not loss.ramp.over(progress)]
-        student = self.run(self.student, images)
-        with torch.no_grad():  # not inference_mode: what a loss makes of its tensors must allow a backward pass
-            teacher = self.run(self.teacher, images) if active else student  # unused: no loss is active
-        targets = {key: value for key, value in batch.items() if key != "img"} if "cls" in batch else None
-        terms: dict[str, Tensor] = {}
-        if self.labelled and self.labels and targets is not None:
-            terms = {name: self.labels * term for name, term in self.labelled(self.student, student, batch).items()}
-        else:
-            _refuse_idle(self.losses, "the data has no labels")
-        # Divergences between near-equal outputs vanish in half precision.
-        with torch.autocast(images.device.type, enabled=False):
-            ctx = LossContext(images, student, teacher, targets, progress, self.keep)
-            values = {loss.name: _evaluate(loss, ctx) for loss in active}
+        values: dict[str, Tensor] = {}
+        for teacher in self.teachers:
+            own = [loss for loss in active if loss.teacher == teacher.name]
+            if not own:  # it rests
+                continue
+            with torch.no_grad():  # not inference_mode: what a loss makes of its tensors must allow a backward pass
+                outputs = teacher.run(teacher.network, images, self.features)
+            # Divergences between near-equal outputs vanish in half precision.
+            with torch.autocast(images.device.type, enabled=False):
+                ours, theirs = teacher.view(student, outputs)
+                place: dict[str, Any] = {"points": self.features, "channels": self._channels[teacher.name]}
+                whole = LossContext(images, ours, theirs, targets, progress, **place)
+                parts = list(self._parts(whole, known))
+                for loss in own:
+                    values[loss.name] = sum(
+                        (share * _evaluate(loss, ctx) for share, ctx in parts), images.new_zeros(())
+                    )
         if torch.is_grad_enabled() and self._checked < CHECKED_BATCHES:
             self._check(values, student)
         zero = torch.zeros((), device=images.device)
         terms |= {loss.name: loss.weight_at(progress) * values.get(loss.name, zero) for loss in self.losses}
         return terms | {"loss": torch.stack([term.float() for term in terms.values()]).sum()}
 
+    def _label_terms(
+        self, student: Outputs, images: Tensor, targets: Mapping[str, Any] | None, known: int
+    ) -> dict[str, Tensor]:
+        if not (self.labelled and self.labels and targets is not None):
+            _refuse_idle(self.losses, "the data has no labels")
+            return {}
+        if known < len(images):
+            student, images = student.part(slice(known)), images[:known]
+        terms = self.labelled(self.student, student, {"img": images, **targets})
+        return {name: self.labels * term for name, term in terms.items()}
+
+    def _parts(self, ctx: LossContext, known: int) -> Iterator[tuple[float, LossContext]]:
+        """The images with labels and those without, each with their share in the mean over the batch."""
+        count = len(ctx.images)
+        if known in (0, count):
+            yield 1.0, ctx
+            return
+        for part, weight in ((slice(known), 1.0), (slice(known, None), self.unlabelled)):
+            images, student, teacher = ctx.images[part], ctx.student.part(part), ctx.teacher.part(part)
+            targets = ctx.targets if part.stop else None
+            yield (
+                weight * len(images) / count,
+                replace(ctx, images=images, student=student, teacher=teacher, targets=targets),
+            )
+
+    def _meet(self, teacher: Teacher) -> dict[str, list[Channels]]:
+        """How the channels of the student and a teacher meet, by point."""
+        if not teacher.projects:
+            return {point: [Channels(kept) for kept in levels] for point, levels in teacher.keep.items()}
+        random = torch.Generator().manual_seed(0)  # of its own: a resumed run did not draw what came before
+        ours, theirs = self._probe(self.student, self.run), self._probe(teacher.network, teacher.run)
+        return {
+            point: [
+                Channels(project=_projector(student.shape[1], feature.shape[1], random))
+                for student, feature in zip(ours.feature(point), theirs.feature(point), strict=True)
+            ]
+            for point in self.features
+        }
+
     def _set_up(self) -> None:
         """Let losses make their layers: now, because an optimizer may be made of the task's parameters next."""
-        modules = {loss.name: loss.call for loss in self.losses if isinstance(loss.call, LossModule)}
-        if not modules:
-            return
-        if self.keep is not None:
-            channels = tuple(map(len, self.keep))
-        else:  # they are the teacher's, and running it leaves no trace: it is in eval mode
-            probe = next(self.teacher.parameters()).new_zeros(1, 3, PROBE, PROBE)
-            with torch.no_grad():
-                channels = tuple(feature.shape[1] for feature in self.run(self.teacher, probe).neck)
-        networks = Networks(self.student, self.teacher, channels)
-        for name, module in modules.items():
-            plugins.call(f"loss '{name}'", module.setup, networks, passing=(torch.OutOfMemoryError,))
+        for teacher in self.teachers:
+            modules = {
+                loss.name: loss.call
+                for loss in self.losses
+                if loss.teacher == teacher.name and isinstance(loss.call, LossModule)
+            }
+            if not modules:
+                continue
+            networks = Networks(self.student, teacher.network, self._widths(teacher))
+            for name, module in modules.items():
+                plugins.call(f"loss '{name}'", module.setup, networks, passing=(torch.OutOfMemoryError,))
+
+    def _widths(self, teacher: Teacher) -> tuple[int, ...]:
+        """The channels of each pair of features."""
+        if all(point in teacher.keep for point in self.features):
+            return tuple(len(kept) for point in self.features for kept in teacher.keep[point])
+        probe = self._probe(teacher.network, teacher.run)
+        whole = {point: [feature.shape[1] for feature in probe.feature(point)] for point in self.features}
+        return tuple(
+            count
+            for point in self.features
+            for count in ([len(kept) for kept in teacher.keep[point]] if point in teacher.keep else whole[point])
+        )
+
+    def _probe(self, network: nn.Module, run: Runner) -> Outputs:
+        """The outputs of a network for a small image. It leaves no trace in the network."""
+        if network.training:  # which would move BatchNorm's statistics
+            network = copy.deepcopy(network).eval()
+        image = next(network.parameters()).new_zeros(1, 3, PROBE, PROBE)
+        with torch.no_grad():
+            return run(network, image, self.features)
 
     def _check(self, values: Mapping[str, Tensor], student: Outputs) -> None:
         """Raise for a loss that cannot teach the student anything."""
@@ -161,11 +228,13 @@ class DistillationTask(nn.Module):
             raise DistillError(f"loss '{name}' {state} in each of the first {CHECKED_BATCHES} batches")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistillationTask:
-        self.teacher._apply(fn)
+        for teacher in self.teachers:
+            teacher.network._apply(fn)
         return super()._apply(fn, recurse)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DistillationTask:
-        memo[id(self.teacher)] = self.teacher  # frozen, and often the larger half
+        for teacher in self.teachers:  # frozen, and often the larger half
+            memo[id(teacher)] = teacher
         twin = memo[id(self)] = type(self).__new__(type(self))
         twin.__dict__ = copy.deepcopy(self.__dict__, memo)
         return twin
@@ -178,6 +247,25 @@ def check_support(losses: Iterable[WeightedLoss], teacher: nn.Module) -> None:
             reason = plugins.call(f"loss '{loss.name}'", loss.call.supports, teacher)
             if reason:
                 raise DistillError(f"loss '{loss.name}': {reason}")
+
+
+def _frozen(network: nn.Module) -> nn.Module:
+    return copy.deepcopy(network).eval().requires_grad_(False)
+
+
+def _named(teachers: Sequence[Teacher]) -> Iterator[WeightedLoss]:
+    """The losses of all teachers, each with its teacher and a name of its own."""
+    for teacher in teachers:
+        for loss in teacher.losses:
+            name = loss.name if len(teachers) == 1 else f"{teacher.name}/{loss.name}"
+            yield replace(loss, name=name, teacher=teacher.name)
+
+
+def _projector(student: int, teacher: int, random: torch.Generator) -> nn.Module:
+    """A 1x1 convolution to a teacher's channels, drawn as torch draws one."""
+    layer = skip_init(nn.Conv2d, student, teacher, 1, bias=False)
+    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=random)
+    return layer
 
 
 def _refuse_idle(losses: Sequence[WeightedLoss], why: str) -> None:

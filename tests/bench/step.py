@@ -53,7 +53,8 @@ def main(name: str = "yolov5n", imgsz: str = "320", batch: str = "8", rounds: st
     for layout in (torch.contiguous_format, torch.channels_last):
         for kind, terms in kinds.items():
             twin = copy.deepcopy(student).requires_grad_(True)
-            task = outputs.distillation(twin, checkpoint.fused(model), terms, keep_inputs=plan.keep_inputs)
+            teacher = outputs.teacher_of(checkpoint.fused(model), terms, twin, plan.keep_inputs)
+            task = outputs.distillation(twin, [teacher])
             learner = Learner(twin, task, None, Schedule(epochs=1, batch=count, steps=1)).train().to(place)
             learners[kind, layout] = learner.to(memory_format=layout)
     boxes = torch.rand(4 * count, 4) * 0.4 + 0.3

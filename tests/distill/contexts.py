@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.losses.context import LossContext, Outputs
+from distill.losses.context import Channels, LossContext, Outputs
 
 CENTRES = torch.rand(20, 2, generator=torch.Generator().manual_seed(9)) * 32
 
@@ -40,8 +40,8 @@ def context(
     keep: list[list[int]] | None = None,
     targets: Mapping[str, Any] | None = None,
 ) -> LossContext:
-    index = None if keep is None else tuple(torch.tensor(channels) for channels in keep)
-    return LossContext(torch.zeros(2, 3, 32, 32), student, teacher, targets, keep=index)
+    channels = {} if keep is None else {"neck": [Channels(level) for level in keep]}
+    return LossContext(torch.zeros(2, 3, 32, 32), student, teacher, targets, channels=channels)
 
 
 def anchors(

@@ -43,7 +43,7 @@ from distill.results.comparison import (
 from distill.results.results import DataFacts
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data import dataset as datasets
-from distill.yolo.families.outputs import distillation
+from distill.yolo.families.outputs import distillation, teacher_of
 from distill.yolo.families.yolov5.saving import save_original
 from distill.yolo.training.train import train
 from tests.distill.tiny_runs import HEAD
@@ -469,10 +469,12 @@ def test_the_stock_loss_is_ultralytics_own(here: Path) -> None:
         "bboxes": torch.tensor([[0.5, 0.5, 0.3, 0.3], [0.4, 0.6, 0.2, 0.4]]),
     }
     state = torch.random.get_rng_state()
-    task = distillation(student, checkpoint.fused(teacher), losses.build([STOCK]))
+    task = distillation(student, [teacher_of(checkpoint.fused(teacher), losses.build([STOCK]))])
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert not any(module._forward_hooks for network in (student, task.teacher) for module in network.modules())
-    twin: Any = DistillationModel(copy.deepcopy(task.teacher), copy.deepcopy(student))
+    assert not any(
+        module._forward_hooks for network in (student, task.teachers[0].network) for module in network.modules()
+    )
+    twin: Any = DistillationModel(copy.deepcopy(task.teachers[0].network), copy.deepcopy(student))
     twin.projector.load_state_dict(task.learned[0].projector.state_dict())
     student.train()
     ours = task(batch)

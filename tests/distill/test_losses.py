@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from distill.losses.base import LossModule, Networks
 from distill.losses.context import LossContext, Outputs
 from distill.losses.spec import LossSpec
 from distill.training.task import DistillationTask
+from distill.training.teacher import Teacher
 from tests.distill.contexts import context, leaves, outputs
 
 NAMES = [name for name in losses.BUILTIN if name != "ultralytics"]  # which needs networks of ultralytics'
@@ -133,7 +134,7 @@ class Everything(nn.Module):
         self.stem, self.head = nn.Conv2d(3, 5, 2, 2), nn.Conv2d(5, 3 + 4 * 8 + 1, 1)
 
 
-def run(network: Everything, images: Tensor) -> Outputs:
+def run(network: Everything, images: Tensor, points: Sequence[str]) -> Outputs:
     features = network.stem(images)
     scores, sides, objectness = network.head(features).flatten(2).transpose(1, 2).split((3, 32, 1), -1)
     sides = sides.unflatten(-1, (4, 8))
@@ -145,12 +146,13 @@ def run(network: Everything, images: Tensor) -> Outputs:
 @pytest.mark.parametrize("name", NAMES)
 def test_in_a_task_a_loss_teaches_the_student_and_leaves_the_teacher_alone(name):
     torch.manual_seed(0)
-    task = DistillationTask(Everything(), Everything(), losses.build([LossSpec(name)]), run=run)
+    teacher = Teacher(Everything(), losses.build([LossSpec(name)]), run)
+    task = DistillationTask(Everything(), [teacher], run=run)
     images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     assert list(task({"img": images})) == [name, "loss"]
     task({"img": images})["loss"].backward()
     assert any(p.grad is not None and p.grad.any() for p in task.student.stem.parameters())
-    assert all(p.grad is None for p in task.teacher.parameters())
+    assert all(p.grad is None for p in task.teachers[0].network.parameters())
     if name != "feature_mgd":  # which draws a mask
         assert task({"img": images})["loss"] == task({"img": images})["loss"]
 

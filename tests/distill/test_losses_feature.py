@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from distill.losses.context import Outputs
 from distill.losses.masked import FeatureMGD
 from distill.losses.spec import LossSpec
 from distill.training.task import DistillationTask
+from distill.training.teacher import Teacher
 from tests.distill.contexts import context, leaves, maps, outputs
 
 # As a run calls them, with a context.
@@ -205,7 +207,7 @@ class Net(nn.Module):
         self.head = nn.Conv2d(width, 2, 1)
 
 
-def run(net: Net, images: Tensor) -> Outputs:
+def run(net: Net, images: Tensor, points: Sequence[str]) -> Outputs:
     features = net.stem(images)
     return Outputs((features,), net.head(features).flatten(2).transpose(1, 2))
 
@@ -214,8 +216,10 @@ def run(net: Net, images: Tensor) -> Outputs:
 def test_a_task_prepares_a_loss_before_there_is_an_optimizer(width, keep):
     student, teacher = Net(width), Net(6)
     before = copy.deepcopy((student.state_dict(), teacher.state_dict()))
-    task = DistillationTask(student, teacher, losses.build([LossSpec("feature_mgd")]), run=run, keep=keep)
-    for state, network in zip(before, (student, task.teacher), strict=True):
+    kept = {} if keep is None else {"neck": keep}
+    frozen = Teacher(teacher, losses.build([LossSpec("feature_mgd")]), run, keep=kept)
+    task = DistillationTask(student, [frozen], run=run)
+    for state, network in zip(before, (student, task.teachers[0].network), strict=True):
         assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
     start = copy.deepcopy(task.learned.state_dict())
     assert [value.shape[0] for value in start.values()] == [width] * 4

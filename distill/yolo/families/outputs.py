@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
 from torch import Tensor, nn
 
 from distill.losses.base import WeightedLoss
-from distill.losses.context import Outputs
+from distill.losses.context import NECK, Outputs
 from distill.training.task import DistillationTask
+from distill.training.teacher import Teacher
 from distill.yolo.families.table import family_of
 
 
-def run(model: nn.Module, images: Tensor) -> Outputs:
+def run(model: nn.Module, images: Tensor, points: Sequence[str] = ()) -> Outputs:
     """Run a YOLO up to what its head's convolutions compute.
 
     A head in train mode returns its raw outputs and its inputs. Only the head's flag is switched: every BatchNorm stays
-    in its mode. `images` is (B, 3, H, W) in [0, 1].
+    in its mode. `images` is (B, 3, H, W) in [0, 1]; `points` are paths of modules whose outputs are captured beside the
+    neck's.
     """
     head = cast(Any, model).model[-1]
     mode, head.training = head.training, True
     try:
-        raw = model(images)
+        with capturing(model, [point for point in points if point != NECK]) as captured:
+            raw = model(images)
     finally:
         head.training = mode
-    return family_of(model).outputs(head, raw)
+    outputs = family_of(model).outputs(head, raw)
+    return replace(outputs, at=captured) if captured else outputs
+
+
+@contextmanager
+def capturing(model: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Collect what modules give while it lasts, by path. No hook stays."""
+    captured: dict[str, Tensor] = {}
+
+    def keep(path: str, module: nn.Module, given: Any, output: Tensor) -> None:
+        captured[path] = output
+
+    with ExitStack() as hooks:
+        for path in paths:
+            handle = model.get_submodule(path).register_forward_hook(partial(keep, path))
+            hooks.callback(handle.remove)
+        yield captured
 
 
 def label_terms(model: nn.Module, outputs: Outputs, batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -55,22 +76,40 @@ def neck_keep(model: nn.Module, keep_inputs: Mapping[str, Sequence[int]]) -> lis
     return [keep_inputs[entry.format(level=level)] for level in range(layers[-1].nl)]
 
 
-def distillation(
-    student: nn.Module,
-    teacher: nn.Module,
+def teacher_of(
+    network: nn.Module,
     losses: Sequence[WeightedLoss],
-    *,
+    student: nn.Module | None = None,
     keep_inputs: Mapping[str, Sequence[int]] | None = None,
-    labels: float = 1.0,
-) -> DistillationTask:
-    """The task that trains a YOLO from another of the same grid.
+) -> Teacher:
+    """A YOLO as the teacher of a student that was cut from it.
 
     Args:
-        student: the network to train, an ultralytics DetectionModel, as the teacher is.
-        teacher: the original, best fused (`checkpoint.fused`).
+        network: the original, best fused (`checkpoint.fused`).
         losses: as `distill.losses.build` makes them.
-        keep_inputs: of the plan that cut the student; None if it has all of its teacher's channels.
-        labels: weight of the detection loss on the labels.
+        student: the network to train, if it has less than all channels.
+        keep_inputs: of the plan that cut it; None if it has all of its teacher's channels.
     """
-    keep = None if keep_inputs is None else neck_keep(student, keep_inputs)
-    return DistillationTask(student, teacher, losses, run=run, keep=keep, labelled=label_terms, labels=labels)
+    keep = {} if keep_inputs is None or student is None else {NECK: neck_keep(student, keep_inputs)}
+    return Teacher(network, losses, run, keep=keep)
+
+
+def distillation(
+    student: nn.Module,
+    teachers: Sequence[Teacher],
+    *,
+    labels: float = 1.0,
+    unlabelled: float = 1.0,
+    features: Sequence[str] = (NECK,),
+) -> DistillationTask:
+    """The task that trains a YOLO from teachers of the same grid.
+
+    Args:
+        student: the network to train, an ultralytics DetectionModel.
+        teachers: as `teacher_of` makes them.
+        labels: weight of the detection loss on the labels.
+        unlabelled: weight of the teachers' losses on images without labels, beside others with labels.
+        features: where features are captured: "neck", or paths of modules.
+    """
+    weights = {"labels": labels, "unlabelled": unlabelled}
+    return DistillationTask(student, teachers, run=run, labelled=label_terms, features=features, **weights)

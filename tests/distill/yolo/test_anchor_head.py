@@ -13,7 +13,7 @@ from distill import losses
 from distill.losses.context import LossContext
 from distill.losses.spec import LossSpec
 from distill.yolo.families.adapter import YOLO_ADAPTER
-from distill.yolo.families.outputs import distillation, label_terms, neck_keep, run, sensitivity_of
+from distill.yolo.families.outputs import distillation, label_terms, neck_keep, run, sensitivity_of, teacher_of
 from distill.yolo.families.table import ANCHOR, family_of
 from distill.yolo.families.yolov5 import head as anchor_head
 from distill.yolo.families.yolov5.head import AnchorDetect
@@ -256,14 +256,14 @@ def test_a_cut_student_learns_from_its_teacher_and_from_labels() -> None:
     boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4]])
     batch = {"img": IMAGE, "batch_idx": torch.tensor([0.0]), "cls": torch.tensor([[1.0]]), "bboxes": boxes}
     student = prune.apply(model, plan, adapter=YOLO_ADAPTER)
-    task = distillation(student, model, losses.build(specs), keep_inputs=plan.keep_inputs)
+    task = distillation(student, [teacher_of(model, losses.build(specs), student, plan.keep_inputs)])
     terms = task(batch)
     assert list(terms) == ["box", "obj", "cls", *(spec.name for spec in specs), "loss"]
     assert all(0 < term < float("inf") for term in terms.values())
     terms["loss"].backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in student.parameters())
     with torch.no_grad():
-        same = distillation(model, model, losses.build(specs), labels=0)(batch)
+        same = distillation(model, [teacher_of(model, losses.build(specs))], labels=0)(batch)
     assert all(abs(term) < 1e-5 for term in same.values())
 
 

@@ -12,7 +12,7 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.ops import xywh2xyxy
 
 from distill.losses import WeightedLoss, resolve
-from distill.yolo.families.outputs import distillation, label_terms, neck_keep, run
+from distill.yolo.families.outputs import distillation, label_terms, neck_keep, run, teacher_of
 
 feature_pkd = resolve("feature_pkd")
 
@@ -77,6 +77,6 @@ def test_label_terms_are_the_detection_loss_of_an_image(model, images):
 def test_a_cut_student_compares_with_the_channels_it_kept(model, images):
     keep = {"model.4.cv2.0.conv": (0,), "model.4.cv2.0.0.conv": (1, 3, 4), "model.4.cv2.1.0.conv": (0, 2)}
     assert neck_keep(model, keep) == [(1, 3, 4), (0, 2)]
-    task = distillation(model, model, [WeightedLoss("pkd", 1.0, feature_pkd)], labels=0)
+    task = distillation(model, [teacher_of(model, [WeightedLoss("pkd", 1.0, feature_pkd)])], labels=0)
     with torch.no_grad():
         assert task({"img": images})["loss"] == 0

@@ -28,7 +28,7 @@ from distill.machine.console import Console
 from distill.training.schedule import Schedule
 from distill.yolo.data import dataset as datasets
 from distill.yolo.data.images import build_dataset, calibration
-from distill.yolo.families.outputs import distillation, label_terms, run
+from distill.yolo.families.outputs import distillation, label_terms, run, teacher_of
 from distill.yolo.training.train import Trained, train
 from tests.distill.yolo.originals import network
 
@@ -175,7 +175,9 @@ def test_distilling_without_labels_brings_the_student_nearer_and_measures_no_map
         for level in student.model[-1].cv3:  # it has forgotten what the classes look like
             level[-1].weight.zero_()
             level[-1].bias.zero_()
-    task = distillation(student, teacher, [WeightedLoss("bce", 1.0, score_bce), WeightedLoss("iou", 1.0, box_iou)])
+    task = distillation(
+        student, [teacher_of(teacher, [WeightedLoss("bce", 1.0, score_bce), WeightedLoss("iou", 1.0, box_iou)])]
+    )
     plan = replace(SHORT, epochs=6, steps=18, lr=2e-2, bn_momentum=0.0)
     result = go(student, unlabelled, tmp_path / "run", plan, task=task)
     assert (result.best_epoch, result.map50_95) == (6, None)
@@ -189,7 +191,7 @@ def test_distilling_without_labels_brings_the_student_nearer_and_measures_no_map
 
 def test_labels_and_teacher_together_are_all_in_the_history(labelled, tmp_path):
     student = tiny()
-    task = distillation(student, tiny(1), [WeightedLoss("bce", 2.0, score_bce)], labels=0.5)
+    task = distillation(student, [teacher_of(tiny(1), [WeightedLoss("bce", 2.0, score_bce)])], labels=0.5)
     row = go(student, labelled, tmp_path / "run", replace(SHORT, epochs=1, steps=3), task=task).history[0]
     assert row.keys() == {"epoch", "lr", "box_loss", "cls_loss", "dfl_loss", "bce", "map50_95", "map50"}
 
@@ -200,12 +202,20 @@ def test_a_loss_that_ends_keeps_its_column_and_a_resumed_run_does_not_miss_it(la
         WeightedLoss("bce", 2.0, score_bce, Ramp(until=0.5, fade="cosine")),
         WeightedLoss("iou", 1.0, box_iou, Ramp(warmup=0.5)),
     ]
-    whole = go(student, labelled, tmp_path / "whole", task=distillation(student, tiny(1), losses))
+    whole = go(student, labelled, tmp_path / "whole", task=distillation(student, [teacher_of(tiny(1), losses)]))
     assert [row["bce"] != 0 for row in whole.history] == [True, True, False]
     assert all(row.keys() == whole.history[0].keys() >= {"bce", "iou"} for row in whole.history)
     with pytest.raises(Interrupted):
-        go(student, labelled, tmp_path / "run", task=distillation(student, tiny(1), losses), console=Interrupting())
-    resumed = go(student, labelled, tmp_path / "run", task=distillation(student, tiny(1), losses), resume=True)
+        go(
+            student,
+            labelled,
+            tmp_path / "run",
+            task=distillation(student, [teacher_of(tiny(1), losses)]),
+            console=Interrupting(),
+        )
+    resumed = go(
+        student, labelled, tmp_path / "run", task=distillation(student, [teacher_of(tiny(1), losses)]), resume=True
+    )
     assert resumed.history == whole.history and torch.equal(weights(resumed), weights(whole))
 
 
@@ -331,7 +341,9 @@ def test_training_ends_when_patience_does(trained, labelled, tmp_path):
 
 def test_a_loss_that_teaches_nothing_and_one_that_explodes_end_the_run_by_name(labelled, tmp_path):
     student = tiny()
-    task = distillation(student, tiny(1), [WeightedLoss("silent", 1.0, lambda ctx: 0 * ctx.student.scores.sum())])
+    task = distillation(
+        student, [teacher_of(tiny(1), [WeightedLoss("silent", 1.0, lambda ctx: 0 * ctx.student.scores.sum())])]
+    )
     with pytest.raises(DistillError, match="'silent' is zero"):
         go(student, labelled, tmp_path / "a", task=task)
     with pytest.raises(DistillError, match="became (nan|inf) in epoch 1: choose a smaller lr"):
@@ -349,7 +361,7 @@ def test_what_a_loss_has_frozen_of_its_own_stays_as_it_is(labelled, tmp_path):
             return self.free(self.fixed(scores)).square().mean()
 
     student, projected = tiny(), Projected()
-    task = distillation(student, tiny(1), [WeightedLoss("projected", 1.0, projected)])
+    task = distillation(student, [teacher_of(tiny(1), [WeightedLoss("projected", 1.0, projected)])])
     go(student, labelled, tmp_path / "run", task=task)
     states = torch.load(tmp_path / "run" / "weights" / "last.pt", weights_only=True)["states"]["learned"]
     assert torch.equal(states["0.fixed.weight"], projected.fixed.weight)

@@ -15,7 +15,7 @@ from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
 from distill.yolo.data import dataset as datasets
 from distill.yolo.data.images import calibration
-from distill.yolo.families.outputs import distillation
+from distill.yolo.families.outputs import distillation, teacher_of
 from distill.yolo.training import tuning
 from distill.yolo.training.tuning import balance_losses, reestimate_batchnorm, search_lr, tolerates_batch_stats
 from tests.distill.yolo.test_trainer import tiny, write_images
@@ -41,7 +41,7 @@ def task(labels: float = 0.0) -> DistillationTask:
         for parameter in student.parameters():
             parameter += 0.05 * parameter.abs().mean() * torch.randn(parameter.shape, generator=make)
     losses = [WeightedLoss("score_bce", 1.0, score_bce), WeightedLoss("box_iou", 1.0, box_iou)]
-    return distillation(student, teacher, losses, labels=labels)
+    return distillation(student, [teacher_of(teacher, losses)], labels=labels)
 
 
 def test_the_highest_rate_that_gets_back_to_where_it_began_is_found(labelled):
