@@ -18,6 +18,7 @@
     prune.make_plan       graph, scores, a budget -> PrunePlan, plain data
     prune.plan_in_rounds  the same for deep cuts: cut, repair and measure again
     prune.apply           model, plan -> the pruned copy
+    prune.trace_outputs   graph -> for every module, which channels its output carries; `.kept(plan)` those that stay
     prune.verify          what the cut has changed beside the cut channels
     prune.repair          closed-form repair of the pruned copy, in place
     prune.reconstruct     repair by gradient descent, in place
@@ -35,6 +36,7 @@ from prune.cut.verify import verify
 from prune.errors import PruneError
 from prune.graph import rules
 from prune.graph.graph import ChannelGraph
+from prune.graph.outputs import ModuleOutput, trace_outputs
 from prune.graph.trace import trace
 from prune.importance import sparsity
 from prune.importance.base import Context, Importance, per_group
@@ -53,6 +55,7 @@ __all__ = [
     "Context",
     "Importance",
     "LayerRepair",
+    "ModuleOutput",
     "PruneError",
     "PrunePlan",
     "Weights",
@@ -71,5 +74,6 @@ __all__ = [
     "score",
     "sparsity",
     "trace",
+    "trace_outputs",
     "verify",
 ]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from prune.adapter import Adapter, adapter_for
@@ -39,12 +41,31 @@ def trace(model: nn.Module, example_input: Tensor, *, adapter: Adapter | None = 
         PruneError: The model cannot be traced, or nothing in it can be cut.
     """
     adapter = adapter or adapter_for(model)
-    try:
+    with in_a_line(model):
         copied = raw_copy(model, adapter)
         program = export(copied, example_input, adapter)
-    except Exception as error:  # torch.export raises many types; the first line is the part that tells
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    tracker = follow_all(copied, program, adapter)
+    graph = _graph(tracker, model, tuple(example_input.shape))
+    if not graph.groups:
+        reasons = "; ".join(sorted(set(graph.frozen.values()))) or "it has no convolution or linear layer"
+        raise PruneError(f"{type(model).__name__} has no channel that can be cut: {reasons}")
+    for name, reason in graph.frozen.items():
+        _LOG.debug("%s keeps its channels: %s", name, reason)
+    return graph
+
+
+@contextmanager
+def in_a_line(model: nn.Module) -> Iterator[None]:
+    """Whatever `torch.export` raises becomes a `PruneError` of one line: it raises many types."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]  # the first line is the part that tells
         raise PruneError(f"{type(model).__name__} cannot be traced: {reason}") from error
+
+
+def follow_all(copied: nn.Module, program: torch.export.ExportedProgram, adapter: Adapter) -> ChannelTracker:
+    """The channels of every value of an exported raw copy."""
     signature = program.graph_signature
     tracker = ChannelTracker(Owners(copied, signature), adapter)
     for node in program.graph.nodes:
@@ -59,13 +80,7 @@ def trace(model: nn.Module, example_input: Tensor, *, adapter: Adapter | None = 
             tracker.freeze(node, "the model's input")
         else:
             tracker.vectors[node] = None  # a weight or a constant
-    graph = _graph(tracker, model, tuple(example_input.shape))
-    if not graph.groups:
-        reasons = "; ".join(sorted(set(graph.frozen.values()))) or "it has no convolution or linear layer"
-        raise PruneError(f"{type(model).__name__} has no channel that can be cut: {reasons}")
-    for name, reason in graph.frozen.items():
-        _LOG.debug("%s keeps its channels: %s", name, reason)
-    return graph
+    return tracker
 
 
 def _graph(tracker: ChannelTracker, model: nn.Module, shape: tuple[int, ...]) -> ChannelGraph:

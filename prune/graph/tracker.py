@@ -86,6 +86,7 @@ class ChannelTracker:
         whole: Path of a layer that cannot be cut -> why; `layers` and `norms` lack it.
         whole_flops: FLOPs per image of the layers in `whole`.
         splits: Equal splits, of atoms.
+        lost: Node -> why the channels of its value cannot be followed.
     """
 
     def __init__(self, owners: Owners, adapter: Adapter) -> None:
@@ -97,6 +98,7 @@ class ChannelTracker:
         self.whole: dict[str, str] = {}
         self.whole_flops = 0
         self.splits: list[Split] = []
+        self.lost: dict[Node, str] = {}
 
     def vector(self, value: Any) -> Vector | None:
         """The channels of an operator's argument."""
@@ -111,7 +113,19 @@ class ChannelTracker:
         """Freeze everything that enters the operator, and return None: what leaves it cannot be followed."""
         for value in node.all_input_nodes:
             self.freeze(value, reason)
+        self.lost[node] = reason
         return None
+
+    def why_lost(self, node: Node) -> str:
+        """Why the channels of a node's value cannot be followed: the reason of what it is made from, if it has none."""
+        seen, waiting = {node}, [node]
+        while waiting:
+            each = waiting.pop(0)
+            if each in self.lost:
+                return self.lost[each]
+            waiting += [used for used in each.all_input_nodes if used not in seen]
+            seen.update(each.all_input_nodes)
+        return "it is made from no channels"
 
     def keep_whole(self, node: Node, name: str, reason: str) -> None:
         """The layer `name` cannot be cut: all that enters it stays, weights that were made from channels too."""
