@@ -92,6 +92,7 @@ def compare(
     *,
     resume: bool = False,
     quiet: bool = False,
+    jobs: int | None = None,
 ) -> ComparisonResults:
     """Do a comparison in a folder, from the start or from where it was; see `distill.comparison.runner.run`.
 
@@ -102,14 +103,19 @@ def compare(
         console: what the user watches.
         resume: go on with the comparison in the folder.
         quiet: of the runs, show warnings only.
+        jobs: runs side by side, each in a process of its own; 1 if None.
     """
+    if jobs is not None and jobs < 1:
+        raise DistillError(f"--jobs {jobs}: give at least 1, the number of runs side by side")
     if resume:
         require_kind(path, "compare")
     comparison = plan(ComparisonResults.read(path) if resume and (path / COMPARISON).is_file() else None)
     with closing(RunFolder.create(path, to_yaml(recipe), resume=resume)) as folder:
         from distill.comparison import runner
 
-        return _watch(lambda: runner.run(comparison, folder, console, quiet=quiet), folder, console, "compare")
+        return _watch(
+            lambda: runner.run(comparison, folder, console, quiet=quiet, jobs=jobs or 1), folder, console, "compare"
+        )
 
 
 def sweep(

@@ -94,6 +94,7 @@ def compare(
     own: Mapping[str, Mapping[str, Any]] | None = None,
     seeds: int | None = None,
     lrs: Iterable[float] | None = None,
+    jobs: int = 1,
     out: str | Path | None = None,
     progress: Progress = False,
     quiet: bool = False,
@@ -108,6 +109,7 @@ def compare(
         own: arms of your own: name -> dotted key -> value.
         seeds: runs of each arm, from the recipe's seed on; 3 by default.
         lrs: learning rates to choose from, for each arm, with the first seed; no search by default.
+        jobs: runs side by side, each in a process of its own.
         out: the folder; `runs/compare-<recipe>-<n>` by default.
         progress: as of `run`.
         quiet: as of `run`.
@@ -125,7 +127,7 @@ def compare(
     parallel.require_single("distill.compare")
     read, path = runs.recipe_and_folder(recipe, overrides_of(overrides, keys), out=out, prefix="compare-")
     with closing(console_of(progress, quiet)) as console:
-        return runs.compare(runs.arms_of(read, arms, own, seeds, lrs), read, path, console, quiet=quiet)
+        return runs.compare(runs.arms_of(read, arms, own, seeds, lrs), read, path, console, quiet=quiet, jobs=jobs)
 
 
 @public

@@ -47,7 +47,7 @@ def compare(args: argparse.Namespace) -> None:
             args.recipe, args.override, out=args.out, resume=args.resume, prefix="compare-"
         )
         plan = partial(arms.plan, recipe, args.arms, args.arm, args.seeds, args.lrs)
-        runs.compare(plan, recipe, path, console, resume=args.resume, quiet=args.quiet)
+        runs.compare(plan, recipe, path, console, resume=args.resume, quiet=args.quiet, jobs=args.jobs)
     if args.open:
         open_page(path / "compare.html")
 

@@ -67,6 +67,7 @@ _COMPARE = (
     _word("--arm", "WAY", "one of your own, 'name=key=value ...'; may be repeated", action="append", default=[]),
     _word("--seeds", "N", "runs of each arm, from the recipe's seed on; 3 by default", type=int),
     _word("--lrs", "LR,LR", "learning rates to choose from, for each arm, with the first seed"),
+    _word("--jobs", "N", "runs side by side, each in a process of its own; 1 by default", type=int),
     *_folder("comparison", "compare-"),
 )
 _PLAN = (

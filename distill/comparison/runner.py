@@ -10,7 +10,8 @@ from pathlib import Path
 
 import prune
 from distill.comparison.arms import BUILTIN, OURS, Comparison, start_of
-from distill.comparison.runs import Runs
+from distill.comparison.processes import run_ahead
+from distill.comparison.runs import Planned, Runs
 from distill.engine.folder import COMPARISON, RunFolder
 from distill.engine.preflight import check_network, fitting, fitting_losses, open_teacher, preflight
 from distill.engine.size import with_size
@@ -23,7 +24,9 @@ from distill.results.comparison import Arm, ArmRun, ComparisonResults, FailedRun
 from distill.yolo.checkpoint.detector import Detector
 
 
-def run(comparison: Comparison, folder: RunFolder, console: Console, *, quiet: bool = False) -> ComparisonResults:
+def run(
+    comparison: Comparison, folder: RunFolder, console: Console, *, quiet: bool = False, jobs: int = 1
+) -> ComparisonResults:
     """Train every arm with every seed, and write the comparison.
 
     Args:
@@ -31,6 +34,7 @@ def run(comparison: Comparison, folder: RunFolder, console: Console, *, quiet: b
         folder: where everything goes; a resumed one goes on after its last finished run, stage or epoch.
         console: what the user watches.
         quiet: of the runs, show warnings only.
+        jobs: how many runs are done side by side, if more than one each in a process of its own.
 
     Returns:
         The content of compare.json.
@@ -43,11 +47,14 @@ def run(comparison: Comparison, folder: RunFolder, console: Console, *, quiet: b
     folder.resolve(to_yaml(comparison.recipe))
     work = _Work(comparison, folder, console, quiet)
     first, *others = comparison.seeds
+    work.ahead(jobs)
     work.prepare(first)
     for arm in comparison.arms:
         for lr in comparison.lrs or (None,):
             work.train(arm, first, lr)
         work.choose(arm)
+    if len(comparison.lrs) > 1:
+        work.ahead(jobs)
     for seed in others:
         work.prepare(seed)
         for arm in comparison.arms:
@@ -119,27 +126,63 @@ class _Work:
         self.runs = Runs(console, total + len(self.starts) * len(comparison.seeds), quiet=quiet)
         self.write()
 
+    def ahead(self, jobs: int) -> None:
+        """Do what can be done by now in several processes; the same runs are then found finished."""
+        if jobs == 1:
+            return
+        first, *others = self.comparison.seeds
+        if self.comparison.recipe.teacher.train is not None:
+            self.prepare(first)  # the seeds have one teacher in common
+        rates = self.comparison.lrs or (None,)
+        trainings = [[self._training(arm, first, lr)] for arm in self.comparison.arms for lr in rates]
+        known = self.chosen if len(rates) > 1 else dict.fromkeys((arm.name for arm in self.comparison.arms), rates[0])
+        trainings += [
+            [self._training(arm, seed, known[arm.name])]
+            for seed in others
+            for arm in self.comparison.arms
+            if arm.name in known
+        ]
+        for chains in ([self._bases(seed) for seed in self.comparison.seeds], trainings):
+            run_ahead(self.runs, chains, jobs, self.console)
+
     def prepare(self, seed: int) -> None:
         """What the arms share with this seed: the networks that their training starts from."""
-        for index, start in enumerate(self.starts, 1):
-            recipe = replace(start, seed=seed)
-            path = self.folder.path / f"base-{index}-seed-{seed}"
-            self.runs.run(recipe, path, f"base {index}, seed {seed}")
-            self.runs.sources.append((recipe, path))  # a finished run that ends where training starts
+        for base in self._bases(seed):
+            self.runs.run(base)
+            self.runs.offer(base)
+
+    def _bases(self, seed: int) -> list[Planned]:
+        """The runs that end where a training starts. Each may take over stages of those before it."""
+        return [
+            Planned(
+                replace(start, seed=seed), self.folder.path / f"base-{index}-seed-{seed}", f"base {index}, seed {seed}"
+            )
+            for index, start in enumerate(self.starts, 1)
+        ]
+
+    def _training(self, arm: Arm, seed: int, lr: float | None) -> Planned:
+        """One run of an arm."""
+        recipe = self.comparison.variant(arm, seed, lr)
+        rate = _rate(recipe)
+        start = start_of(recipe, self.comparison.recipe)
+        return Planned(
+            recipe,
+            self.folder.path / arm.name / f"seed-{seed}-lr-{rate}",
+            f"{arm.name}, seed {seed}, lr {rate}",
+            shared_as=replace(start, distill=replace(start.distill, epochs=recipe.distill.epochs)),
+            is_last=True,
+        )
 
     def train(self, arm: Arm, seed: int, lr: float | None) -> None:
         """One run of an arm. One that fails is noted, and counts as the worst in a search of rates."""
-        recipe = self.comparison.variant(arm, seed, lr)
-        rate = "auto" if recipe.distill.lr is None else f"{recipe.distill.lr:g}"
-        path = self.folder.path / arm.name / f"seed-{seed}-lr-{rate}"
-        start = start_of(recipe, self.comparison.recipe)
-        start = replace(start, distill=replace(start.distill, epochs=recipe.distill.epochs))
+        planned = self._training(arm, seed, lr)
+        recipe, path = planned.recipe, planned.path
         try:
-            results = self.runs.run(recipe, path, f"{arm.name}, seed {seed}, lr {rate}", shared_as=start, is_last=True)
+            results = self.runs.run(planned)
         except DistillError as error:
             if isinstance(error, RunError):
                 raise
-            self.console.warn(f"{arm.name}, seed {seed}, lr {rate}: {error}")
+            self.console.warn(f"{planned.title}: {error}")
             self.failed.append(FailedRun(arm.name, seed, lr, str(error), recipe.distill.lr))
             self.write()
             return
@@ -176,6 +219,10 @@ class _Work:
 
     def write(self) -> None:
         self.folder.write_json(COMPARISON, self.content().to_dict())
+
+
+def _rate(recipe: Recipe) -> str:
+    return "auto" if recipe.distill.lr is None else f"{recipe.distill.lr:g}"
 
 
 def _starts(starts: list[Recipe]) -> list[Recipe]:

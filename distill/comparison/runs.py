@@ -1,9 +1,10 @@
-"""Many runs in one process: each in a folder of its own, from the stages that an earlier one has finished."""
+"""Many runs: each in a folder of its own, from the stages that an earlier one has finished."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,25 @@ from distill.results.networks import STUDENT
 from distill.results.results import FILE, Results
 
 FINISHED = (FILE, "report.html")  # what a run writes last
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that is to be done.
+
+    Attributes:
+        recipe: of the run.
+        path: its folder.
+        title: what the screen calls it.
+        shared_as: what decides which stages are shared, if that is not the recipe itself.
+        is_last: no other run starts from it. When it is finished, only what is small is kept, and the student.
+    """
+
+    recipe: Recipe
+    path: Path
+    title: str
+    shared_as: Recipe | None = None
+    is_last: bool = False
 
 
 class Runs:
@@ -38,46 +58,59 @@ class Runs:
         self.sources: list[tuple[Recipe, Path]] = []
         self._number = 0
 
-    def run(
-        self,
-        recipe: Recipe,
-        path: Path,
-        title: str,
-        stages: Sequence[Stage[Any]] | None = None,
-        *,
-        shared_as: Recipe | None = None,
-        is_last: bool = False,
-    ) -> Results:
+    def run(self, planned: Planned, stages: Sequence[Stage[Any]] | None = None) -> Results:
         """One run: seeded with stages of an earlier one, resumed, or read if it is finished.
 
         Args:
-            recipe: of the run.
-            path: its folder.
-            title: what the header on the screen calls it.
+            planned: what is to be done.
             stages: those that may be taken over; all by default.
-            shared_as: what decides which stages are shared, if that is not the recipe itself.
-            is_last: no other run starts from it. When it is finished, only what is small is kept, and the student.
         """
         self._number += 1
-        self.console.header(f"run {self._number} of {self.total}: {title}")
-        begun = (path / RECIPE).is_file()
-        with closing(RunFolder.create(path, to_yaml(recipe), resume=begun)) as folder:
-            if all((path / name).is_file() for name in FINISHED) and (is_last or not _lacks_files(folder)):
+        path = planned.path
+        self.console.header(f"run {self._number} of {self.total}: {planned.title}")
+        with closing(self._folder(planned)) as folder:
+            if self._is_finished(planned, folder):
                 self.console.line("done before")
                 results: Results | None = Results.read(path)
             else:
-                if not folder.stages or _lacks_files(folder):
-                    self._seed(folder, shared_as or recipe, pipeline.STAGES if stages is None else stages)
+                self._seed(folder, planned, pipeline.STAGES if stages is None else stages)
                 with closing(self.console.for_run(quiet=self.quiet)) as console:
                     console.log_to(path / LOG)
-                    results = pipeline.run(recipe, folder, console)
+                    results = pipeline.run(planned.recipe, folder, console)
             assert results is not None  # there is one process, and it leads
-            if is_last:
+            if planned.is_last:
                 folder.discard([file.name for file in path.glob("*.pt") if not file.name.startswith(STUDENT.name)])
             return results
 
-    def _seed(self, folder: RunFolder, recipe: Recipe, stages: Sequence[Stage[Any]]) -> None:
+    def offer(self, planned: Planned) -> None:
+        """Let later runs take over the stages of one that is finished."""
+        if (planned.recipe, planned.path) not in self.sources:
+            self.sources.append((planned.recipe, planned.path))
+
+    def begin(self, planned: Planned) -> bool:
+        """Leave a run in its folder for another process to resume, with the stages that it shares. False if it is finished."""
+        with closing(self._folder(planned)) as folder:
+            if self._is_finished(planned, folder):
+                return False
+            folder.open()
+            self._seed(folder, planned, pipeline.STAGES)
+        return True
+
+    @staticmethod
+    def _folder(planned: Planned) -> RunFolder:
+        begun = (planned.path / RECIPE).is_file()
+        return RunFolder.create(planned.path, to_yaml(planned.recipe), resume=begun)
+
+    @staticmethod
+    def _is_finished(planned: Planned, folder: RunFolder) -> bool:
+        there = all((planned.path / name).is_file() for name in FINISHED)
+        return there and (planned.is_last or not _lacks_files(folder))
+
+    def _seed(self, folder: RunFolder, planned: Planned, stages: Sequence[Stage[Any]]) -> None:
         """Give a run the stages that it shares with the source that has most of them, unless it has as many itself."""
+        if folder.stages and not _lacks_files(folder):
+            return
+        recipe = planned.shared_as or planned.recipe
         shared, source = max(
             ((_finished(shared_stages(stages, base, recipe), path), path) for base, path in self.sources),
             key=lambda each: len(each[0]),

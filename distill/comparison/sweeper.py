@@ -6,7 +6,7 @@ import traceback
 from dataclasses import replace
 
 import prune
-from distill.comparison.runs import Runs
+from distill.comparison.runs import Planned, Runs
 from distill.comparison.sweep import Point, Sweep, label
 from distill.engine import pipeline
 from distill.engine.folder import RunFolder
@@ -93,7 +93,7 @@ class _Work:
         """One point. One that fails is noted, and the next ones are run."""
         path = self.folder.path / point.name
         try:
-            results = self.runs.run(point.recipe, path, label(point.values), self.shared)
+            results = self.runs.run(Planned(point.recipe, path, label(point.values)), self.shared)
         except Exception as error:
             fault = machine_fault(error, path)
             if isinstance(error, RunError) or isinstance(error, OSError) and fault is not None:

@@ -43,3 +43,8 @@ def pick_device(name: str | torch.device) -> torch.device:
 def in_bfloat16(device: torch.device) -> bool:
     """Whether training uses bfloat16 there. It has float32's range, so losses need no scaling."""
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def loaders() -> int:
+    """How many processes load images for a GPU: as many as PyTorch takes threads, which OMP_NUM_THREADS sets; 8 at most."""
+    return min(8, torch.get_num_threads())

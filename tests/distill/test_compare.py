@@ -113,6 +113,20 @@ def done(here: Path) -> Iterator[tuple[Path, Watch]]:
     yield out, watch
 
 
+def test_runs_side_by_side_come_to_what_they_come_to_one_after_the_other(
+    done: tuple[Path, Watch], here: Path, tmp_path: Path
+) -> None:
+    out, alone = tmp_path / "out", {(run["arm"], run["seed"], run["lr"]): run for run in content(done[0])["runs"]}
+    words = ["--arms", "ours", "--seeds", "1", "--lrs", "1e-3", "--jobs", "2", "--out", str(out), "--quiet"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "run", None)  # every run is done in another process
+        assert main(["compare", str(here / "tiny.yaml"), *words]) == 0
+    (run,) = content(out)["runs"]
+    same = ("start", "map50_95", "history", "schedule", "folder")
+    assert [run[key] for key in same] == [alone["ours", 0, 1e-3][key] for key in same]
+    assert {file.name for file in (out / run["folder"]).glob("*.pt")} == {"student.pt"}
+
+
 def content(out: Path) -> dict[str, Any]:
     return json.loads((out / "compare.json").read_text())
 

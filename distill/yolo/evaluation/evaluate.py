@@ -5,7 +5,6 @@ With the teacher's boxes or scores in place of a student's, it says what the stu
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from distill.errors import DistillError
-from distill.machine.device import pick_device
+from distill.machine.device import loaders, pick_device
 from distill.machine.progress import Bar
 from distill.results.quality import Curves
 from distill.results.records import Brief
@@ -150,7 +149,7 @@ def _validator(model: nn.Module, data: DataSet, settings: EvalSettings) -> tuple
     dataset = build_dataset(data, "val", imgsz=size, batch=settings.batch, stride=stride, by_area=family.area_resize)
     # On a CPU the network takes the time, and loader processes would only take it away from it.
     on_gpu = device.type == "cuda"
-    workers = min(8, os.cpu_count() or 1) if on_gpu else 0
+    workers = loaders() if on_gpu else 0
     loader = DataLoader(dataset, settings.batch, num_workers=workers, collate_fn=dataset.collate_fn, pin_memory=on_gpu)
     limits = {"confidence": CONFIDENCE, "nms_iou": family.evaluation.nms_iou, "sure": SURE}
     return Validator(loader, network, data.config, device=device, **limits), network

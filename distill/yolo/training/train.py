@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from distill.errors import DistillError
 from distill.machine import parallel
 from distill.machine.console import Console
-from distill.machine.device import in_bfloat16, pick_device
+from distill.machine.device import in_bfloat16, loaders, pick_device
 from distill.machine.progress import EpochCallback
 from distill.results.records import Brief
 from distill.training.schedule import Schedule
@@ -108,7 +107,7 @@ def train(
             "imgsz": imgsz,
             "device": device,
             "seed": seed,
-            "workers": min(8, os.cpu_count() or 1) if workers is None else workers,
+            "workers": loaders() if workers is None else workers,
             "patience": patience or 0,
             "amp": "bf16" if in_bfloat16(torch.device(device)) else False,
             **{name: getattr(schedule, name) for name in SAME_NAME},
