@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -68,14 +68,17 @@ class FromContext:
         function: takes tensors by position and its options by keyword only.
         inputs: yields the tensors, once or once per pyramid level; the loss is the mean over them.
         needs: what it reads that not every head has, a key of `distill.losses.NEEDS`.
+        narrow: (context, options) -> the context without the anchors that do not count.
     """
 
     function: Callable[..., Tensor]
     inputs: Callable[[LossContext], Iterable[tuple[Any, ...]]]
     needs: str | None = None
+    narrow: Callable[[LossContext, Mapping[str, Any]], LossContext] = lambda ctx, options: ctx
 
     def __call__(self, ctx: LossContext, **options: Any) -> Tensor:
         """The value for one batch."""
+        ctx = self.narrow(ctx, options)
         return torch.stack([self.function(*tensors, **options) for tensors in self.inputs(ctx)]).mean()
 
 

@@ -7,7 +7,8 @@ threshold.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,10 @@ from distill.errors import DistillError
 from distill.losses.base import FromContext
 from distill.losses.context import LossContext
 
+FOCUS = 2.0  # power of the quality in an anchor's weight
 
-def box_iou(student: Tensor, teacher: Tensor, quality: Tensor, *, focus: float = 2.0) -> Tensor:
+
+def box_iou(student: Tensor, teacher: Tensor, quality: Tensor, *, focus: float = FOCUS) -> Tensor:
     """One minus the overlap of the student's box with the teacher's at the same anchor.
 
         L = Σ_{b,a} w · (1 − IoU(student, teacher)) / max(1, Σ_{b,a} w),   w = quality^focus
@@ -37,7 +40,7 @@ def box_iou(student: Tensor, teacher: Tensor, quality: Tensor, *, focus: float =
     return _weighted_mean(1 - shared / union.clamp(min=1e-6), quality, focus)
 
 
-def box_giou(student: Tensor, teacher: Tensor, quality: Tensor, *, focus: float = 2.0) -> Tensor:
+def box_giou(student: Tensor, teacher: Tensor, quality: Tensor, *, focus: float = FOCUS) -> Tensor:
     """One minus the overlap as in `box_iou`, plus the empty share of the smallest box around both.
 
         L = Σ_{b,a} w · (1 − IoU + (hull − union) / hull) / max(1, Σ_{b,a} w),   w = quality^focus
@@ -56,7 +59,7 @@ def box_giou(student: Tensor, teacher: Tensor, quality: Tensor, *, focus: float 
     return _weighted_mean(value, quality, focus)
 
 
-def box_l1(student: Tensor, teacher: Tensor, quality: Tensor, *, focus: float = 2.0) -> Tensor:
+def box_l1(student: Tensor, teacher: Tensor, quality: Tensor, *, focus: float = FOCUS) -> Tensor:
     """Distance of the student's box sides from the teacher's, in sizes of the teacher's box.
 
         L = Σ_{b,a} w · 1/4 Σ_sides |student − teacher| / size / max(1, Σ_{b,a} w),   w = quality^focus
@@ -68,12 +71,13 @@ def box_l1(student: Tensor, teacher: Tensor, quality: Tensor, *, focus: float = 
     Args, Shape: as for `box_iou`.
     """
     # Below a pixel there is no size to measure by, and the gradient stays bounded.
-    size = (teacher[..., 2:] - teacher[..., :2]).clamp(min=1).repeat(1, 1, 2)  # (B, A, 4) as w h w h
+    size = (teacher[..., 2:] - teacher[..., :2]).clamp(min=1)
+    size = torch.cat((size, size), -1)  # w h w h
     return _weighted_mean(((student - teacher).abs() / size).mean(-1), quality, focus)
 
 
 def dfl_kl(
-    student: Tensor, teacher: Tensor, quality: Tensor, *, focus: float = 2.0, temperature: float = 1.0
+    student: Tensor, teacher: Tensor, quality: Tensor, *, focus: float = FOCUS, temperature: float = 1.0
 ) -> Tensor:
     """Divergence of the student's distributions over box sides from the teacher's (localisation distillation).
 
@@ -108,6 +112,10 @@ def _weighted_mean(value: Tensor, quality: Tensor, focus: float) -> Tensor:
     return (weight * value).sum() / weight.sum().clamp(min=1)
 
 
+def _where_sure(ctx: LossContext, options: Mapping[str, Any]) -> LossContext:
+    return ctx.focused(options.get("focus", FOCUS))
+
+
 def _boxes(ctx: LossContext) -> Iterator[tuple[Tensor, ...]]:
     yield ctx.student.boxes, ctx.teacher.boxes, ctx.quality
 
@@ -119,8 +127,8 @@ def _distributions(ctx: LossContext) -> Iterator[tuple[Tensor, ...]]:
 
 
 LOSSES = {
-    "box_iou": FromContext(box_iou, _boxes),
-    "box_giou": FromContext(box_giou, _boxes),
-    "box_l1": FromContext(box_l1, _boxes),
-    "dfl_kl": FromContext(dfl_kl, _distributions, needs="dist"),
+    "box_iou": FromContext(box_iou, _boxes, narrow=_where_sure),
+    "box_giou": FromContext(box_giou, _boxes, narrow=_where_sure),
+    "box_l1": FromContext(box_l1, _boxes, narrow=_where_sure),
+    "dfl_kl": FromContext(dfl_kl, _distributions, needs="dist", narrow=_where_sure),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,28 @@ from distill.errors import DistillError
 from distill.machine.words import nearest
 
 NECK = "neck"  # the point where features enter the head
+NEGLIGIBLE = 1e-5  # share of the anchors' weights that a loss may leave out: see `LossContext.focused`
+
+
+@dataclass(frozen=True, eq=False)
+class Decode:
+    """Makes boxes of what a head predicts: of all anchors when it is called, or of some.
+
+    Args:
+        predicted: (B, A, ...), from which boxes are made.
+        make: (`predicted` of some anchors (..., N, ...), their indices) -> boxes (..., N, 4).
+    """
+
+    predicted: Tensor
+    make: Callable[[Tensor, Any], Tensor]
+
+    def __call__(self) -> Tensor:
+        """All boxes, (B, A, 4)."""
+        return self.make(self.predicted, slice(None))
+
+    def at(self, image: Tensor, anchor: Tensor) -> Tensor:
+        """The boxes of N anchors, (N, 4), given the index of their image and their own."""
+        return self.make(self.predicted[image, anchor], anchor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +48,7 @@ class Outputs:
         neck: the features that enter the head, one (B, C, H, W) per pyramid level.
         class_logits: (B, A, nc).
         side_logits: (B, A, 4, R) for a head that predicts a distribution over distances to each box side.
-        decode: gives the boxes, (B, A, 4) as x1 y1 x2 y2 in input pixels.
+        decode: gives the boxes, (B, A, 4) as x1 y1 x2 y2 in input pixels; a `Decode` also gives some alone.
         strides: (A,) input pixels to a cell of each anchor's level.
         raw: the outputs as the network's own loss takes them.
         objectness_logits: (B, A) for a head that predicts beside the classes whether an anchor holds an object.
@@ -100,7 +122,24 @@ class Outputs:
         fields = ("neck", "class_logits", "side_logits", "objectness_logits", "raw", "at")
         taken = {name: take(getattr(self, name)) for name in fields}
         decode = None if self.decode is None else lambda: self.boxes[images]
+        if isinstance(self.decode, Decode):
+            decode = replace(self.decode, predicted=self.decode.predicted[images])
         return Outputs(**taken, decode=decode, strides=self.strides)
+
+    def pick(self, image: Tensor, anchor: Tensor) -> Outputs:
+        """The outputs of N anchors as those of one image, given the index of their image and their own, (N,) each."""
+
+        def take(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[image, anchor][None]
+
+        def boxes() -> Tensor:
+            decode = self.decode
+            return (decode.at(image, anchor) if isinstance(decode, Decode) else self.boxes[image, anchor])[None]
+
+        fields = ("class_logits", "side_logits", "objectness_logits")
+        taken: dict[str, Any] = {name: take(getattr(self, name)) for name in fields}
+        strides = None if self.strides is None else self.strides[anchor]
+        return replace(self, **taken, decode=boxes, strides=strides, raw=None)
 
     def tensors(self) -> list[Tensor]:
         """Every tensor that a loss can reach the network through."""
@@ -154,6 +193,7 @@ class LossContext:
     points: tuple[str, ...] = (NECK,)
     channels: Mapping[str, Sequence[Channels]] = field(default_factory=dict)
     _pairs: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict, init=False, repr=False)
+    _focused: dict[float, LossContext] = field(default_factory=dict, init=False, repr=False)
 
     def __repr__(self) -> str:
         return f"LossContext(images {tuple(self.images.shape)}, student={self.student!r}, progress {self.progress:.0%})"
@@ -200,6 +240,20 @@ class LossContext:
         with torch.no_grad():
             return anchor_quality(self.teacher.scores, self.teacher.objectness)
 
+    def focused(self, power: float) -> LossContext:
+        """The context of those anchors alone that count in a mean weighted by quality^power, as those of one image.
+
+        Most anchors see background. What is left out holds less than `NEGLIGIBLE` of the weights, so such a mean of values
+        between 0 and 1 moves by less than that; and nothing is decoded or compared there.
+        """
+        if power not in self._focused:
+            weight = self.quality**power
+            counts = ~(weight <= NEGLIGIBLE * weight.mean())  # what is not a number counts
+            image, anchor = counts.nonzero(as_tuple=True)
+            outputs = self.student.pick(image, anchor), self.teacher.pick(image, anchor)
+            self._focused[power] = replace(self, student=outputs[0], teacher=outputs[1])
+        return self._focused[power]
+
     @property
     def strides(self) -> Tensor | None:
         """Input pixels to a cell of each anchor's level, (A,)."""
@@ -211,5 +265,5 @@ def anchor_quality(scores: Tensor, objectness: Tensor | None = None) -> Tensor:
 
     Shape: logits (B, A, nc), (B, A) -> (B, A), 0 to 1.
     """
-    best = scores.sigmoid().amax(-1)
+    best = scores.amax(-1).sigmoid()
     return best if objectness is None else best * objectness.sigmoid()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -142,6 +143,11 @@ def _scores_beside_objectness(ctx: LossContext) -> Iterator[tuple[Tensor | bool,
     yield ctx.student.scores, ctx.teacher.scores, ctx.quality, ctx.teacher.objectness is not None
 
 
+def _where_objects_are(ctx: LossContext, options: Mapping[str, Any]) -> LossContext:
+    """Beside objectness, an anchor weighs as much as its quality."""
+    return ctx if ctx.teacher.objectness is None else ctx.focused(1.0)
+
+
 def _objectness(ctx: LossContext) -> Iterator[tuple[Tensor, ...]]:
     if ctx.student.objectness is None or ctx.teacher.objectness is None:
         raise DistillError("loss 'objectness_bce': this head has no objectness; use 'score_bce' instead")
@@ -149,7 +155,7 @@ def _objectness(ctx: LossContext) -> Iterator[tuple[Tensor, ...]]:
 
 
 LOSSES = {
-    "score_bce": FromContext(score_bce, _scores_beside_objectness),
+    "score_bce": FromContext(score_bce, _scores_beside_objectness, narrow=_where_objects_are),
     "score_dist": FromContext(score_dist, _scores),
     "objectness_bce": FromContext(objectness_bce, _objectness, needs="objectness"),
 }

@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from distill.losses.context import Outputs
+from distill.losses.context import Decode, Outputs
 from distill.yolo.families.family import Family
 from distill.yolo.upstream import Detect
 
@@ -27,7 +27,7 @@ def outputs(head: nn.Module, raw: Any) -> Outputs:
         neck=tuple(raw["feats"]),
         class_logits=raw["scores"].transpose(1, 2),
         side_logits=sides if sides.shape[-1] > 1 else None,
-        decode=lambda: decode(sides, cells, strides),
+        decode=Decode(sides, lambda predicted, anchor: decode(predicted, cells[anchor], strides[anchor])),
         strides=strides.squeeze(-1),
         raw=raw,
     )
@@ -37,13 +37,13 @@ def decode(sides: Tensor, cells: Tensor, strides: Tensor) -> Tensor:
     """Boxes in pixels from what a head predicts of their sides.
 
     Args:
-        sides: (B, A, 4, R), logits over the distances 0, 1, …, R − 1 cells to the left, top, right and bottom side;
+        sides: (..., A, 4, R), logits over the distances 0, 1, …, R − 1 cells to the left, top, right and bottom side;
             with R = 1 the distance itself.
         cells: (A, 2) centre of each anchor in cells.
         strides: (A, 1) pixels to a cell.
 
     Returns:
-        (B, A, 4) as x1 y1 x2 y2 in input pixels.
+        (..., A, 4) as x1 y1 x2 y2 in input pixels.
     """
     sides = sides.float()
     bins = sides.shape[-1]

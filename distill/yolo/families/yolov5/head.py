@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from distill.losses.context import Outputs
+from distill.losses.context import Decode, Outputs
 from distill.yolo.checkpoint.stand_ins import GraphParts
 from distill.yolo.families.yolov5.loss import anchor_loss
 
@@ -112,21 +113,43 @@ def outputs(head: Any, raw: Any) -> Outputs:
     """What losses read, of what a network with this head returned in train mode."""
     maps = [head.split(level) for level in raw["maps"]]
     flat = torch.cat([level.flatten(1, 3) for level in maps], 1)  # (B, A, 5 + nc)
-    anchors = torch.tensor([level.shape[1:4].numel() for level in maps])  # of each level
-
-    def decode() -> Tensor:
-        boxes = torch.cat([head.decode(level.float(), i) for i, level in enumerate(raw["maps"])], 1)
-        centre, size = boxes[..., :2], boxes[..., 2:4]
-        return torch.cat((centre - size / 2, centre + size / 2), -1)
-
+    shapes = [level.shape[2:4] for level in maps]  # rows and columns
+    anchors = torch.tensor([head.na * shape.numel() for shape in shapes])  # of each level
     return Outputs(
         neck=tuple(raw["feats"]),
         class_logits=flat[..., 5:],
         objectness_logits=flat[..., 4],
-        decode=decode,
+        decode=Decode(flat[..., :4], partial(corners, head, shapes)),
         strides=head.stride.repeat_interleave(anchors.to(head.stride.device)),
         raw=maps,
     )
+
+
+def corners(head: Any, shapes: Sequence[torch.Size], predicted: Tensor, anchor: Any) -> Tensor:
+    """The boxes of some anchors as x1 y1 x2 y2 in input pixels, by the formula of `AnchorDetect.decode`.
+
+    Args:
+        head: an `AnchorDetect`.
+        shapes: rows and columns of each level.
+        predicted: (..., N, 4), what the head gives of the boxes.
+        anchor: the indices of the N anchors.
+    """
+    strides, cells, sizes = (each[anchor] for each in _priors(head, shapes))
+    p = predicted.float().sigmoid()
+    centre = (p[..., :2] * 2 - 0.5 + cells) * strides
+    half = (p[..., 2:] * 2) ** 2 * sizes / 2
+    return torch.cat((centre - half, centre + half), -1)
+
+
+def _priors(head: Any, shapes: Sequence[torch.Size]) -> tuple[Tensor, ...]:
+    """Of all anchors: stride in pixels (A, 1), x y of the cell (A, 2), width and height in pixels (A, 2)."""
+    levels = []
+    for (rows, columns), anchors, stride in zip(shapes, head.anchors, head.stride, strict=True):
+        y, x = torch.meshgrid(*(torch.arange(n, device=anchors.device) for n in (rows, columns)), indexing="ij")
+        cells = torch.stack((x, y), -1).flatten(0, 1).repeat(head.na, 1)
+        sizes = (anchors * stride).repeat_interleave(rows * columns, 0)
+        levels.append((stride.expand(len(cells), 1), cells, sizes))
+    return tuple(torch.cat(parts) for parts in zip(*levels, strict=True))
 
 
 def label_terms(model: Any, outputs: Outputs, batch: Mapping[str, Any]) -> dict[str, Tensor]:
