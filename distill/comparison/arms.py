@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from distill.errors import DistillError
 from distill.machine.words import nearest
 from distill.recipe.load import changed
-from distill.recipe.schema import Accept, Distill, Latency, Recipe
+from distill.recipe.schema import Accept, Distill, Latency, Recipe, Unlabelled
 from distill.results.comparison import Arm, ComparisonResults
 
 DEFAULT = ("finetune", "ultralytics", "ours", "ours-unlabelled")
@@ -67,8 +67,16 @@ def start_of(variant: Recipe, common: Recipe) -> Recipe:
     distill = Distill(epochs=0)
     if variant.sparsify and variant.sparsify.distill:
         distill = replace(distill, losses=common.distill.losses, labels=common.distill.labels)
+    unlabelled = variant.unlabelled and Unlabelled(images=variant.unlabelled.images, frames=variant.unlabelled.frames)
     return replace(
-        variant, name="base", distill=distill, accept=Accept(), export=(), latency=Latency(runs=1), pictures=0
+        variant,
+        name="base",
+        unlabelled=unlabelled,
+        distill=distill,
+        accept=Accept(),
+        export=(),
+        latency=Latency(runs=1),
+        pictures=0,
     )
 
 

@@ -18,7 +18,7 @@ from torch import nn
 import prune
 from distill.engine.judge import Judge
 from distill.engine.planning import budget as budget_of
-from distill.engine.preflight import Preflight, preflight
+from distill.engine.preflight import Preflight, preflight, scratch_frames
 from distill.engine.stages.repair import mend
 from distill.engine.statistics import Statistics
 from distill.errors import DistillError
@@ -70,7 +70,7 @@ def trace_curve(
     if recipe.prune is None:
         raise DistillError("prune is null, so there is nothing to cut: give prune.flops=0.5")
     untrained = replace(recipe, sparsify=None, distill=Distill(epochs=0), export=())
-    checked = preflight(untrained, progress=console.track)
+    checked = preflight(untrained, frames=scratch_frames, progress=console.track)
     checked.introduce(console)
     checked.show(console)
     for note in _notes(recipe, options):
@@ -167,6 +167,8 @@ class _Curve:
         keys: dict[str, Any] = {"data": str(data), "imgsz": recipe.size, "batch": recipe.batch, "seed": recipe.seed}
         keys |= {"budget": next(key for key in Prune.EXACTLY_ONE if getattr(self.cut, key) is not None), **limits}
         keys["repair.images"] = repair.images if repair else None
+        if recipe.unlabelled is not None:
+            keys |= {"unlabelled.images": list(recipe.unlabelled.images), "unlabelled.frames": recipe.unlabelled.frames}
         digest = hashlib.sha256(Path(self.teacher.source).read_bytes()).hexdigest()
         return CurveSetting(keys, digest[:DIGITS], repair.steps if repair and self.options.full_repair else 0)
 

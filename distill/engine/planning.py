@@ -29,7 +29,7 @@ def calibration_images(recipe: Recipe, teacher: Detector, data: DataSet, count: 
     Args:
         recipe: its `size` and `seed` count.
         teacher: the network that will see them.
-        data: the training images are taken from it.
+        data: the training images are taken from it, those with and without labels as many as there are of each.
         count: of images, at most.
 
     Returns:
@@ -37,7 +37,9 @@ def calibration_images(recipe: Recipe, teacher: Detector, data: DataSet, count: 
     """
     by_area = family_of(teacher.model).area_resize
     frame = stride_of(teacher.model) // 2
-    return calibration(data.train, count, recipe.size, seed=recipe.seed, by_area=by_area, frame=frame)
+    return calibration(
+        (*data.train, *data.unlabelled), count, recipe.size, seed=recipe.seed, by_area=by_area, frame=frame
+    )
 
 
 def trace(model: nn.Module, size: int) -> prune.ChannelGraph:

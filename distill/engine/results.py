@@ -52,7 +52,12 @@ def assemble(session: Session) -> Results:
         imgsz=recipe.size,
         seed=recipe.seed,
         data=DataFacts(
-            str(data.path), len(data.train), len(data.val), tuple((data.names or {}).values()), data.labelled
+            str(data.path),
+            len(data.train),
+            len(data.val),
+            tuple((data.names or {}).values()),
+            data.labelled,
+            len(data.unlabelled),
         ),
         agreement=None if data.labelled else _agreement(session, teacher),
         device=env.device_name(str(session.device)),

@@ -25,6 +25,7 @@ from distill.recipe.schema import Recipe
 from distill.results.networks import PRUNED, REPAIRED, SPARSE, TEACHER, Network
 from distill.results.results import Evaluation
 from distill.training import schedule as schedules
+from distill.training.mixture import Mixture
 from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
 from distill.yolo.checkpoint import detector as checkpoint
@@ -61,7 +62,7 @@ class Session:
             console,
             on_epoch,
         )  # the recipe that `_generate` reads
-        checked = preflight(recipe, generate=self._generate, progress=console.track)
+        checked = preflight(recipe, generate=self._generate, frames=self._frames, progress=console.track)
         assert checked.data is not None  # generated data are there too
         self.recipe = checked.recipe
         folder.resolve(to_yaml(self.recipe))
@@ -81,6 +82,11 @@ class Session:
             shapes.generate(path.parent, **asdict(self.recipe.shapes), progress=self.console.track)
         parallel.broadcast()
         return path
+
+    def _frames(self) -> Path:
+        """The folder that frames of videos are written into."""
+        self.folder.open()
+        return self.folder.path / "data" / "frames"
 
     @property
     def base(self) -> Network:
@@ -158,6 +164,20 @@ class Session:
         labels = self.recipe.distill.labels if self.data.labelled else 0.0
         return outputs.distillation(student.model, [teacher], labels=labels)
 
+    @property
+    def _mixture(self) -> Mixture | None:
+        """Images of both kinds, if there are any without labels beside labelled ones."""
+        beside, options = self.data.unlabelled, self.recipe.unlabelled
+        if options is None or not beside:
+            return None
+        return Mixture(len(self.data.train), len(beside), options.ratio, taught=bool(self.losses))
+
+    @property
+    def epoch_images(self) -> int:
+        """How many images an epoch of training shows, about."""
+        batch, mixture = self.recipe.distill.batch or self.recipe.batch, self._mixture
+        return batch * mixture.steps(batch) if mixture else len(self.data.train)
+
     def training_start(self, lr: float | None = None, freeze_bn: bool = False) -> tuple[Detector, Schedule]:
         """The network that training starts from, with BatchNorm statistics of augmented images, and the schedule.
 
@@ -172,6 +192,7 @@ class Session:
             freeze_bn=freeze_bn,
             keep_batch=options.batch is not None,
             processes=parallel.world(),
+            mixture=self._mixture,
         )
         reestimate_batchnorm(
             student.model, self.data, schedule, imgsz=self.recipe.size, device=self.device, seed=self.recipe.seed

@@ -13,7 +13,7 @@ import prune
 from distill.engine.curve import CurveOptions, trace_curve
 from distill.engine.folder import RECIPE
 from distill.engine.planning import make_plan
-from distill.engine.preflight import Preflight, load_data, preflight
+from distill.engine.preflight import Preflight, load_data, preflight, scratch_frames
 from distill.engine.size import ImageSize, image_size
 from distill.errors import DistillError
 from distill.machine.console import Console
@@ -80,7 +80,8 @@ class Exports(tuple[Exported, ...]):
 def plan(recipe: Recipe, console: Console) -> prune.PrunePlan:
     """What a run would cut, layer by layer, with the parameters and FLOPs that are left. Nothing is written."""
     _require_inputs(recipe)
-    checked = preflight(replace(recipe, sparsify=None, distill=Distill(epochs=0), export=()), progress=console.track)
+    untrained = replace(recipe, sparsify=None, distill=Distill(epochs=0), export=())
+    checked = preflight(untrained, frames=scratch_frames, progress=console.track)
     assert checked.teacher is not None and checked.data is not None  # neither is made by a run
     checked.introduce(console)
     checked.show(console)

@@ -24,6 +24,7 @@ PREFIX = "distill-private-"
 def settle() -> None:
     """Tell the libraries where to write. Call it before they are imported."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # a video that cannot be decoded is a line of ours
     home = Path(os.path.expanduser("~"))
     config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
     cached = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")

@@ -61,6 +61,28 @@ class TeacherTrain:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unlabelled:
+    """Images without labels beside `data`, in every batch: the teacher teaches on them too, and repair sees them."""
+
+    SHORT: ClassVar = "images"
+
+    images: tuple[str, ...] = key(
+        "Folders of images, .txt lists of images, or videos; label files beside them are not read.",
+        path=True,
+        given=True,
+        example="[more, clip.mp4]",
+    )
+    ratio: float | None = key(
+        "Images without labels for each labelled one in a batch; auto: as many as there are, at most 3.",
+        None,
+        _POSITIVE,
+        none="auto",
+    )
+    weight: float = key("Factor of the teacher's losses on them; 1: as on labelled images.", 1.0, _POSITIVE)
+    frames: int = key("Most frames taken of a video, evenly spread.", 300, _COUNT)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Teacher:
     """Where the teacher comes from, if not from `model`."""
 
@@ -142,6 +164,7 @@ class Recipe:
     data: str = key(
         "A data.yaml, a folder of images, or shapes: a generated set.", path=True, given=True, words=(SHAPES,)
     )
+    unlabelled: Unlabelled | None = key(default=None)
     imgsz: int | None = key(_IMGSZ, None, _SIZE, none="auto")
     batch: int = key("Images in a batch.", 16, _COUNT)
     device: str = key(_DEVICE, "", empty=True)

@@ -70,7 +70,7 @@ def _risen(history: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _repair(results: Results) -> str:
-    options, images = results.recipe["repair"], results.data.train_images
+    options, images = results.recipe["repair"], results.data.train_images + results.data.unlabelled_images
     if results.recipe["prune"] is None:
         return ""
     if options is None:
@@ -79,7 +79,7 @@ def _repair(results: Results) -> str:
     if used < images and used <= options["images"]:
         return f"Repair saw {used} of {images} training images: `repair.images={min(images, 4 * used)}`."
     if used < FEW_IMAGES:
-        return f"Repair saw {used} images, which is few. Images without labels help it too: add some to the training images."
+        return f"Repair saw {used} images, which is few. Images without labels help it too: `unlabelled=FOLDER`."
     return ""
 
 

@@ -45,6 +45,8 @@ def legend(results: Results) -> list[str]:
     recipe, distill = results.recipe, results.recipe["distill"]
     labelled = results.data.labelled and distill["labels"] > 0
     training = "training against the teacher" + (" and on the labels" if labelled else "")
+    if results.data.unlabelled_images:
+        training += f", with {results.data.unlabelled_images} unlabelled images"
     if not distill["losses"]:
         training = "training on the labels alone"
     student = training.replace("training", "trained", 1)

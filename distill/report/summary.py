@@ -139,10 +139,11 @@ def _setting(one: Results | Comparison) -> str:
     facts = one if isinstance(one, Results) else one.about
     before = facts.teacher
     versions = [f"{name} {facts.versions[name]}" for name in ("torch", "ultralytics") if name in facts.versions]
+    beside = f", {facts.data.unlabelled_images} unlabelled" if facts.data.unlabelled_images else ""
     quality = "" if before.map50_95 is None else f"mAP50-95 {before.map50_95:.3f}, "
     return (
         f"Teacher: {quality}{digits(before.params / 1e6)} M parameters, {digits(before.gflops)} GFLOPs. "
-        f"Data: {facts.data.train_images} train and {facts.data.val_images} val images. "
+        f"Data: {facts.data.train_images} train{beside} and {facts.data.val_images} val images. "
         f"Machine: {', '.join([facts.device, *versions])}."
     )
 

@@ -18,7 +18,7 @@ def schedule(values: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     if not values:
         return []
     pairs = [
-        ("length", _words(values, "{epochs} epochs, {steps} steps of {batch} images")),
+        ("length", _words(values, "{epochs} epochs, {steps} steps of {batch} images") + _labelled(values)),
         ("optimizer", _words(values, "{optimizer}, weight decay {weight_decay:g}") + _momentum(values)),
         ("learning rate", _rate(values)),
         ("BatchNorm", _batchnorm(values)),
@@ -35,6 +35,13 @@ def _words(values: Mapping[str, Any], text: str) -> str:
         return text.format_map(values)
     except KeyError:
         return ""
+
+
+def _labelled(values: Mapping[str, Any]) -> str:
+    labelled, batch = values.get("labelled"), values.get("batch")
+    if labelled is None or batch is None:
+        return ""
+    return ", all with labels" if labelled == batch else f", {labelled} with labels and {batch - labelled} without"
 
 
 def _momentum(values: Mapping[str, Any]) -> str:

@@ -117,6 +117,13 @@ class DataFacts(Brief):
     val_images: int
     classes: tuple[str, ...]
     labelled: bool
+    unlabelled_images: int = 0  # beside those of train
+
+    @property
+    def described(self) -> str:
+        """How many images there are of each kind."""
+        beside = f" + {self.unlabelled_images} unlabelled" if self.unlabelled_images else ""
+        return f"{self.train_images}{beside} + {self.val_images} images"
 
 
 @dataclass(frozen=True, repr=False)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from distill.losses.spec import half_cosine
+from distill.training.mixture import Mixture
 
 SHORT = 1000  # optimizer steps below which a recovery takes smaller batches, to have more steps
 TINY = 250  # and below which it takes even smaller ones
@@ -24,6 +25,7 @@ class Schedule:
     epochs: int
     batch: int  # images to a forward pass
     steps: int  # optimizer steps in the whole run
+    labelled: int | None = None  # of the images of a batch, so many have labels; None if all images are of one kind
     optimizer: str = "AdamW"
     lr: float = 3e-4  # at its highest
     lrf: float = 0.01  # the last learning rate as a part of the highest
@@ -58,9 +60,10 @@ class Schedule:
         mosaic = f"mosaic {self.mosaic:g}" if self.mosaic else "no mosaic"
         if self.mosaic and self.close_mosaic:
             mosaic += f", none in the last {self.close_mosaic} epochs"
+        labelled = "" if self.labelled is None else f", {self.labelled} of them with labels"
         bn = "" if self.bn_momentum is None else f"BatchNorm momentum {self.bn_momentum:g}"
         parts = [
-            f"{self.epochs} epochs, {self.steps} steps of {self.batch} images",
+            f"{self.epochs} epochs, {self.steps} steps of {self.batch} images{labelled}",
             f"{self.optimizer}, lr {self.lr:.1e} to {self.lr * self.lrf:.1e} by cosine",
             f"{self.warmup_steps} steps of warm-up" if self.warmup_steps else "no warm-up",
             "BatchNorm statistics frozen" if self.freeze_bn else bn,
@@ -78,6 +81,7 @@ def recovery(
     freeze_bn: bool = False,
     keep_batch: bool = False,
     processes: int = 1,
+    mixture: Mixture | None = None,
 ) -> Schedule:
     """Training a repaired student towards its teacher: a correction, not a new start.
 
@@ -93,19 +97,25 @@ def recovery(
         freeze_bn: BatchNorm keeps its statistics. Otherwise they start as the repaired student's, and move slowly.
         keep_batch: take `batch` as it is.
         processes: number of processes that share a batch, each with the same number of images.
+        mixture: images without labels beside them; None if there are none.
     """
+
+    def steps_of(batch: int) -> int:
+        return epochs * mixture.steps(batch, processes) if mixture else _steps(images, batch, epochs)
+
     for least, few in ((8, SHORT), (4, TINY)):
-        while not keep_batch and batch > least and _steps(images, batch, epochs) < few:
+        while not keep_batch and batch > least and steps_of(batch) < few:
             smaller = max(least, batch // 2)
             if smaller % processes:
                 break
             batch = smaller
-    steps = _steps(images, batch, epochs)
+    steps = steps_of(batch)
     short = steps < 2 * SHORT
     return Schedule(
         epochs=epochs,
         batch=batch,
         steps=steps,
+        labelled=mixture.split(batch, processes)[0] if mixture else None,
         lr=LR if lr is None else lr,
         warmup_steps=min(100, steps // 20),
         bn_momentum=0.03 if short else 0.01,

@@ -10,6 +10,7 @@ functions and classes give what ultralytics has other names, and leave the rest 
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,13 +22,13 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Sampler
 from ultralytics import __version__
 from ultralytics.cfg import get_cfg
 from ultralytics.data.augment import LetterBox
-from ultralytics.data.build import build_dataloader
+from ultralytics.data.build import InfiniteDataLoader, build_dataloader, seed_worker
 from ultralytics.data.dataset import YOLODataset
-from ultralytics.data.utils import IMG_FORMATS, exif_size, img2label_paths
+from ultralytics.data.utils import IMG_FORMATS, VID_FORMATS, exif_size, img2label_paths
 from ultralytics.engine.exporter import Exporter
 from ultralytics.engine.exporter import export_formats as _export_formats
 from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
@@ -110,6 +111,32 @@ class RecordsDataset(YOLODataset):
             raise FileNotFoundError(self.im_files[i])
         resized = self._resize(image, cast(int, self.imgsz))
         return resized, image.shape[:2], resized.shape[:2]
+
+
+def sampled_loader(
+    dataset: Dataset[Any], batch: int, sampler: Sampler[int], *, workers: int, device: torch.device
+) -> DataLoader:
+    """A loader like that of `build_dataloader`, of images in the order of a sampler.
+
+    Args:
+        dataset: it has `collate_fn`.
+        batch: images in a batch.
+        sampler: of an epoch; asked again for each.
+        workers: processes that load images, at most.
+        device: where the batches go.
+    """
+    workers = min(workers, os.cpu_count() or 1) if len(sampler) > batch else 0  # type: ignore[arg-type]
+    return InfiniteDataLoader(
+        dataset=dataset,
+        batch_size=batch,
+        sampler=sampler,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=device.type == "cuda",
+        collate_fn=dataset.collate_fn,  # type: ignore[attr-defined]
+        worker_init_fn=seed_worker,
+        generator=torch.Generator(),
+    )
 
 
 class TrainedModule(nn.Module):
@@ -210,13 +237,19 @@ class TrainingLoop(DetectionTrainer):
         """Our description of the data; nothing is read or downloaded."""
         return self._data
 
+    def make_loader(self, batch: int) -> DataLoader | None:
+        """A loader of training images for this process; None for the loop's own, of `make_dataset`."""
+        return None
+
     def build_dataset(self, img_path: Any, mode: str = "train", batch: int | None = None) -> Any:
         """The training images; `img_path` is not read."""
         return self.make_dataset(batch or 1)
 
     def get_dataloader(self, dataset_path: Any, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
         """The loop wants a loader for validation too; `validate` uses its own."""
-        return self.train_loader if mode == "val" else super().get_dataloader(dataset_path, batch_size, rank, mode)
+        if mode == "val":
+            return self.train_loader
+        return self.make_loader(batch_size) or super().get_dataloader(dataset_path, batch_size, rank, mode)
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Move a batch to the device, then call the hook."""

@@ -47,11 +47,11 @@ TRAIN = Stage(
     "train",
     TrainRecord,
     _work,
-    reads=("distill", "workers", "seed"),
+    reads=("distill", "unlabelled", "workers", "seed"),
     makes=networks.TRAINED,
     files=(METRICS,),
     says=lambda record: f"best of {len(record.history)} epochs: {record.best_epoch}",
     when=lambda recipe: recipe.distill.epochs > 0,
     distributed=True,
-    passes=lambda session: session.recipe.distill.epochs * (4 * len(session.data.train) + len(session.data.val)),
+    passes=lambda session: session.recipe.distill.epochs * (4 * session.epoch_images + len(session.data.val)),
 )

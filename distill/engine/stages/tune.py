@@ -36,8 +36,8 @@ TUNE = Stage(
     "tune",
     Tuning,
     _work,
-    reads=("distill", "repair", "seed"),
+    reads=("distill", "unlabelled", "repair", "seed"),
     says=lambda record: f"lr {record.lr:.1e}",
     when=lambda recipe: recipe.distill.epochs > 0,
-    passes=lambda session: len(session.data.train) * session.recipe.distill.epochs,
+    passes=lambda session: session.epoch_images * session.recipe.distill.epochs,
 )

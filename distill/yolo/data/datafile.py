@@ -114,7 +114,7 @@ def _expand(path: Path, root: Path, key: str, entry: str) -> list[Path]:
     elif is_image(place.name):
         images = [place]
     elif place.suffix.lower() == ".txt" and place.is_file():
-        images = _read_list(path, place, root)
+        images = read_list(path, place, root)
     else:
         raise DistillError(f"{named} is neither a folder of images nor a .txt list of them")
     if not images:
@@ -122,8 +122,17 @@ def _expand(path: Path, root: Path, key: str, entry: str) -> list[Path]:
     return images
 
 
-def _read_list(path: Path, listing: Path, root: Path) -> list[Path]:
-    """The images that a .txt names, one a line: relative to the list or to the data folder, or absolute."""
+def read_list(path: Path, listing: Path, root: Path) -> list[Path]:
+    """The images that a .txt names, one a line: relative to the list or to the data folder, or absolute.
+
+    Args:
+        path: what names the list, for messages.
+        listing: the .txt.
+        root: the data folder.
+
+    Raises:
+        DistillError: the list cannot be read, or an image is not there.
+    """
     images, missing = [], []
     try:
         lines = read_text(listing).splitlines()

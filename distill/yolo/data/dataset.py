@@ -22,8 +22,9 @@ from distill.yolo.data import classes, datafile, labels
 from distill.yolo.data.files import FORMATS, find_images, identities
 from distill.yolo.data.labels import Records
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val", "unlabelled"]
 
+UNLABELLED = "unlabelled"  # the split of images without labels beside labelled ones, and their key in a recipe
 MIN_CLASS_OBJECTS = 5  # AP of a class with fewer objects says little
 MIN_VAL_OBJECTS = 100  # with fewer objects in val every AP says little, and the owner of the data knows
 
@@ -43,6 +44,12 @@ class DataSet(Brief):
     notes: tuple[str, ...] = ()  # how the data were read, where that is not obvious
     warnings: tuple[str, ...] = ()  # what the user should know although it stops nothing
     records: dict[str, Records] = field(default_factory=dict, repr=False, compare=False)  # of each split
+    videos: tuple[Path, ...] = ()  # images to come: see `distill.yolo.data.unlabelled`
+
+    @property
+    def unlabelled(self) -> tuple[Path, ...]:
+        """Image files without labels beside the labelled ones of `train`; none if those have no labels either."""
+        return tuple(Path(record["im_file"]) for record in self.records.get(UNLABELLED, ()))
 
 
 def load(
@@ -99,7 +106,8 @@ def fingerprint(data: DataSet) -> str:
         for record in records:
             digest.update(f"{split} {os.path.basename(record['im_file'])} {record['bytes']} ".encode(errors="replace"))
             digest.update(record["cls"].tobytes() + record["bboxes"].tobytes())
-    return f"{len(data.train)} + {len(data.val)} images, {digest.hexdigest()[:12]}"
+    counts = " + ".join(str(len(images)) for images in (data.train, data.val, data.unlabelled) if images)
+    return f"{counts} images, {digest.hexdigest()[:12]}"
 
 
 def _load_folder(path: Path, names: Mapping[int, str] | None, progress: ProgressCallback | None) -> DataSet:

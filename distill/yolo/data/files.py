@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
-from distill.yolo.upstream import IMG_FORMATS, img2label_paths
+from distill.yolo.upstream import IMG_FORMATS, VID_FORMATS, img2label_paths
 
 FORMATS = ", ".join(sorted(IMG_FORMATS))
 
@@ -16,8 +19,20 @@ def is_image(name: str) -> bool:
     return name.rpartition(".")[-1].lower() in IMG_FORMATS
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Every image file in `folder` and below it, sorted. Links are followed, but no folder is entered twice."""
+def is_video(name: str) -> bool:
+    """Whether a file is named like a video."""
+    return name.rpartition(".")[-1].lower() in VID_FORMATS
+
+
+def find_images(folder: Path, wanted: Callable[[str], bool] = is_image) -> list[Path]:
+    """Every file in `folder` and below it that is named like an image, sorted.
+
+    Links are followed, but no folder is entered twice.
+
+    Args:
+        folder: where to look.
+        wanted: whether a name is one of those that are looked for.
+    """
     entered, found, waiting = set(), [], [str(folder)]
     while waiting:
         for place, folders, names in os.walk(waiting.pop(0)):
@@ -26,7 +41,7 @@ def find_images(folder: Path) -> list[Path]:
                 folders.clear()
                 continue
             entered.add(real)
-            found += [Path(place, name) for name in names if is_image(name)]
+            found += [Path(place, name) for name in names if wanted(name)]
             # After all others: an image is then named by the folder that it lies in, not by a link to that.
             waiting += [link for name in sorted(folders) if os.path.islink(link := os.path.join(place, name))]
     return sorted(found)
@@ -52,6 +67,22 @@ def identities(images: Iterable[str | Path]) -> list[str]:
 def once(images: Sequence[Path]) -> list[Path]:
     """The images without those that are there already by another way."""
     return list(dict(zip(reversed(identities(images)), reversed(images), strict=True)).values())
+
+
+def shared(images: Sequence[Path], others: Sequence[Path]) -> set[Path]:
+    """Those of the images that are among the others: the same file, or another one with the same content."""
+    known = set(identities(others))
+    found = {image for image, name in zip(images, identities(images), strict=True) if name in known}
+    rest = [image for image in images if image not in found]
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    for other in others if rest else ():
+        by_size[other.stat().st_size].append(other)
+    digest = cache(lambda file: hashlib.sha256(file.read_bytes()).digest())
+    for image in rest:
+        alike = by_size.get(image.stat().st_size, ())
+        if alike and digest(image) in map(digest, alike):
+            found.add(image)
+    return found
 
 
 def locate(written: str, folders: Iterable[Path], exists: Callable[[str], bool] = os.path.exists) -> Path | None:

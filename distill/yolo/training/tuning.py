@@ -23,6 +23,7 @@ from distill.training.task import DistillationTask
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
 from distill.yolo.families.adapter import YOLO_ADAPTER
+from distill.yolo.training.batches import mixed_loader
 from distill.yolo.training.learner import Learner
 from distill.yolo.upstream import build_dataloader, get_cfg, init_seeds
 
@@ -222,8 +223,12 @@ def _loss(learner: Learner, batch: Mapping[str, Any]) -> Tensor:
 def _batches(data: DataSet, schedule: Schedule, imgsz: int, augment: bool) -> Iterator[dict[str, Any]]:
     """Endless batches of training images in random order."""
     hyp = get_cfg(overrides={"imgsz": imgsz, **schedule.augmentation})
-    dataset = build_dataset(data, "train", imgsz=imgsz, batch=schedule.batch, augment=augment, rect=False, hyp=hyp)
-    loader = build_dataloader(dataset, min(schedule.batch, len(dataset)), workers=0, shuffle=True)
+    if schedule.labelled is not None:
+        seed, device = torch.initial_seed(), torch.device("cpu")  # a batch is moved when it is used
+        loader = mixed_loader(data, schedule, imgsz=imgsz, hyp=hyp, device=device, augment=augment, seed=seed)
+    else:
+        dataset = build_dataset(data, "train", imgsz=imgsz, batch=schedule.batch, augment=augment, rect=False, hyp=hyp)
+        loader = build_dataloader(dataset, min(schedule.batch, len(dataset)), workers=0, shuffle=True)
     while True:
         for batch in loader:
             yield batch if data.labelled else {"img": batch["img"]}

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from distill.errors import DistillError
 from distill.machine import parallel
@@ -21,7 +22,9 @@ from distill.training.schedule import Schedule
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
+from distill.yolo.data.mixing import MixedSampler
 from distill.yolo.evaluation.evaluate import EvalSettings, evaluate
+from distill.yolo.training.batches import mixed_loader
 from distill.yolo.training.learner import Learner
 from distill.yolo.training.loggers import Loggers
 from distill.yolo.training.state import TrainingState
@@ -88,6 +91,22 @@ class _Trainer(TrainingLoop):
             options: dict[str, Any] = {sync: False}
             self.model = DistributedDataParallel(self.model, device_ids, find_unused_parameters=True, **options)
 
+    def make_loader(self, batch: int) -> DataLoader | None:
+        if self.job.schedule.labelled is None:
+            return None
+        return mixed_loader(
+            self.job.data,
+            self.job.schedule,
+            imgsz=self.args.imgsz,
+            hyp=self.args,
+            device=self.device,
+            batch=batch,
+            stride=self.stride,
+            seed=self.args.seed,
+            workers=self.args.workers,
+            shared=True,
+        )
+
     def make_dataset(self, batch: int) -> RecordsDataset:
         sizes = {"imgsz": self.args.imgsz, "batch": batch, "stride": self.stride}
         return build_dataset(self.job.data, "train", **sizes, augment=True, hyp=self.args)
@@ -113,6 +132,8 @@ class _Trainer(TrainingLoop):
         # A seed for each epoch: a resumed run draws what an unbroken one would have drawn.
         seed = (self.args.seed * 100_003 + self.epoch + 7919 * parallel.rank()) % 2**32
         init_seeds(seed, deterministic=self.args.deterministic)
+        if isinstance(self.train_loader.sampler, MixedSampler):
+            self.train_loader.sampler.set_epoch(self.epoch)
         if not self.train_loader.num_workers:  # workers have loaded ahead, and are not stopped for this
             self.train_loader.reset()
             self.train_loader.generator.manual_seed(seed)
