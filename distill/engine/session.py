@@ -162,7 +162,8 @@ class Session:
         original = checkpoint.fused(self.load(TEACHER).model)
         teacher = outputs.teacher_of(original, self.losses, student.model, keep_inputs)
         labels = self.recipe.distill.labels if self.data.labelled else 0.0
-        return outputs.distillation(student.model, [teacher], labels=labels)
+        unlabelled = self.recipe.unlabelled.weight if self.recipe.unlabelled else 1.0
+        return outputs.distillation(student.model, [teacher], labels=labels, unlabelled=unlabelled)
 
     @property
     def _mixture(self) -> Mixture | None:

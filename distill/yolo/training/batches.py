@@ -11,7 +11,7 @@ from distill.machine import parallel
 from distill.training.schedule import Schedule
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
-from distill.yolo.data.mixing import MixedImages, MixedSampler
+from distill.yolo.training.mixing import MixedImages, MixedSampler
 from distill.yolo.upstream import sampled_loader
 
 

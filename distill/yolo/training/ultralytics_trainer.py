@@ -22,11 +22,11 @@ from distill.training.schedule import Schedule
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
-from distill.yolo.data.mixing import MixedSampler
 from distill.yolo.evaluation.evaluate import EvalSettings, evaluate
 from distill.yolo.training.batches import mixed_loader
 from distill.yolo.training.learner import Learner
 from distill.yolo.training.loggers import Loggers
+from distill.yolo.training.mixing import MixedSampler
 from distill.yolo.training.state import TrainingState
 from distill.yolo.upstream import RecordsDataset, StudentAverage, TrainingLoop, init_seeds, quiet
 

@@ -15,8 +15,8 @@ from distill.training.mixture import Mixture
 from distill.training.schedule import Schedule, recovery
 from distill.yolo.data import dataset as datasets
 from distill.yolo.data import unlabelled, videos
-from distill.yolo.data.mixing import MixedSampler
 from distill.yolo.training.batches import mixed_loader
+from distill.yolo.training.mixing import MixedSampler
 from distill.yolo.training.tuning import _batches
 from distill.yolo.upstream import get_cfg, init_seeds
 from tests.distill.yolo.test_trainer import write_images

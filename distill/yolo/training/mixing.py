@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch.utils.data import ConcatDataset, Sampler
 
+from distill.training.task import LABELLED
 from distill.yolo.data.images import CheckedImages
-
-LABELLED = "labelled"  # key of a batch: how many of its images, the first, have labels
 
 
 class MixedImages(ConcatDataset[dict[str, Any]]):
