@@ -82,12 +82,9 @@ class Preflight:
             return ""
         parts = [f"{len(data.unlabelled)} images"] if data.unlabelled else []
         if data.videos:
-            frames, videos = (
-                "frame" if options.frames == 1 else "frames",
-                abridge([str(file) for file in data.videos], ", "),
-            )
-            parts.append(f"up to {options.frames} {frames} of {videos}")
-        return " and ".join(parts)
+            videos = "a video" if len(data.videos) == 1 else f"each of {len(data.videos)} videos"
+            parts.append(f"up to {options.frames} {'frame' if options.frames == 1 else 'frames'} of {videos}")
+        return f"{' and '.join(parts)}: {abridge(list(options.images), ', ')}" if parts else ""
 
     @property
     def _told(self) -> list[tuple[str, str]]:

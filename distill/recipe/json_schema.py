@@ -70,4 +70,5 @@ def _value(key: Key) -> dict[str, Any]:
         schema = {"type": _TYPES[key.type], **key.bounds}
         if key.type is str and not key.empty:
             schema["minLength"] = 1
-    return {"type": "array", "items": schema} if key.many else schema
+    least = {"minItems": 1} if key.required else {}
+    return {"type": "array", "items": schema, **least} if key.many else schema

@@ -151,8 +151,6 @@ def _check_read(recipe: Recipe) -> dict[str, str]:
         )
         if not distill.losses:
             problems["distill"] = "distill has no losses and labels: 0, so nothing to train on: epochs=0 says so"
-    if recipe.unlabelled is not None and not recipe.unlabelled.images:
-        problems["unlabelled"] = "unlabelled.images is empty: name a folder of images, or leave unlabelled out"
     if not re.fullmatch(r"\w[\w.-]*", recipe.name):
         problems["name"] = f"name: expected letters, digits, '-', '_' and '.', got {recipe.name!r}"
     return problems

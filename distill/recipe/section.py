@@ -89,6 +89,8 @@ def _read(key: Key, node: Node) -> Any:
         return node.refuse(key)
     if mapping:
         return _read_section(key.type, node) if key.section else losses.read_losses(node)
+    if key.many and key.required and not value:
+        return node.complain(f"{node.path} is empty: give {node.path}={key.example} ({key.help})")
     if key.many:
         nodes = [replace(node, item=item, path=f"{node.path}[{index}]") for index, item in enumerate(value)]
         return tuple(read_scalar(replace(key, many=False), child) for child in nodes)

@@ -40,7 +40,16 @@ USED = {
     "oneOf",
     "not",
 }
-USED |= {"properties", "patternProperties", "additionalProperties", "required", "items", "pattern", "minLength"}
+USED |= {
+    "properties",
+    "patternProperties",
+    "additionalProperties",
+    "required",
+    "items",
+    "pattern",
+    "minLength",
+    "minItems",
+}
 REQUIRED = ["model=best.pt", "data=data.yaml"]
 
 
@@ -68,6 +77,7 @@ def is_valid(data: Any, schema: dict[str, Any]) -> bool:
         not isinstance(data, str) or re.search(schema.get("pattern", ""), data) is not None,
         not isinstance(data, str) or len(data) >= schema.get("minLength", 0),
         not isinstance(data, list) or all(is_valid(one, schema.get("items", {})) for one in data),
+        not isinstance(data, list) or len(data) >= schema.get("minItems", 0),
         not isinstance(data, dict) or all(name in data for name in schema.get("required", [])),
         not isinstance(data, dict) or all(is_valid_property(name, one, schema) for name, one in data.items()),
     ]

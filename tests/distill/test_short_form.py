@@ -99,6 +99,7 @@ def test_a_value_in_place_of_the_mapping_sets_one_key(text: str, overrides: Any,
         ),
         ("more: [a, [b]]", (), "r.yaml:1:11: more.images[1]: expected a path"),
         ("more: nowhere", (), "r.yaml:1:7: more.images[0]: there is no nowhere in "),
+        ("more: []", (), "r.yaml:1:7: more.images is empty: give more.images=[more, clip.mp4] (Folders of images.)"),
         ("more: ???", (), "r.yaml:1:7: more is not set: give more=..."),
         ("", ["more.ratio=2"], "command line: more.images is not set: give more.images=[more, clip.mp4] ("),
         ("", ["more=[a"], "command line: more: bad YAML: "),
@@ -119,7 +120,7 @@ def test_it_is_in_the_lists_of_keys_and_in_the_schema() -> None:
     assert str(keys["more"]) == f"{images} or a mapping of keys, or null"
     for name, good, bad in (
         ("coach", ["big.pt", {"epochs": 2}, {"checkpoint": "a"}], [["a"], None, {"x": 1}]),
-        ("more", ["a", ["a", "b"], {"images": "a"}, {"images": ["a"], "ratio": 2}, None], [{"ratio": 2}, [["a"]]]),
+        ("more", ["a", ["a", "b"], {"images": "a"}, {"images": ["a"], "ratio": 2}, None], [{"ratio": 2}, [["a"]], []]),
     ):
         schema = json_schema(Whole)["properties"][name]
         assert [value for value in good if not is_valid(value, schema)] == []

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,15 +14,18 @@ import pytest
 import torch
 
 from distill.errors import DistillError
+from distill.losses import WeightedLoss, resolve
 from distill.training.mixture import Mixture
 from distill.training.schedule import Schedule, recovery
 from distill.yolo.data import dataset as datasets
 from distill.yolo.data import unlabelled, videos
+from distill.yolo.families.outputs import distillation, teacher_of
 from distill.yolo.training.batches import mixed_loader
 from distill.yolo.training.mixing import MixedSampler
+from distill.yolo.training.train import Trained
 from distill.yolo.training.tuning import _batches
 from distill.yolo.upstream import get_cfg, init_seeds
-from tests.distill.yolo.test_trainer import write_images
+from tests.distill.yolo.test_trainer import SHORT, Interrupted, Interrupting, go, tiny, weights, write_images
 
 CPU = torch.device("cpu")
 
@@ -212,7 +218,7 @@ def test_a_schedule_counts_the_steps_of_both_kinds() -> None:
     assert (alone.batch, alone.steps, alone.labelled) == (16, 1860, 16)
 
 
-SCHEDULE = Schedule(epochs=2, batch=4, steps=10, labelled=1, mosaic=1.0)
+SCHEDULE = Schedule(epochs=2, batch=4, steps=10, labelled=1, mosaic=1.0, scale=0.0, translate=0.0)
 
 
 def test_a_batch_begins_with_its_labelled_images_and_mosaic_keeps_to_a_kind(
@@ -220,16 +226,18 @@ def test_a_batch_begins_with_its_labelled_images_and_mosaic_keeps_to_a_kind(
 ) -> None:
     both = join(data, noise(tmp_path / "more", 5))
     loader = mixed_loader(both, SCHEDULE, imgsz=64, hyp=get_cfg(overrides=SCHEDULE.augmentation), device=CPU)
+    init_seeds(0)
     batches = list(loader)
     assert len(batches) == len(loader) == 5
+    batches += [*loader, *loader]
     for batch in batches:
         assert batch["labelled"] == 1 and batch["img"].shape == (4, 3, 64, 64)
         assert set(batch["batch_idx"].tolist()) <= {0.0} and "more" not in batch["im_file"][0]
         assert all("more" in file for file in batch["im_file"][1:])
-    assert sum(len(batch["cls"]) for batch in batches) > 5  # four images are joined, each with an object
+    assert max(len(batch["cls"]) for batch in batches) > 1  # four images are joined, each with an object
     loader.dataset.close_mosaic(get_cfg(overrides=SCHEDULE.augmentation))
     loader.reset()
-    assert sum(len(batch["cls"]) for batch in loader) <= 5
+    assert max(len(batch["cls"]) for batch in loader) == 1
 
 
 def test_trials_see_what_training_sees(data: datasets.DataSet, tmp_path: Path) -> None:
@@ -242,3 +250,20 @@ def test_trials_see_what_training_sees(data: datasets.DataSet, tmp_path: Path) -
     for first, second in zip(*seen, strict=True):
         assert first["labelled"] == 1 and torch.equal(first["img"], second["img"])
     assert not torch.equal(seen[0][0]["img"], seen[0][5]["img"])
+
+
+def test_a_training_that_was_interrupted_goes_on_as_if_nothing_had_been(data: datasets.DataSet, tmp_path: Path) -> None:
+    both, schedule = join(data, noise(tmp_path / "more", 5)), replace(SHORT, labelled=1)
+    networks = tiny(), tiny(1)
+
+    def trained(folder: str, **options: Any) -> Trained:
+        student = copy.deepcopy(networks[0])
+        loss = WeightedLoss("score_bce", 1.0, resolve("score_bce"))
+        task = distillation(student, [teacher_of(networks[1], [loss])], unlabelled=2.0)
+        return go(student, both, tmp_path / folder, schedule, task=task, **options)
+
+    with pytest.raises(Interrupted):
+        trained("broken", console=Interrupting())
+    resumed, whole = trained("broken", resume=True), trained("whole")
+    assert resumed.history == whole.history and torch.equal(weights(resumed), weights(whole))
+    assert {"score_bce", "cls_loss"} <= set(whole.history[0])
