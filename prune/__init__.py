@@ -18,7 +18,7 @@
     prune.make_plan       graph, scores, a budget -> PrunePlan, plain data
     prune.plan_in_rounds  the same for deep cuts: cut, repair and measure again
     prune.apply           model, plan -> the pruned copy
-    prune.trace_outputs   graph -> for every module, which channels its output carries; `.kept(plan)` those that stay
+    prune.trace_outputs   model -> for every module, which channels its output carries; `.kept(plan)` those that stay
     prune.verify          what the cut has changed beside the cut channels
     prune.repair          closed-form repair of the pruned copy, in place
     prune.reconstruct     repair by gradient descent, in place

@@ -7,12 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
-from prune.adapter import Adapter
+from prune.adapter import Adapter, adapter_for
 from prune.errors import PruneError
-from prune.graph.graph import ChannelGraph
 from prune.graph.trace import follow_all, in_a_line
 from prune.graph.tracker import ChannelTracker
 from prune.keywords import public
@@ -62,28 +60,30 @@ class ModuleOutput:
 
 
 @public()
-def trace_outputs(graph: ChannelGraph) -> dict[str, ModuleOutput]:
-    """Follow the channels to the output of every module of a traced network, by path.
+def trace_outputs(
+    model: nn.Module, example_input: Tensor, *, adapter: Adapter | None = None
+) -> dict[str, ModuleOutput]:
+    """Follow the channels to the output of every module, by path; `model` is untouched.
 
     A module that runs several times, gives no single tensor, or gives one whose channels cannot be followed is there too,
-    with the reason. The model is traced anew, at the shape of the graph; it is untouched.
+    with the reason.
 
-        plan.keep["model.4.cv2.conv"]                            # what a layer keeps
-        prune.trace_outputs(graph)["model.4"].kept(plan)         # what a block, a concat or a pooling keeps
+        plan.keep["model.4.cv2.conv"]                                   # what a layer keeps
+        prune.trace_outputs(model, images[:1])["model.4"].kept(plan)    # what a block, a concat or a pooling keeps
 
     Args:
-        graph: From `prune.trace`.
+        model: Any module that torch.export can trace.
+        example_input: As for `prune.trace`; shapes are those at its size.
+        adapter: As for `prune.trace`.
 
     Raises:
-        PruneError: The model cannot be traced any more.
+        PruneError: The model cannot be traced.
     """
-    model, adapter = graph.model, graph.adapter
-    parameter = next(model.parameters())
-    example = torch.zeros(graph.input_shape, device=parameter.device, dtype=parameter.dtype)
+    adapter = adapter or adapter_for(model)
     with in_a_line(model):
         copied = raw_copy(model, adapter)
         with _watched(copied) as given:
-            program = export(copied, example, _giving_also(adapter, given))
+            program = export(copied, example_input, _giving_also(adapter, given))
     modules = dict(model.named_modules(remove_duplicate=False))
     tracker = follow_all(copied, program, adapter)
     values = _single_tensors(given)

@@ -31,7 +31,7 @@ def watch(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
 def cut(model: nn.Module, x: Tensor) -> tuple[dict[str, prune.ModuleOutput], nn.Module, prune.PrunePlan]:
     graph = prune.trace(model, x, adapter=YOLO_ADAPTER)
     plan = prune.make_plan(graph, prune.score(graph, "random"), ratio=0.4, round_to=1)
-    return prune.trace_outputs(graph), prune.apply(model, plan, adapter=YOLO_ADAPTER), plan
+    return prune.trace_outputs(model, x, adapter=YOLO_ADAPTER), prune.apply(model, plan, adapter=YOLO_ADAPTER), plan
 
 
 def both(model: nn.Module, student: nn.Module, plan: prune.PrunePlan, x: Tensor, names: list[str]) -> Any:
@@ -126,9 +126,11 @@ def test_what_cannot_be_followed_says_why() -> None:
 
 def test_the_model_is_untouched_and_a_plan_that_keeps_all_keeps_all() -> None:
     model = randomize(SMALL["split"]()).train()
-    graph = prune.trace(model, torch.rand(1, 3, 16, 16))
-    outputs = prune.trace_outputs(graph)
+    x = torch.rand(1, 3, 16, 16)
+    outputs = prune.trace_outputs(model, x)
     assert model.training and not any(module._forward_hooks for module in model.modules())
-    assert all(output.kept(prune.keep_all(graph)) == tuple(range(output.shape[1])) for output in outputs.values())
-    layer = nn.Conv2d(3, 4, 1)
-    assert prune.trace_outputs(replace(graph, model=layer, input_shape=(1, 3, 4, 4))) == {}
+    plan = prune.keep_all(prune.trace(model, x))
+    assert all(output.kept(plan) == tuple(range(output.shape[1])) for output in outputs.values())
+    assert prune.trace_outputs(nn.Conv2d(3, 4, 1), x) == {}
+    with pytest.raises(prune.PruneError, match="^Split cannot be traced"):
+        prune.trace_outputs(model, torch.rand(1, 5, 16, 16))
