@@ -77,7 +77,8 @@ def _rows(what: str, names: Sequence[str]) -> Iterable[Sequence[str]]:
     rows = [("loss", "options", "help")]
     for loss in losses.describe(names or losses.BUILTIN):
         options = [*loss.required, *(f"{name}={value}" for name, value in loss.options.items())]
-        rows.append((loss.name, ", ".join(options), loss.help))
+        reads = "anything" if loss.reads is None else ", ".join(loss.reads) or "nothing"
+        rows.append((loss.name, ", ".join(options), f"{loss.help} Reads {reads}.".strip()))
     return rows
 
 

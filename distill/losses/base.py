@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from distill.errors import DistillError
 from distill.losses.context import LossContext
 from distill.losses.spec import ALWAYS, Ramp
 
 ORIGINAL = "original"  # the teacher that the student was cut from
+
+
+# What a loss may say that it reads, as the context calls it. Any other word is a point of features: "neck" or a module's path.
+READABLE = ("scores", "objectness", "boxes", "dist", "quality", "features", "targets", "images")
 
 
 class Loss(Protocol):
@@ -20,6 +26,9 @@ class Loss(Protocol):
 
     A function with its options bound is one, a plain `torch.nn.Module` is one (its parameters train beside the
     student), and nothing else of the object is ever called.
+
+    An attribute `reads`, such as `("scores", "model.4")`, says what it reads: words of `READABLE`, and points of features
+    that it takes whatever the recipe says. Without one it may read anything.
     """
 
     def __call__(self, ctx: LossContext, /) -> Tensor:
@@ -48,6 +57,8 @@ class LossModule(nn.Module):
     `setup` once for each training, before an optimizer exists, and then the module with the context of each batch.
     """
 
+    reads: Sequence[str] | None = None
+
     def supports(self, teacher: nn.Module) -> str | None:
         """Why the loss cannot serve this teacher or its pruned students, in words; None if it can."""
         return None
@@ -66,13 +77,15 @@ class FromContext:
 
     Attributes:
         function: takes tensors by position and its options by keyword only.
-        inputs: yields the tensors, once or once per pyramid level; the loss is the mean over them.
+        inputs: yields the tensors, once or once per feature; the loss is the mean over them.
+        reads: what these are, words of `READABLE`.
         needs: what it reads that not every head has, a key of `distill.losses.NEEDS`.
         narrow: (context, options) -> the context without the anchors that do not count.
     """
 
     function: Callable[..., Tensor]
     inputs: Callable[[LossContext], Iterable[tuple[Any, ...]]]
+    reads: tuple[str, ...]
     needs: str | None = None
     narrow: Callable[[LossContext, Mapping[str, Any]], LossContext] = lambda ctx, options: ctx
 
@@ -86,7 +99,7 @@ class FromContext:
 class WeightedLoss:
     """A loss as a run uses it: `weight_at(progress) * call(ctx)` joins the sum under `name`.
 
-    `teacher` names the one that the context is of.
+    `teacher` names the one that the context is of. `features` are its own points, in place of those of the recipe.
     """
 
     name: str
@@ -95,6 +108,37 @@ class WeightedLoss:
     ramp: Ramp = ALWAYS
     teacher: str = ORIGINAL
 
+    features: tuple[str, ...] | None = None
+
+    def points(self, features: Sequence[str]) -> tuple[str, ...]:
+        """Where it reads features, if the recipe names `features`: nowhere, if it says that it reads none."""
+        reads = reads_of(self.call)
+        given = features if self.features is None else self.features
+        return tuple(dict.fromkeys([*(given if reads is None or "features" in reads else ()), *points_in(reads)]))
+
     def weight_at(self, progress: float) -> float:
         """Its factor in the sum when a part `progress`, 0 to 1, of the training is over."""
         return self.weight * self.ramp.at(progress)
+
+
+def reads_of(loss: Callable[..., Any]) -> tuple[str, ...] | None:
+    """What a loss says that it reads; None if it says nothing.
+
+    Raises:
+        DistillError: its attribute `reads` is no list of words.
+    """
+    while isinstance(loss, partial):
+        loss = loss.func
+    reads = getattr(loss, "reads", None)
+    if reads is None:
+        return None
+    words = (reads,) if isinstance(reads, str) else reads
+    if not isinstance(words, (tuple, list, set, frozenset)) or not all(isinstance(word, str) for word in words):
+        name = getattr(loss, "__name__", type(loss).__name__)
+        raise DistillError(f"loss '{name}': its `reads` is a list of words, as in ('scores', 'model.4'), not {reads!r}")
+    return tuple(words)
+
+
+def points_in(reads: Sequence[str] | None) -> tuple[str, ...]:
+    """The points of features in what a loss says that it reads."""
+    return tuple(word for word in reads or () if word not in READABLE)

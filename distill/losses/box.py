@@ -126,9 +126,10 @@ def _distributions(ctx: LossContext) -> Iterator[tuple[Tensor, ...]]:
     yield ctx.student.dist, ctx.teacher.dist, ctx.quality
 
 
+_READS = ("boxes", "quality")
 LOSSES = {
-    "box_iou": FromContext(box_iou, _boxes, narrow=_where_sure),
-    "box_giou": FromContext(box_giou, _boxes, narrow=_where_sure),
-    "box_l1": FromContext(box_l1, _boxes, narrow=_where_sure),
-    "dfl_kl": FromContext(dfl_kl, _distributions, needs="dist", narrow=_where_sure),
+    "box_iou": FromContext(box_iou, _boxes, _READS, narrow=_where_sure),
+    "box_giou": FromContext(box_giou, _boxes, _READS, narrow=_where_sure),
+    "box_l1": FromContext(box_l1, _boxes, _READS, narrow=_where_sure),
+    "dfl_kl": FromContext(dfl_kl, _distributions, ("dist", "quality"), needs="dist", narrow=_where_sure),
 }

@@ -180,7 +180,7 @@ class LossContext:
         teacher: outputs of the frozen teacher that the loss belongs to, without gradient.
         targets: the batch's labels as its loader gives them, or None if the images have none.
         progress: share of the training that is done, 0 to 1.
-        points: where features are captured: "neck", or paths of modules.
+        points: where the loss reads features: "neck", or paths of modules.
         channels: per point, how both networks' channels meet at each of its levels; a point that is missing here
             compares them as they are.
     """
@@ -211,6 +211,8 @@ class LossContext:
             DistillError: nothing was captured there, or the shapes differ.
         """
         if point is None:
+            if not self.points:
+                raise DistillError("a loss reads features, and no point is named: list some in distill.features")
             return [pair for each in self.points for pair in self.features(each)]
         if point not in self._pairs:
             self._pairs[point] = self._pair_up(point)

@@ -1,7 +1,7 @@
-"""Losses on the features that enter the head, without parameters: each compares one pyramid level.
+"""Losses on features without parameters: each compares one pyramid level, or the output of one module.
 
 The student's channel i was cut from one channel of the teacher and is compared with that one, so no layer must be
-learned to make the two alike. A run takes the mean over pyramid levels. `feature_pkd` forgives a channel's scale and
+learned to make the two alike. A run takes the mean over levels and modules. `feature_pkd` forgives a channel's scale and
 shift, `feature_cwd` its shift, `feature_at` all but where the channels together are strong, `feature_fgd` nothing.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distill.errors import DistillError
 from distill.losses.base import FromContext
-from distill.losses.context import NECK, LossContext
+from distill.losses.context import LossContext
 
 
 def feature_pkd(student: Tensor, teacher: Tensor) -> Tensor:
@@ -136,8 +136,23 @@ def _attention(feature: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     return place * place[0].numel(), channel * channel.shape[1]
 
 
-def _levels_with_quality(ctx: LossContext) -> Iterator[tuple[Tensor, ...]]:
-    """Adds the teacher's quality on the grid of each level: that of the best of a cell's anchors."""
+def _pairs_with_quality(ctx: LossContext) -> Iterator[tuple[Tensor, ...]]:
+    """Adds the teacher's quality on the grid of each feature, which is that of one of the head's levels."""
+    known = _quality_by_grid(ctx)
+    for point in ctx.points:
+        for student, teacher in ctx.features(point):
+            grid = tuple(teacher.shape[-2:])
+            if grid not in known:
+                sizes = ", ".join(f"{rows}x{columns}" for rows, columns in known)
+                raise DistillError(
+                    f"loss 'feature_fgd': '{point}' has a grid of {grid[0]}x{grid[1]}, and the teacher's quality is known on "
+                    f"those of the head's levels ({sizes}): choose another module"
+                )
+            yield student, teacher, known[grid]
+
+
+def _quality_by_grid(ctx: LossContext) -> dict[tuple[int, ...], Tensor]:
+    """The teacher's quality on the grid of each level, (B, H, W): that of the best of a cell's anchors."""
     grids = [feature.shape[-2:] for feature in ctx.teacher.features]
     cells, anchors = sum(grid.numel() for grid in grids), ctx.quality.shape[1]
     if anchors % cells:
@@ -147,13 +162,13 @@ def _levels_with_quality(ctx: LossContext) -> Iterator[tuple[Tensor, ...]]:
         )
     boxes = anchors // cells  # to a cell; anchors lie as (box, row, column) on each level
     parts = ctx.quality.split([boxes * grid.numel() for grid in grids], dim=1)
-    for pair, part, grid in zip(ctx.features(NECK), parts, grids, strict=True):
-        yield *pair, part.unflatten(1, (boxes, *grid)).amax(1)
+    return {tuple(grid): part.unflatten(1, (boxes, *grid)).amax(1) for part, grid in zip(parts, grids, strict=True)}
 
 
+_READS = ("features",)
 LOSSES = {
-    "feature_pkd": FromContext(feature_pkd, LossContext.features),
-    "feature_cwd": FromContext(feature_cwd, LossContext.features),
-    "feature_at": FromContext(feature_at, LossContext.features),
-    "feature_fgd": FromContext(feature_fgd, _levels_with_quality),
+    "feature_pkd": FromContext(feature_pkd, LossContext.features, _READS),
+    "feature_cwd": FromContext(feature_cwd, LossContext.features, _READS),
+    "feature_at": FromContext(feature_at, LossContext.features, _READS),
+    "feature_fgd": FromContext(feature_fgd, _pairs_with_quality, ("features", "quality")),
 }

@@ -155,7 +155,7 @@ def _objectness(ctx: LossContext) -> Iterator[tuple[Tensor, ...]]:
 
 
 LOSSES = {
-    "score_bce": FromContext(score_bce, _scores_beside_objectness, narrow=_where_objects_are),
-    "score_dist": FromContext(score_dist, _scores),
-    "objectness_bce": FromContext(objectness_bce, _objectness, needs="objectness"),
+    "score_bce": FromContext(score_bce, _scores_beside_objectness, ("scores", "quality"), narrow=_where_objects_are),
+    "score_dist": FromContext(score_dist, _scores, ("scores", "quality")),
+    "objectness_bce": FromContext(objectness_bce, _objectness, ("objectness",), needs="objectness"),
 }

@@ -34,21 +34,23 @@ def feature_mgd(student: Tensor, teacher: Tensor, generate: nn.Module, *, mask: 
 class FeatureMGD(LossModule):
     """Squared error of the teacher's feature as made from a part of the student's (masked generative distillation).
 
-    `feature_mgd` with conv(relu(conv(s · m))) in place of `generate`, and the mean over pyramid levels. It asks for
+    `feature_mgd` with conv(relu(conv(s · m))) in place of `generate`, and the mean over levels and modules. It asks for
     what the feature says rather than for the feature itself, so it is not 0 for a student that equals its teacher. The
     value is as large as the teacher's features are: mind the weight.
 
     The convolutions, 3x3 with C channels in and out, start the same in every run. They are 18 · C² parameters to a
-    level, and stay behind with the optimizer when the student is taken out.
+    feature, and stay behind with the optimizer when the student is taken out.
 
     Args:
         mask: probability that a position is masked; 0.65 is the paper's for detectors of one stage.
 
     Raises:
-        DistillError: a mask out of range; features of other levels than those it was set up for.
+        DistillError: a mask out of range; other features than those it was set up for.
 
     Reference: Yang et al., Masked Generative Distillation, ECCV 2022.
     """
+
+    reads = ("features",)
 
     def __init__(self, mask: float = 0.65) -> None:
         super().__init__()
@@ -58,7 +60,7 @@ class FeatureMGD(LossModule):
         self.generators = nn.ModuleList()
 
     def setup(self, networks: Networks) -> None:
-        """Make the convolutions of each level."""
+        """Make the convolutions of each feature."""
         # A generator of its own: the start must not depend on what a run drew before, which a resumed run did not.
         random = torch.Generator().manual_seed(0)
         self.generators = nn.ModuleList(
@@ -71,7 +73,7 @@ class FeatureMGD(LossModule):
         pairs = ctx.features()
         if len(self.generators) != len(pairs):
             raise DistillError(
-                f"loss 'feature_mgd' is set up for {len(self.generators)} levels, not {len(pairs)}: call setup(networks)"
+                f"loss 'feature_mgd' is set up for {len(self.generators)} features, not {len(pairs)}: call setup(networks)"
             )
         levels = zip(pairs, self.generators, strict=True)
         return torch.stack([feature_mgd(*pair, generate, mask=self.mask) for pair, generate in levels]).mean()

@@ -50,12 +50,16 @@ NEEDS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class LossRow:
-    """A loss as `distill ls losses` shows it: `required` names the options that have no default."""
+    """A loss as `distill ls losses` shows it.
+
+    `required` names the options that have no default; `reads` is None if the loss does not say what it reads.
+    """
 
     name: str
     help: str
     options: Mapping[str, Any]
     required: tuple[str, ...]
+    reads: tuple[str, ...] | None
 
 
 def fitting(specs: Iterable[LossSpec], gives: Collection[str]) -> tuple[list[LossSpec], list[str]]:
@@ -89,15 +93,18 @@ def build(specs: Iterable[LossSpec]) -> list[WeightedLoss]:
     Raises:
         DistillError: a name that does not exist, an option that the loss does not take or lacks, or a class that fails.
     """
-    from distill.losses.base import WeightedLoss
+    from distill.losses.base import WeightedLoss, reads_of
 
     losses = []
     for spec in specs:
         loss = resolve(spec.name)
         _check_options(spec.name, loss, spec.options)
+        reads = reads_of(loss)
+        if spec.features is not None and reads is not None and "features" not in reads:
+            raise DistillError(f"loss '{spec.label}' reads {', '.join(reads)} and no others: take its `features` out")
         make: Callable[..., Any] = loss if inspect.isclass(loss) else partial(partial, loss)
         call = plugins.call(f"loss '{spec.label}'", make, **spec.options)
-        losses.append(WeightedLoss(spec.label, spec.weight, call, spec.ramp))
+        losses.append(WeightedLoss(spec.label, spec.weight, call, spec.ramp, features=spec.features))
     return losses
 
 
@@ -120,7 +127,7 @@ def describe(names: Iterable[str] = BUILTIN) -> list[LossRow]:
     Raises:
         DistillError: a name that does not exist.
     """
-    from distill.losses.base import FromContext
+    from distill.losses.base import FromContext, reads_of
 
     rows = []
     for name in names:
@@ -128,7 +135,8 @@ def describe(names: Iterable[str] = BUILTIN) -> list[LossRow]:
         summary = plugins.summary(loss.function if isinstance(loss, FromContext) else loss)
         parameters = {key: value for key, value in _options(loss).items() if value.kind is not value.VAR_KEYWORD}
         options = {key: value.default for key, value in parameters.items() if value.default is not value.empty}
-        rows.append(LossRow(name, summary, options, tuple(key for key in parameters if key not in options)))
+        required = tuple(key for key in parameters if key not in options)
+        rows.append(LossRow(name, summary, options, required, reads_of(loss)))
     return rows
 
 
@@ -155,7 +163,8 @@ def _check_options(name: str, loss: Callable[..., Any], options: Mapping[str, An
     for option in options:
         if option not in parameters:
             takes = f"it takes {', '.join(parameters)}" if parameters else "it takes none"
-            near = nearest(option, [*parameters, *RESERVED])
+            words = [word for word in RESERVED if word != "features"]  # which 'temperature' is like
+            near = nearest(option, [*parameters, *words]) or nearest(option, ("features",), likeness=0.8)
             raise DistillError(f"loss '{name}' has no option '{option}'{near}; {takes}")
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in options:

@@ -140,7 +140,7 @@ def _rows_and_target(ctx: LossContext) -> Iterator[tuple[Tensor | None, ...]]:
 
 
 LOSSES = {
-    "kl": FromContext(kl, _rows, needs="softmax"),
-    "dkd": FromContext(dkd, _rows_and_target, needs="softmax"),
-    "nkd": FromContext(nkd, _rows_and_target, needs="softmax"),
+    "kl": FromContext(kl, _rows, ("scores",), needs="softmax"),
+    "dkd": FromContext(dkd, _rows_and_target, ("scores", "targets"), needs="softmax"),
+    "nkd": FromContext(nkd, _rows_and_target, ("scores", "targets"), needs="softmax"),
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 FADES = ("none", "linear", "cosine")
 # What stands beside a loss's options in a recipe and is none of them.
-RESERVED = ("weight", "warmup", "until", "fade")
+RESERVED = ("weight", "warmup", "until", "fade", "features")
 # Columns that exist already: the sum, a penalty, and the terms of the labels, of either kind of head.
 TAKEN = frozenset("loss labels penalty box_loss cls_loss dfl_loss box obj cls epoch lr map50 map50_95".split())  # noqa: SIM905
 
@@ -63,12 +63,14 @@ class LossSpec:
         weight: its factor in the sum, above 0: a loss of weight 0 is left out when a recipe is read.
         options: the function's keyword arguments.
         ramp: when in the training it counts.
+        features: where it reads features, in place of `distill.features`; None for those.
     """
 
     name: str
     weight: float = 1.0
     options: dict[str, Any] = field(default_factory=dict, hash=False)
     ramp: Ramp = ALWAYS
+    features: tuple[str, ...] | None = None
 
     @property
     def label(self) -> str:

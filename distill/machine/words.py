@@ -54,9 +54,12 @@ def abridge(items: Sequence[str], separator: str) -> str:
     return separator.join((*items[:_LISTED], *(["..."] if len(items) > _LISTED else [])))
 
 
-def nearest(word: str, words: Iterable[str], before: str = "") -> str:
-    """`, did you mean 'x'?` with the most similar of the words, after `before`; nothing if none is similar."""
-    close = difflib.get_close_matches(word, list(words), n=1)
+def nearest(word: str, words: Iterable[str], before: str = "", likeness: float = 0.6) -> str:
+    """`, did you mean 'x'?` with the most similar of the words, after `before`; nothing if none is similar.
+
+    `likeness`, 0 to 1, is how similar it must be.
+    """
+    close = difflib.get_close_matches(word, list(words), n=1, cutoff=likeness)
     return f", did you mean '{before}{close[0]}'?" if close else ""
 
 

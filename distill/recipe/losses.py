@@ -8,7 +8,7 @@ from typing import Any
 from distill.losses.registry import BUILTIN, RENAMED
 from distill.losses.spec import ALWAYS, FADES, TAKEN, LossSpec, Ramp
 from distill.recipe.keys import Key
-from distill.recipe.reading import Node, read_function, read_scalar
+from distill.recipe.reading import Node, read_function, read_list, read_scalar
 from distill.recipe.yaml import Item
 
 _SHARE = {"minimum": 0, "maximum": 1}
@@ -18,6 +18,14 @@ OPTIONS = {
     "warmup": Key(float, ALWAYS.warmup, "Share of the training in which the weight rises from 0.", bounds=_SHARE),
     "until": Key(float, ALWAYS.until, "Share of the training at which the loss ends.", bounds=_SHARE),
     "fade": Key(str, ALWAYS.fade, "How the weight falls from the end of the warm-up to `until`.", words=FADES),
+    "features": Key(
+        str,
+        None,
+        "Where it reads features, in place of `distill.features`.",
+        many=True,
+        none="null",
+        example="[model.4]",
+    ),
 }
 
 
@@ -38,8 +46,9 @@ def write_losses(losses: tuple[LossSpec, ...]) -> dict[str, Any]:
     """The losses as plain data, such that `read_losses` gives them back."""
     data: dict[str, Any] = {}
     for loss in losses:
-        ramp = {name: value for name, value in vars(loss.ramp).items() if value != OPTIONS[name].default}
-        data[loss.name] = {"weight": loss.weight} | ramp | loss.options if ramp or loss.options else loss.weight
+        more = {name: value for name, value in vars(loss.ramp).items() if value != OPTIONS[name].default}
+        more |= {} if loss.features is None else {"features": list(loss.features)}
+        data[loss.name] = {"weight": loss.weight} | more | loss.options if more or loss.options else loss.weight
     return data
 
 
@@ -71,12 +80,19 @@ def _read_one(name: str, node: Node) -> LossSpec | None:
         ours = {option: node.child(option, options.pop(option)) for option in OPTIONS if option in options}
     else:
         options, ours = {}, {"weight": node}
-    values = {option: read_scalar(OPTIONS[option], child) for option, child in ours.items()}
+    if "features" in ours and ours["features"].item.value is None:
+        del ours["features"]
+    values = {option: _read_option(OPTIONS[option], child) for option, child in ours.items()}
     if full is None or None in values.values():
         return None
-    weight = values.pop("weight", 1.0)
+    weight, features = values.pop("weight", 1.0), values.pop("features", None)
     ramp = Ramp(**values)
     if ramp.warmup >= ramp.until:
         text = f"until {ramp.until:g} leaves nothing after warmup {ramp.warmup:g}: weight: 0 leaves a loss out"
         return replace(ours.get("until") or ours["warmup"], path=node.path).complain(f"{node.path}: {text}")
-    return LossSpec(full, weight, {option: child.plain() for option, child in options.items()}, ramp)
+    return LossSpec(full, weight, {option: child.plain() for option, child in options.items()}, ramp, features)
+
+
+def _read_option(key: Key, node: Node) -> Any:
+    value = read_list(key, node) if key.many else read_scalar(key, node)
+    return None if key.many and value is not None and None in value else value

@@ -56,6 +56,14 @@ def read_scalar(key: Key, node: Node) -> Any:
     return key.type(value) if fits else node.refuse(key)
 
 
+def read_list(key: Key, node: Node) -> tuple[Any, ...] | None:
+    """Read a list of such values, with None in the place of each that is complained about; None if it is no list."""
+    if not isinstance(node.item.value, list):
+        return node.refuse(key)
+    nodes = [replace(node, item=item, path=f"{node.path}[{index}]") for index, item in enumerate(node.item.value)]
+    return tuple(read_scalar(replace(key, many=False), child) for child in nodes)
+
+
 def _read_word(key: Key, node: Node) -> str | None:
     """A word or sentence as it is written: `device: 0` is the word 0."""
     text = node.item.text

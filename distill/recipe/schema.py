@@ -131,9 +131,15 @@ class Distill:
     epochs: int = key("Epochs of training after repair; 0 leaves it out.", 50, _NOT_NEGATIVE)
     losses: tuple[LossSpec, ...] = key(
         "Losses against the teacher: name to weight, or to {weight: ..., option: ...}; weight 0 leaves one out. Each takes, "
-        "in shares of the training, warmup, in which its weight rises from 0, and until, where it ends; and fade (none, "
-        "linear, cosine), how its weight falls until then. A loss that the model's head cannot serve is left out.",
+        "in shares of the training, warmup, in which its weight rises from 0, and until, where it ends; fade (none, "
+        "linear, cosine), how its weight falls until then; and features of its own, [model.4, ...], where it reads features. A "
+        "loss that the model's head cannot serve is left out.",
         DEFAULT_LOSSES,
+    )
+    features: tuple[str, ...] = key(
+        "Where losses on features compare: neck, where features enter the head, or paths of modules (distill ls features).",
+        ("neck",),
+        example="[neck, model.4, model.6.cv1]",
     )
     labels: float = key("Weight of the labels' own loss; 0 learns from the teacher alone.", 1.0, _NOT_NEGATIVE)
     balance: bool = key("Scale losses: weight 1 pulls as hard as the labels at first; false: plain factors.", True)

@@ -14,7 +14,7 @@ from distill.losses.spec import LossSpec
 from distill.machine.words import brief, nearest
 from distill.recipe import losses
 from distill.recipe.keys import Key, keys_of
-from distill.recipe.reading import Node, read_scalar
+from distill.recipe.reading import Node, read_list, read_scalar
 from distill.recipe.yaml import Item, read, wrap
 
 UNSET = "???"
@@ -85,16 +85,13 @@ def _read(key: Key, node: Node) -> Any:
     node = replace(node, item=_in_full(key, node.item))
     value = node.item.value
     mapping = key.section or key.type is LossSpec
-    if (mapping or key.many) and not isinstance(value, dict if mapping else list):
+    if mapping and not isinstance(value, dict):
         return node.refuse(key)
     if mapping:
         return _read_section(key.type, node) if key.section else losses.read_losses(node)
-    if key.many and key.required and not value:
+    if key.many and key.required and value == []:
         return node.complain(f"{node.path} is empty: give {node.path}={key.example} ({key.help})")
-    if key.many:
-        nodes = [replace(node, item=item, path=f"{node.path}[{index}]") for index, item in enumerate(value)]
-        return tuple(read_scalar(replace(key, many=False), child) for child in nodes)
-    return read_scalar(key, node)
+    return read_list(key, node) if key.many else read_scalar(key, node)
 
 
 def _in_full(key: Key, item: Item) -> Item:

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ class DistillationTask(nn.Module):
         labelled: the student's own loss on labels, by name, given (student, its outputs, batch).
         labels: weight of `labelled`; 0, or a batch without `cls`, trains from the teachers alone.
         unlabelled: weight of the teachers' losses on the images without labels in a batch that mixes both.
-        features: points where features are captured: "neck", or paths of modules.
+        features: points where losses read features, unless they have their own: "neck", or paths of modules.
 
     Raises:
         DistillError: nothing to train on, or a loss that fails.
@@ -108,31 +108,43 @@ class DistillationTask(nn.Module):
         images = batch["img"]
         known = int(batch.get(LABELLED, len(images))) if "cls" in batch else 0
         targets = {key: value for key, value in batch.items() if key not in ("img", LABELLED)} if known else None
-        student = self.run(self.student, images, self.features)
-        terms = self._label_terms(student, images, targets, known)
         active = [loss for loss in self.losses if not loss.ramp.over(progress)]
+        student = self.run(self.student, images, self._points(active))
+        terms = self._label_terms(student, images, targets, known)
         values: dict[str, Tensor] = {}
         for teacher in self.teachers:
             own = [loss for loss in active if loss.teacher == teacher.name]
             if not own:  # it rests
                 continue
             with torch.no_grad():  # not inference_mode: what a loss makes of its tensors must allow a backward pass
-                outputs = teacher.run(teacher.network, images, self.features)
+                outputs = teacher.run(teacher.network, images, self._points(own))
             # Divergences between near-equal outputs vanish in half precision.
             with torch.autocast(images.device.type, enabled=False):
                 ours, theirs = teacher.view(student, outputs)
-                place: dict[str, Any] = {"points": self.features, "channels": self._channels[teacher.name]}
-                whole = LossContext(images, ours, theirs, targets, progress, **place)
-                parts = list(self._parts(whole, known))
-                for loss in own:
-                    values[loss.name] = sum(
-                        (share * _evaluate(loss, ctx) for share, ctx in parts), images.new_zeros(())
-                    )
+                channels = self._channels[teacher.name]
+                for points, losses in self._by_points(own).items():
+                    whole = LossContext(images, ours, theirs, targets, progress, points, channels)
+                    parts = list(self._parts(whole, known))
+                    for loss in losses:
+                        values[loss.name] = sum(
+                            (share * _evaluate(loss, ctx) for share, ctx in parts), images.new_zeros(())
+                        )
         if torch.is_grad_enabled() and self._checked < CHECKED_BATCHES:
             self._check(values, student)
         zero = torch.zeros((), device=images.device)
         terms |= {loss.name: loss.weight_at(progress) * values.get(loss.name, zero) for loss in self.losses}
         return terms | {"loss": torch.stack([term.float() for term in terms.values()]).sum()}
+
+    def _points(self, losses: Iterable[WeightedLoss]) -> tuple[str, ...]:
+        """Where these losses read features."""
+        return tuple(dict.fromkeys(point for loss in losses for point in loss.points(self.features)))
+
+    def _by_points(self, losses: Iterable[WeightedLoss]) -> dict[tuple[str, ...], list[WeightedLoss]]:
+        """Losses that can share a context: those that read features at the same points, with those that read none."""
+        groups: dict[tuple[str, ...], list[WeightedLoss]] = {}
+        for loss in losses:
+            groups.setdefault(loss.points(self.features) or self.features, []).append(loss)
+        return groups
 
     def _label_terms(
         self, student: Outputs, images: Tensor, targets: Mapping[str, Any] | None, known: int
@@ -161,51 +173,50 @@ class DistillationTask(nn.Module):
 
     def _meet(self, teacher: Teacher) -> dict[str, list[Channels]]:
         """How the channels of the student and a teacher meet, by point."""
+        points = self._points(loss for loss in self.losses if loss.teacher == teacher.name)
         if not teacher.projects:
-            return {point: [Channels(kept) for kept in levels] for point, levels in teacher.keep.items()}
+            return {
+                point: [Channels(kept) for kept in teacher.keep[point]] for point in points if point in teacher.keep
+            }
+        if not points:
+            return {}
         random = torch.Generator().manual_seed(0)  # of its own: a resumed run did not draw what came before
-        ours, theirs = self._probe(self.student, self.run), self._probe(teacher.network, teacher.run)
+        ours = self._probe(self.student, self.run, points)
+        theirs = self._probe(teacher.network, teacher.run, points)
         return {
             point: [
                 Channels(project=_projector(student.shape[1], feature.shape[1], random))
                 for student, feature in zip(ours.feature(point), theirs.feature(point), strict=True)
             ]
-            for point in self.features
+            for point in points
         }
 
     def _set_up(self) -> None:
         """Let losses make their layers: now, because an optimizer may be made of the task's parameters next."""
         for teacher in self.teachers:
-            modules = {
-                loss.name: loss.call
-                for loss in self.losses
-                if loss.teacher == teacher.name and isinstance(loss.call, LossModule)
-            }
-            if not modules:
-                continue
-            networks = Networks(self.student, teacher.network, self._widths(teacher))
-            for name, module in modules.items():
-                plugins.call(f"loss '{name}'", module.setup, networks, passing=(torch.OutOfMemoryError,))
+            own = [each for each in self.losses if each.teacher == teacher.name and isinstance(each.call, LossModule)]
+            widths = self._widths(teacher, self._points(own))
+            for loss in own:
+                counts = tuple(count for point in loss.points(self.features) for count in widths[point])
+                networks = Networks(self.student, teacher.network, counts)
+                setup = cast(LossModule, loss.call).setup
+                plugins.call(f"loss '{loss.name}'", setup, networks, passing=(torch.OutOfMemoryError,))
 
-    def _widths(self, teacher: Teacher) -> tuple[int, ...]:
-        """The channels of each pair of features."""
-        if all(point in teacher.keep for point in self.features):
-            return tuple(len(kept) for point in self.features for kept in teacher.keep[point])
-        probe = self._probe(teacher.network, teacher.run)
-        whole = {point: [feature.shape[1] for feature in probe.feature(point)] for point in self.features}
-        return tuple(
-            count
-            for point in self.features
-            for count in ([len(kept) for kept in teacher.keep[point]] if point in teacher.keep else whole[point])
-        )
+    def _widths(self, teacher: Teacher, points: Sequence[str]) -> dict[str, list[int]]:
+        """The channels of each pair of features, by point."""
+        widths = {point: [len(kept) for kept in teacher.keep[point]] for point in points if point in teacher.keep}
+        if rest := [point for point in points if point not in widths]:
+            probe = self._probe(teacher.network, teacher.run, rest)
+            widths |= {point: [feature.shape[1] for feature in probe.feature(point)] for point in rest}
+        return widths
 
-    def _probe(self, network: nn.Module, run: Runner) -> Outputs:
+    def _probe(self, network: nn.Module, run: Runner, points: Sequence[str]) -> Outputs:
         """The outputs of a network for a small image. It leaves no trace in the network."""
         if network.training:  # which would move BatchNorm's statistics
             network = copy.deepcopy(network).eval()
         image = next(network.parameters()).new_zeros(1, 3, PROBE, PROBE)
         with torch.no_grad():
-            return run(network, image, self.features)
+            return run(network, image, points)
 
     def _check(self, values: Mapping[str, Tensor], student: Outputs) -> None:
         """Raise for a loss that cannot teach the student anything."""

@@ -196,7 +196,7 @@ def test_feature_mgd_refuses_a_mask_out_of_range(mask):
 
 def test_feature_mgd_that_nobody_prepared_says_so():
     ctx = context(*(outputs(leaves(seed)) for seed in (0, 1)))
-    with pytest.raises(DistillError, match=r"set up for 0 levels, not 2: call setup\(networks\)"):
+    with pytest.raises(DistillError, match=r"set up for 0 features, not 2: call setup\(networks\)"):
         FeatureMGD()(ctx)
 
 

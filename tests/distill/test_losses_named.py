@@ -135,7 +135,7 @@ def test_an_option_that_a_loss_does_not_take_is_named(name, option, message):
 
 
 def test_no_loss_has_an_option_that_a_recipe_cannot_give():
-    own = {"weight", "warmup", "until", "fade"}
+    own = {"weight", "warmup", "until", "fade", "features"}
     assert set(RESERVED) == own, "CONTRIBUTING.md names them"
     assert all(own.isdisjoint((*row.options, *row.required)) for row in losses.describe()), (
         "a recipe reads it as its own"

@@ -29,6 +29,8 @@ class Ultralytics(LossModule):
     for a student that equals its teacher. In a recipe: `ultralytics: 1.0`, with labels: 1.
     """
 
+    reads = ("neck", "quality")
+
     def __init__(self) -> None:
         super().__init__()
         self.projector = nn.ModuleList()
