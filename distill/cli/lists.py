@@ -77,8 +77,8 @@ def _rows(what: str, names: Sequence[str]) -> Iterable[Sequence[str]]:
     rows = [("loss", "options", "help")]
     for loss in losses.describe(names or losses.BUILTIN):
         options = [*loss.required, *(f"{name}={value}" for name, value in loss.options.items())]
-        reads = "anything" if loss.reads is None else ", ".join(loss.reads) or "nothing"
-        rows.append((loss.name, ", ".join(options), f"{loss.help} Reads {reads}.".strip()))
+        reads = f" Reads {', '.join(loss.reads)}." if loss.reads else ""
+        rows.append((loss.name, ", ".join(options), loss.help + reads))
     return rows
 
 
