@@ -23,7 +23,7 @@ from distill.losses.spec import LossSpec, Ramp
 
 if TYPE_CHECKING:
     from distill.losses.base import FromContext, Loss, LossModule, Networks, WeightedLoss
-    from distill.losses.box import box_giou, box_iou, box_l1, dfl_kl
+    from distill.losses.box import box_bckd, box_giou, box_iou, box_l1, dfl_kl
     from distill.losses.context import LossContext, Outputs, anchor_quality
     from distill.losses.feature import feature_at, feature_cwd, feature_fgd, feature_pkd
     from distill.losses.logit import objectness_bce, score_bce, score_dist

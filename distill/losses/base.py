@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from distill.errors import DistillError
 from distill.losses.context import LossContext
+from distill.losses.selection import ALL
 from distill.losses.spec import ALWAYS, Ramp
 
 ORIGINAL = "original"  # the teacher that the student was cut from
@@ -81,6 +82,8 @@ class FromContext:
         reads: what these are, words of `READABLE`.
         needs: what it reads that not every head has, a key of `distill.losses.NEEDS`.
         narrow: (context, options) -> the context without the anchors that do not count.
+        selects: the teacher's quality weighs its anchors, so it takes the option `anchors`: "all", or "kept" for those
+            alone whose boxes the teacher's NMS keeps.
     """
 
     function: Callable[..., Tensor]
@@ -88,9 +91,11 @@ class FromContext:
     reads: tuple[str, ...]
     needs: str | None = None
     narrow: Callable[[LossContext, Mapping[str, Any]], LossContext] = lambda ctx, options: ctx
+    selects: bool = False
 
-    def __call__(self, ctx: LossContext, **options: Any) -> Tensor:
+    def __call__(self, ctx: LossContext, *, anchors: str = ALL, **options: Any) -> Tensor:
         """The value for one batch."""
+        ctx = ctx if anchors == ALL else ctx.at_anchors(anchors)
         ctx = self.narrow(ctx, options)
         return torch.stack([self.function(*tensors, **options) for tensors in self.inputs(ctx)]).mean()
 

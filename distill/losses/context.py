@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import DistillError
+from distill.losses.selection import ALL, KEPT, kept
 from distill.machine.words import nearest
 
 NECK = "neck"  # the point where features enter the head
@@ -94,6 +95,12 @@ class Outputs:
         if self.decode is None:
             raise DistillError("a loss asks for boxes, but this network predicts none: take the loss out of the recipe")
         return self.decode().float()
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """Which boxes are left after non-maximum suppression, (B, A)."""
+        with torch.no_grad():
+            return kept(self.boxes, probabilities(self.scores, self.objectness))
 
     def feature(self, point: str) -> tuple[Tensor, ...]:
         """Features at a point: one (B, C, H, W) per level at "neck", and one alone at a module's path.
@@ -183,6 +190,7 @@ class LossContext:
         points: where the loss reads features: "neck", or paths of modules.
         channels: per point, how both networks' channels meet at each of its levels; a point that is missing here
             compares them as they are.
+        anchors: whose `quality` counts: "all", or those that the teacher's NMS has "kept"; that of others is 0.
     """
 
     images: Tensor
@@ -192,6 +200,7 @@ class LossContext:
     progress: float = 0.0
     points: tuple[str, ...] = (NECK,)
     channels: Mapping[str, Sequence[Channels]] = field(default_factory=dict)
+    anchors: str = ALL
     _pairs: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict, init=False, repr=False)
     _focused: dict[float, LossContext] = field(default_factory=dict, init=False, repr=False)
 
@@ -240,7 +249,18 @@ class LossContext:
     def quality(self) -> Tensor:
         """How sure the teacher is that an anchor holds an object, (B, A)."""
         with torch.no_grad():
-            return anchor_quality(self.teacher.scores, self.teacher.objectness)
+            quality = anchor_quality(self.teacher.scores, self.teacher.objectness)
+            return quality if self.anchors == ALL else quality * self.teacher.kept
+
+    def at_anchors(self, which: str) -> LossContext:
+        """The same with the quality of "all" anchors, or of those that the teacher's NMS has "kept" alone.
+
+        Raises:
+            DistillError: another word.
+        """
+        if which not in (ALL, KEPT):
+            raise DistillError(f"a loss's option anchors is '{ALL}' or '{KEPT}', not {which!r}")
+        return replace(self, anchors=which)
 
     def focused(self, power: float) -> LossContext:
         """The context of those anchors alone that count in a mean weighted by quality^power, as those of one image.
@@ -253,7 +273,7 @@ class LossContext:
             counts = ~(weight <= NEGLIGIBLE * weight.mean())  # what is not a number counts
             image, anchor = counts.nonzero(as_tuple=True)
             outputs = self.student.pick(image, anchor), self.teacher.pick(image, anchor)
-            self._focused[power] = replace(self, student=outputs[0], teacher=outputs[1])
+            self._focused[power] = replace(self, student=outputs[0], teacher=outputs[1], anchors=ALL)
         return self._focused[power]
 
     @property
@@ -269,3 +289,12 @@ def anchor_quality(scores: Tensor, objectness: Tensor | None = None) -> Tensor:
     """
     best = scores.amax(-1).sigmoid()
     return best if objectness is None else best * objectness.sigmoid()
+
+
+def probabilities(scores: Tensor, objectness: Tensor | None = None) -> Tensor:
+    """How likely an anchor holds an object of each class: the class probabilities, times objectness if there is that.
+
+    Shape: logits (B, A, nc), (B, A) -> (B, A, nc), 0 to 1.
+    """
+    classes = scores.sigmoid()
+    return classes if objectness is None else classes * objectness.sigmoid()[..., None]

@@ -26,6 +26,7 @@ BUILTIN: Mapping[str, str] = {
     "box_iou": "distill.losses.box",
     "box_giou": "distill.losses.box",
     "box_l1": "distill.losses.box",
+    "box_bckd": "distill.losses.box",
     "dfl_kl": "distill.losses.box",
     "feature_pkd": "distill.losses.feature",
     "feature_cwd": "distill.losses.feature",
@@ -35,6 +36,8 @@ BUILTIN: Mapping[str, str] = {
     "kl": "distill.losses.softmax",
     "dkd": "distill.losses.softmax",
     "nkd": "distill.losses.softmax",
+    "crosskd": "distill.yolo.training.crosskd",
+    "pseudo_labels": "distill.yolo.training.pseudo_labels",
     "ultralytics": "distill.yolo.training.ultralytics_loss",
 }
 # Names that older recipes may hold.
@@ -146,7 +149,9 @@ def _options(loss: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
     if isinstance(loss, FromContext):
         parameters = list(inspect.signature(loss.function).parameters.values())
-        return {each.name: each for each in parameters if each.kind is each.KEYWORD_ONLY}
+        own = {each.name: each for each in parameters if each.kind is each.KEYWORD_ONLY}
+        shared = inspect.signature(FromContext.__call__).parameters["anchors"]
+        return own | {"anchors": shared} if loss.selects else own
     parameters = list(inspect.signature(loss).parameters.values())[0 if inspect.isclass(loss) else 1 :]
     return {each.name: each for each in parameters if each.kind is not each.VAR_POSITIONAL}
 

@@ -11,7 +11,8 @@ from distill.losses.context import Outputs
 from tests.distill.contexts import anchors, context, leaves, outputs
 
 # As a run calls them, with a context.
-box_iou, box_giou, box_l1, dfl_kl = map(losses.resolve, ("box_iou", "box_giou", "box_l1", "dfl_kl"))
+NAMES = ("box_iou", "box_giou", "box_l1", "box_bckd", "dfl_kl")
+box_iou, box_giou, box_l1, box_bckd, dfl_kl = map(losses.resolve, NAMES)
 SCALE_FREE = [box_iou, box_giou, box_l1]
 
 
@@ -31,6 +32,23 @@ def test_box_giou_has_the_value_of_its_formula():
     assert box_giou(context(student, teacher)).item() == pytest.approx(expected, rel=1e-5)
     expected = (0.9 * first + 0.6 * second) / 1.5
     assert box_giou(context(student, teacher), focus=1.0).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_box_bckd_weighs_a_box_by_how_far_its_scores_are_off():
+    boxes = [[0.0, 0, 2, 2], [0.0, 0, 1, 1], [0.0, 0, 4, 2]], [[1.0, 1, 3, 3], [3.0, 0, 4, 1], [2.0, 0, 6, 2]]
+    student, teacher = anchors([0.4, 0.6, 0.9], boxes[0]), anchors([0.9, 0.6, 0.1], boxes[1])
+    # IoU 1/7, 0 and 1/3; the scores of the second anchor agree, and the third is a false alarm.
+    first, third = 1 - 1 / 7, 2 / 3
+    expected = (0.5 * first + 0.8 * third) / (0.9 + 0.6 + 0.1)
+    assert box_bckd(context(student, teacher)).item() == pytest.approx(expected, rel=1e-5)
+    expected = (0.25 * first + 0.64 * third) / 1.6
+    assert box_bckd(context(student, teacher), gamma=2.0).item() == pytest.approx(expected, rel=1e-5)
+    # Objectness times class probability is what counts: 0.8 of 0.5 and 0.5 of 0.8 are the same.
+    student, teacher = (
+        anchors([score], [box], [there])
+        for score, box, there in ((0.8, [0.0, 0, 2, 2], 0.5), (0.5, [1.0, 1, 3, 3], 0.8))
+    )
+    assert box_bckd(context(student, teacher)).item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(("loss", "pulls"), [(box_giou, True), (box_l1, True), (box_iou, False)])

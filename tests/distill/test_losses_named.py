@@ -20,7 +20,11 @@ def test_every_shipped_loss_resolves_and_describes_itself():
     rows = losses.describe()
     assert [row.name for row in rows] == list(losses.BUILTIN)
     assert all(row.help.endswith(".") for row in rows)
-    assert {row.name: dict(row.options) for row in rows}["dfl_kl"] == {"focus": 2.0, "temperature": 1.0}
+    assert {row.name: dict(row.options) for row in rows}["dfl_kl"] == {
+        "focus": 2.0,
+        "temperature": 1.0,
+        "anchors": "all",
+    }
 
 
 def test_a_recipe_keeps_the_losses_that_a_head_can_have():
