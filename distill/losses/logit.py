@@ -155,7 +155,9 @@ def _objectness(ctx: LossContext) -> Iterator[tuple[Tensor, ...]]:
 
 
 LOSSES = {
-    "score_bce": FromContext(score_bce, _scores_beside_objectness, ("scores", "quality"), narrow=_where_objects_are, selects=True),
+    "score_bce": FromContext(
+        score_bce, _scores_beside_objectness, ("scores", "quality"), narrow=_where_objects_are, selects=True
+    ),
     "score_dist": FromContext(score_dist, _scores, ("scores", "quality"), selects=True),
     "objectness_bce": FromContext(objectness_bce, _objectness, ("objectness",), needs="objectness"),
 }

@@ -15,7 +15,7 @@ import prune
 from distill import losses
 from distill.engine.planning import trace
 from distill.errors import DistillError
-from distill.losses.context import LossContext, Outputs
+from distill.losses.context import Channels, LossContext, Outputs
 from distill.losses.spec import LossSpec
 from distill.training.task import DistillationTask
 from distill.yolo.checkpoint import detector as checkpoint
@@ -63,7 +63,7 @@ def context(task: DistillationTask, noise: float) -> LossContext:
     """Of a student whose features are the teacher's kept ones, with noise."""
     with torch.no_grad():
         teacher = run(task.teachers[0].network, IMAGES)
-    channels = {"neck": list(task._channels["original"]["neck"])}
+    channels = {"neck": [Channels(keep) for keep in task.teachers[0].keep["neck"]]}
     levels = list(zip(teacher.neck, channels["neck"], strict=True))
     assert any(len(meet.keep) < own.shape[1] for own, meet in levels)
     torch.manual_seed(0)
