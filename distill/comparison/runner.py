@@ -120,6 +120,7 @@ class _Work:
         self.failed: list[FailedRun] = []
         self.chosen: dict[str, float | None] = {}
         self.about: Setting | None = None
+        self.about_all = False  # whether `about` is of a run whose network is that of the recipe
         recipe = comparison.recipe
         self.starts = _starts([start_of(comparison.variant(arm, recipe.seed, None), recipe) for arm in comparison.arms])
         total = len(comparison.arms) * (max(1, len(comparison.lrs)) + len(comparison.seeds) - 1)
@@ -187,7 +188,10 @@ class _Work:
             self.write()
             return
         self.rows.append(ArmRun.of(results, arm.name, seed, lr, str(path.relative_to(self.folder.path))))
-        self.about = self.about or Setting.of(results)
+        recipes = recipe, self.comparison.recipe
+        as_all = len({(each.model, each.prune) for each in recipes}) == 1  # an arm may have a network of its own
+        if self.about is None or as_all > self.about_all:
+            self.about, self.about_all = Setting.of(results), as_all
         self.write()
 
     def choose(self, arm: Arm) -> None:

@@ -35,7 +35,8 @@ def write(folder: Path) -> None:
 
     results = ComparisonResults.read(folder)
     plots = comparison_plots(facts.standings(results))
-    arms = [(arm.name, arm_text(arm)) for arm in results.arms]
+    networks = {arm.name: facts.network_text(arm) for arm in facts.standings(results)}
+    arms = [(arm.name, " · ".join(filter(None, [arm_text(arm), networks.get(arm.name)]))) for arm in results.arms]
     write_files(folder, report_files("compare", plots, results=results, facts=facts, arms=arms, folder=folder))
 
 

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
+from pathlib import Path
 from statistics import mean, median, stdev
 
 from distill.report.facts import Table
 from distill.report.format import apart, digits, signed
-from distill.results.comparison import ArmRun, ComparisonResults
+from distill.results.comparison import ArmNetwork, ArmRun, ComparisonResults
 
 OURS = "ours"
 # How many standard errors a mean may be away from 0 by chance: Student's t at 95 %, for 1, 2, ... degrees of freedom.
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
+ALIKE = 1.05  # networks whose GFLOPs differ by less than this factor cost the same: cuts end a little off their budget
 NOISE = {True: "within noise", False: "beyond noise", None: ""}
 
 
@@ -51,6 +53,11 @@ class Standing:
     def start(self) -> float:
         """Mean mAP50-95 of the networks before training."""
         return mean(run.start for run in self.runs)
+
+    @property
+    def network(self) -> ArmNetwork | None:
+        """What it trains: that of the first seed, for seeds cut alike."""
+        return self.runs[0].network
 
     @property
     def within_noise(self) -> bool | None:
@@ -90,13 +97,29 @@ def base_name(arms: Sequence[Standing]) -> str:
     return next((arm.name for arm in arms if arm.others is None), OURS)
 
 
+def differ_in_cost(arms: Sequence[Standing]) -> bool:
+    """Whether the arms train networks of different cost, so that their figures are not won at the same price."""
+    gflops = [arm.network.gflops for arm in arms if arm.network is not None]
+    return bool(gflops) and max(gflops) > ALIKE * min(gflops)
+
+
+def network_text(arm: Standing) -> str:
+    """What an arm trains, in words; empty if nobody noted it."""
+    network = arm.network
+    if network is None:
+        return ""
+    size = f"{digits(network.params / 1e6)} M parameters, {digits(network.gflops)} GFLOPs"
+    return f"{Path(network.model).name}: {size}" if network.model else size
+
+
 def comparison(results: ComparisonResults) -> Table | None:
     """A row for each arm."""
     arms = standings(results)
     if not arms:
         return None
-    columns = ("arm", "start", "mAP50-95", "seeds", f"against {base_name(arms)}", "", "lr", "s/step", "labels")
-    return Table(columns, tuple(map(_row, arms)), strong="mAP50-95")
+    known = all(arm.network is not None for arm in arms)
+    columns = ("arm", "start", "mAP50-95", *(("GFLOPs",) if known else ()), "seeds", f"against {base_name(arms)}", "")
+    return Table((*columns, "lr", "s/step", "labels"), tuple(map(_row, arms)), strong="mAP50-95")
 
 
 def _row(arm: Standing) -> tuple[str, ...]:
@@ -104,6 +127,7 @@ def _row(arm: Standing) -> tuple[str, ...]:
         arm.name,
         f"{arm.start:.3f}",
         arm.score,
+        *((digits(arm.network.gflops),) if arm.network else ()),
         str(len(arm.runs)),
         arm.difference,
         NOISE[arm.within_noise],
@@ -132,7 +156,10 @@ def notes(results: ComparisonResults) -> list[str]:
         "start: the network before training. mAP50-95: the best epoch of training, or the mean of the weights before and "
         "after it if that was measured and is higher; also if it is below the start."
     )
-    return [columns + (deviation if several else ""), noise, rates]
+    notes = [columns + (deviation if several else ""), noise, rates]
+    if differ_in_cost(standings(results)):
+        notes.append("The arms train networks of different cost: compare those of about the same GFLOPs.")
+    return notes
 
 
 def findings(results: ComparisonResults) -> list[str]:
@@ -160,9 +187,10 @@ def gain(results: ComparisonResults) -> str:
     arms = standings(results)
     if not arms:
         return "Nothing to compare yet"
+    names = _names(arms)
     best = max(arms, key=lambda arm: mean(arm.values))
     below = ", and below its start" if mean(best.values) < best.start else ""
-    ends = f"{best.name} ends highest of {len(arms)} ways: mAP50-95 {best.score}{below}"
+    ends = f"{names[best.name]} ends highest of {len(arms)} ways: mAP50-95 {best.score}{below}"
     if len(arms) == 1:
         return f"{best.name} ends at mAP50-95 {best.score}{below}"
     if len(best.runs) < 2:
@@ -174,8 +202,18 @@ def gain(results: ComparisonResults) -> str:
     ]
     if not near:
         return f"{ends}, beyond noise"
-    others = "all others" if len(near) == len(arms) - 1 > 1 else ", ".join(near)
+    all_others = len(near) == len(arms) - 1 > 1 and not differ_in_cost(arms)
+    others = "all others" if all_others else ", ".join(names[name] for name in near)
     return f"{ends}, but {others} within noise of it"
+
+
+def _names(arms: Sequence[Standing]) -> dict[str, str]:
+    """What sentences call the arms: by name, and with the cost of their networks if these differ in it."""
+    costs = differ_in_cost(arms)
+    return {
+        arm.name: f"{arm.name} ({digits(arm.network.gflops)} GFLOPs)" if costs and arm.network else arm.name
+        for arm in arms
+    }
 
 
 def judgement(results: ComparisonResults) -> str:
@@ -184,7 +222,9 @@ def judgement(results: ComparisonResults) -> str:
     if not others:
         return ""
     best = max(others, key=lambda arm: mean(arm.differences))
-    words = f"{best.name} against {base_name(standings(results))}: {best.difference}", NOISE[best.within_noise]
+    names = _names(standings(results))
+    against = f"{names[best.name]} against {names[base_name(standings(results))]}"
+    words = f"{against}: {best.difference}", NOISE[best.within_noise]
     return ", ".join(filter(None, words))
 
 

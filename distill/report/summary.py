@@ -16,7 +16,15 @@ from distill.errors import DistillError
 from distill.machine.files import check_place, write_files
 from distill.recipe import load as recipes
 from distill.recipe.section import UNSET
-from distill.report.compare_facts import NOISE, OURS, base_name, standings, with_spread
+from distill.report.compare_facts import (
+    NOISE,
+    OURS,
+    base_name,
+    differ_in_cost,
+    network_text,
+    standings,
+    with_spread,
+)
 from distill.report.facts import comparison, headline_latency
 from distill.report.format import digits, speed
 from distill.report.kept import Comparison, read, shrink
@@ -166,6 +174,8 @@ def _by_budget(group: Sequence[Comparison]) -> str:
 def _arms(one: Comparison) -> str:
     """A row for each arm, and what it differs from `ours` by, seed by seed."""
     arms, help_of = standings(one), {arm.name: arm.help for arm in one.arms}
+    if differ_in_cost(arms):
+        help_of |= {arm.name: f"{help_of[arm.name]} {network_text(arm)}" for arm in arms}
     rows = [
         (f"`{arm.name}`", _start(arm.runs), arm.score, arm.difference, NOISE[arm.within_noise], help_of[arm.name])
         for arm in arms

@@ -36,6 +36,15 @@ class TrainingSize:
 
 
 @dataclass(frozen=True)
+class ArmNetwork:
+    """The network that an arm trains."""
+
+    model: str | None  # the checkpoint or architecture that it came from
+    gflops: float
+    params: int
+
+
+@dataclass(frozen=True)
 class ArmRun:
     """One finished training of an arm."""
 
@@ -51,6 +60,7 @@ class ArmRun:
     seconds_per_step: float  # median over the epochs
     schedule: TrainingSize
     folder: str  # of the run, inside that of the comparison
+    network: ArmNetwork | None = None  # None in a file of an older version
 
     @classmethod
     def of(cls, results: Results, arm: str, seed: int, lr_tried: float | None, folder: str) -> ArmRun:
@@ -75,6 +85,7 @@ class ArmRun:
             seconds_per_step=median(results.epoch_seconds) / (schedule["steps"] / schedule["epochs"]),
             schedule=TrainingSize(schedule["epochs"], schedule["steps"], schedule["batch"]),
             folder=folder,
+            network=ArmNetwork(results.model, start.gflops, start.params),
         )
 
 

@@ -33,6 +33,7 @@ from distill.report import compare as report
 from distill.report import compare_facts as facts
 from distill.results.comparison import (
     Arm,
+    ArmNetwork,
     ArmRun,
     ComparedNetwork,
     ComparisonResults,
@@ -177,6 +178,10 @@ def test_the_table_says_what_the_runs_say(done: tuple[Path, Watch]) -> None:
         assert row["map50_95"] == max(run["trained"]["map50_95"], mean["averaged"])
         assert row["lr"] == run["schedule"]["lr"]
         assert row["start"] == run["models"]["repaired"]["map50_95"] and row["seed"] == run["seed"]
+        assert row["network"]["gflops"] == run["models"]["student"]["gflops"]
+        assert (
+            row["network"]["params"] == run["models"]["student"]["params"] and row["network"]["model"] == run["model"]
+        )
         assert row["history"] == [epoch["map50_95"] for epoch in run["history"]]
         assert row["seconds_per_step"] > 0 and row["lr_tried"] == row["lr"] and row["labels"]
         assert set(run["history"][0]) >= {"ultralytics" if row["arm"] == "ultralytics" else "score_bce"}
@@ -432,6 +437,31 @@ def test_differences_are_paired_and_tested() -> None:
 )
 def test_no_winner_is_named_where_noise_could_have_chosen_another(scores: dict[str, list[float]], says: str) -> None:
     assert facts.gain(comparison(scores)) == says
+
+
+def test_networks_of_different_cost_are_not_called_equal(tmp_path: Path) -> None:
+    scores = {"ours": [0.5, 0.6, 0.7], "small": [0.52, 0.59, 0.71]}
+    results = comparison(scores)
+    networks = {"ours": ArmNetwork("/a/big.pt", 1.0, 900_000), "small": ArmNetwork("yolov5n.yaml", 2.0, 1_770_000)}
+    alike = {**networks, "small": ArmNetwork("yolov5n.yaml", 1.04, 1_770_000)}
+    for known, differ in ((networks, True), (alike, False)):
+        both = replace(results, runs=tuple(replace(run, network=known[run.arm]) for run in results.runs))
+        assert facts.differ_in_cost(facts.standings(both)) is differ
+        small, ours = (" (2.00 GFLOPs)", " (1.00 GFLOPs)") if differ else ("", "")
+        assert facts.gain(both) == (
+            f"small{small} ends highest of 2 ways: mAP50-95 0.607 ± 0.096, but ours{ours} within noise of it"
+        )
+        assert facts.judgement(both).startswith(f"small{small} against ours{ours}: +0.007")
+        assert any("different cost" in note for note in facts.notes(both)) is differ
+        table = facts.comparison(both)
+        assert table is not None
+        place = table.columns.index("GFLOPs")
+        assert [row[place] for row in table.rows] == ["1.00", "2.00" if differ else "1.04"]
+    (tmp_path / "compare.json").write_text(json.dumps(both.to_dict()))
+    report.write(tmp_path)
+    page = (tmp_path / "compare.md").read_text()
+    assert "big.pt: 0.90 M parameters, 1.00 GFLOPs" in page and "yolov5n.yaml: 1.77 M parameters, 1.04 GFLOPs" in page
+    assert "GFLOPs" not in facts.comparison(results).columns, "an older file does not say"  # type: ignore[union-attr]
 
 
 def test_an_arm_that_ends_below_its_start_is_a_finding() -> None:
