@@ -18,9 +18,10 @@ from torch import nn
 import prune
 from distill.engine.judge import Judge
 from distill.engine.planning import budget as budget_of
-from distill.engine.preflight import Preflight, preflight, scratch_frames
+from distill.engine.preflight import Preflight, preflight
 from distill.engine.stages.repair import mend
 from distill.engine.statistics import Statistics
+from distill.engine.unlabelled import scratch_frames
 from distill.errors import DistillError
 from distill.machine import env, measure
 from distill.machine.console import Console

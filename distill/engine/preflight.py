@@ -15,6 +15,7 @@ import prune
 from distill import losses
 from distill.engine.planning import budget, importance_of, trace
 from distill.engine.size import ImageSize, image_size, with_size
+from distill.engine.unlabelled import in_words, unread, with_frames, with_unlabelled
 from distill.errors import DistillError
 from distill.losses.base import LossModule, WeightedLoss
 from distill.losses.spec import ALWAYS, LossSpec
@@ -22,7 +23,6 @@ from distill.machine import env, parallel
 from distill.machine.console import Console
 from distill.machine.device import pick_device
 from distill.machine.measure import count_params
-from distill.machine.private import private_folder
 from distill.machine.progress import ProgressCallback
 from distill.machine.words import html_table, printable, text_table
 from distill.recipe.schema import SHAPES, Recipe
@@ -31,7 +31,6 @@ from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.build import build
 from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.data import dataset as datasets
-from distill.yolo.data import unlabelled
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.labels import abridge
 from distill.yolo.export import check_exports
@@ -70,21 +69,9 @@ class Preflight:
         if data is not None:
             labels = "" if data.labelled else ", without labels"
             rows.append(("images", f"{len(data.train)} train, {len(data.val)} val{labels}: {data.path}"))
-            rows += [("unlabelled", beside)] if (beside := self._beside) else []
+            rows += [("unlabelled", beside)] if (beside := in_words(self.recipe, data)) else []
         losses = [("losses", ", ".join(loss.name for loss in self.losses))] if self.losses else []
         return [*rows, ("size", str(self.size)), *losses, ("device", env.device_name(str(self.device)))]
-
-    @property
-    def _beside(self) -> str:
-        """Images without labels beside labelled ones, in words."""
-        options, data = self.recipe.unlabelled, self.data
-        if options is None or data is None:
-            return ""
-        parts = [f"{len(data.unlabelled)} images"] if data.unlabelled else []
-        if data.videos:
-            videos = "a video" if len(data.videos) == 1 else f"each of {len(data.videos)} videos"
-            parts.append(f"up to {options.frames} {'frame' if options.frames == 1 else 'frames'} of {videos}")
-        return f"{' and '.join(parts)}: {abridge(list(options.images), ', ')}" if parts else ""
 
     @property
     def _told(self) -> list[tuple[str, str]]:
@@ -148,41 +135,16 @@ def preflight(
     if recipe.data != SHAPES or generate is not None:
         path = generate() if recipe.data == SHAPES and generate is not None else Path(recipe.data)
         data = load_data(path, teacher, progress)
-    if recipe.unlabelled is not None:
-        _check_batches(recipe)
-        root = data.config["path"] if data is not None else None
-        found = unlabelled.find(recipe.unlabelled.images, root, progress)
-        if data is not None:
-            data = unlabelled.beside(data, found)
+    data = with_unlabelled(recipe, data, progress)
     if data is not None:
         _check_labels(recipe, data, teaching)
-        if data.videos and frames is not None and recipe.unlabelled is not None:
-            data = _decode(data, frames(), recipe.unlabelled.frames, progress)
+        data = with_frames(recipe, data, frames, progress)
+        notes += unread(recipe, data, bool(teaching))
         notes += data.notes
         warnings += data.warnings
     weights = {loss.name: loss.weight for loss in teaching}
     _LOG.debug("weights of losses %s; device %s; torch uses %d threads", weights, device, torch.get_num_threads())
     return Preflight(recipe, size, device, teacher, teaching, data, notes, tuple(warnings))
-
-
-def scratch_frames() -> Path:
-    """A folder for frames of videos that goes with the process."""
-    return private_folder() / "frames"
-
-
-def _check_batches(recipe: Recipe) -> None:
-    """Refuse batches that cannot hold an image with labels and one without."""
-    name, batch = ("batch", recipe.batch) if recipe.distill.batch is None else ("distill.batch", recipe.distill.batch)
-    if recipe.distill.epochs and batch < 2 * parallel.world():
-        what = "images with labels and without share each batch"
-        raise DistillError(f"{name} is {batch}, and {what}: give {name}={2 * parallel.world()} or more")
-
-
-def _decode(data: DataSet, folder: Path, most: int, progress: ProgressCallback | None) -> DataSet:
-    """`unlabelled.decoded`; of several processes the leader writes the frames, and the others read them."""
-    whole = unlabelled.decoded(data, folder, most, progress) if parallel.is_leader() else None
-    parallel.broadcast()
-    return whole or unlabelled.decoded(data, folder, most, progress)
 
 
 def load_data(path: str | Path, model: Detector | None, progress: ProgressCallback | None) -> DataSet:

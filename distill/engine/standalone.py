@@ -13,8 +13,9 @@ import prune
 from distill.engine.curve import CurveOptions, trace_curve
 from distill.engine.folder import RECIPE
 from distill.engine.planning import make_plan
-from distill.engine.preflight import Preflight, load_data, preflight, scratch_frames
+from distill.engine.preflight import Preflight, load_data, preflight
 from distill.engine.size import ImageSize, image_size
+from distill.engine.unlabelled import scratch_frames
 from distill.errors import DistillError
 from distill.machine.console import Console
 from distill.machine.device import pick_device

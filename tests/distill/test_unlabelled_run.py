@@ -13,8 +13,9 @@ from distill.cli.main import main
 from distill.comparison import arms
 from distill.engine.pipeline import STAGES
 from distill.engine.planning import calibration_images
-from distill.engine.preflight import preflight, scratch_frames
+from distill.engine.preflight import preflight
 from distill.engine.stage import shared_stages
+from distill.engine.unlabelled import scratch_frames
 from distill.machine.console import Console
 from distill.machine.private import private_folder
 from distill.recipe import load as recipes

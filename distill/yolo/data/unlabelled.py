@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from distill.errors import DistillError
 from distill.machine.progress import ProgressCallback
@@ -35,20 +36,25 @@ def find(places: Sequence[str], root: Path | None = None, progress: ProgressCall
         progress: shows a bar over the images of each place.
 
     Raises:
-        DistillError: nothing there, no images, or a video that cannot be decoded.
+        DistillError: nothing there, no images, or a video that cannot be decoded. One in a folder is left out and named in
+            `warnings`, if there is something else in it.
     """
-    splits: list[labels.Split] = []
+    records: dict[Path, dict[str, Any]] = {}
     clips: list[Path] = []
+    warnings: list[str] = []
     for place in map(Path, places):
         images, found = _look_into(place, root)
-        clips += found
         if images:
-            splits.append(labels.read(place, UNLABELLED, images, None, progress))
-    for clip in (clips := once(clips)):
-        videos.probe(clip)
-    records = {Path(record["im_file"]): record for split in splits for record in split.records}
-    warnings = tuple(line for split in splits for line in split.warnings)
-    return Found(tuple(records[file] for file in sorted(once(list(records)))), tuple(clips), warnings)
+            split = labels.read(place, UNLABELLED, images, None, progress)
+            records |= {Path(record["im_file"]): record for record in split.records}
+            warnings += split.warnings
+        usable, damaged = _probe(found)
+        if damaged and not (images or usable):
+            raise damaged[0]
+        warnings += [f"{error}: left out" for error in damaged]
+        clips += usable
+    files = sorted(once(list(records)))
+    return Found(tuple(records[file] for file in files), tuple(once(clips)), tuple(warnings))
 
 
 def beside(data: DataSet, found: Found) -> DataSet:
@@ -110,6 +116,19 @@ def _join(data: DataSet, records: Records) -> DataSet:
         config=data.config | {"train": files},
         records=data.records | {"train": records},
     )
+
+
+def _probe(clips: Sequence[Path]) -> tuple[list[Path], list[DistillError]]:
+    """The videos that can be decoded, and what is wrong with the others."""
+    usable: list[Path] = []
+    damaged: list[DistillError] = []
+    for clip in clips:
+        try:
+            videos.probe(clip)
+            usable.append(clip)
+        except DistillError as error:
+            damaged.append(error)
+    return usable, damaged
 
 
 def _look_into(place: Path, root: Path | None) -> tuple[list[Path], list[Path]]:

@@ -21,10 +21,13 @@ from distill.machine.words import brief
 
 _LOG = logging.getLogger(__name__)
 _QUALITY = 95  # of the JPEG files
+_NAME = 40  # characters of a video's name that the names of its frames have
 
 
 def probe(video: Path) -> None:
     """Decode the first frame of a video. Raises `DistillError` if that cannot be done."""
+    if not video.is_file():  # reading a pipe would never end
+        raise _undecodable(video)
     with _opened(video) as capture:
         if _next(capture) is None:
             raise _undecodable(video)
@@ -45,7 +48,7 @@ def frames_of(video: Path, folder: Path, most: int, progress: ProgressCallback |
     """
     # Two videos of one name in different folders are two, and other frames of one are others.
     key = hashlib.sha256(f"{video.absolute()} {video.stat().st_size} {most}".encode(errors="replace")).hexdigest()[:8]
-    place = folder / f"{video.stem}-{key}"
+    place = folder / f"{video.stem[:_NAME]}-{key}"
     if not has_content(place):
         write_atomically(place, partial(_write, video, _spread(_length(video), most), progress))
     return sorted(place.iterdir())
@@ -70,10 +73,8 @@ def _write(video: Path, wanted: Sequence[int], progress: ProgressCallback | None
             if frame is None:
                 break
             position += 1
-            name = folder / f"{brief(video.stem, 60)}-{number:07}.jpg"
-            done, coded = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-            assert done
-            name.write_bytes(coded.tobytes())
+            coded = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1]
+            (folder / f"{video.stem[:_NAME]}-{number:07}.jpg").write_bytes(coded.tobytes())
             written += 1
     if not written:
         raise _undecodable(video)
@@ -108,6 +109,5 @@ def _next(capture: Any) -> np.ndarray | None:
 
 
 def _undecodable(video: Path) -> DistillError:
-    return DistillError(
-        f"{brief(video, 200)}: this video cannot be decoded: convert it to MP4 (H.264), or give its frames"
-    )
+    mend = "convert it to MP4 (H.264), or give its frames as images"
+    return DistillError(f"{brief(video, 200)}: this video cannot be decoded: {mend}")

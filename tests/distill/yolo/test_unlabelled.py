@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,22 @@ def test_damaged_images_are_left_out_and_named(data: datasets.DataSet, tmp_path:
     (more / "broken.jpg").write_bytes(b"\xff\xd8 nothing")
     both = join(data, more)
     assert len(both.unlabelled) == 2 and "1 of the 3 images of 'unlabelled' left out: " in both.warnings[-1]
+
+
+def test_a_damaged_video_is_left_out_of_a_folder_that_has_more(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    more = noise(tmp_path / "more", 2)
+    (more / "cut.mp4").write_bytes(b"nothing")
+    os.mkfifo(more / "pipe.mp4")
+    found = unlabelled.find([str(more)])
+    assert len(found.records) == 2 and not found.videos and capfd.readouterr().err == ""
+    assert [line.partition("more/")[2].partition(":")[0] for line in found.warnings] == ["cut.mp4", "pipe.mp4"]
+    assert all(line.endswith("as images: left out") for line in found.warnings)
+    alone = noise(tmp_path / "alone", 0)
+    (alone / "cut.mp4").write_bytes(b"nothing")
+    with pytest.raises(DistillError, match="cut.mp4: this video cannot be decoded"):
+        unlabelled.find([str(alone)])
 
 
 def test_images_that_are_all_in_train_are_refused(data: datasets.DataSet) -> None:
