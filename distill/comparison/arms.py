@@ -62,11 +62,14 @@ class Comparison:
 def start_of(variant: Recipe, common: Recipe) -> Recipe:
     """An arm's recipe up to where training starts. Two runs with the same one have the same network there.
 
-    In a sparsify stage the losses of `common` teach, which all arms have in common, whatever those of the arm are.
+    In a sparsify stage the losses of `common` teach, which all arms have in common, whatever those of the arm are. Other
+    teachers than the original make no difference before, but to say what a network with random weights is built for.
     """
     distill = Distill(epochs=0)
     if variant.sparsify and variant.sparsify.distill:
         distill = replace(distill, losses=common.distill.losses, labels=common.distill.labels)
+    elif not variant.fresh:
+        variant = replace(variant, teacher=replace(variant.teacher, checkpoint=None), teachers=())
     unlabelled = variant.unlabelled and Unlabelled(images=variant.unlabelled.images, frames=variant.unlabelled.frames)
     return replace(
         variant,
@@ -101,7 +104,7 @@ def plan(
     Raises:
         DistillError: what cannot be compared, in one line.
     """
-    if recipe.prune is None:
+    if recipe.prune is None and not recipe.foreign:
         raise DistillError("prune is null, so there is nothing to recover: give prune.flops=0.5")
     if not recipe.distill.epochs:
         raise DistillError("distill.epochs is 0, so no arm would be trained: give distill.epochs=10")

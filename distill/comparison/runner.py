@@ -13,15 +13,15 @@ from distill.comparison.arms import BUILTIN, OURS, Comparison, start_of
 from distill.comparison.processes import run_ahead
 from distill.comparison.runs import Planned, Runs
 from distill.engine.folder import COMPARISON, RunFolder
-from distill.engine.preflight import check_network, fitting, fitting_losses, open_teacher, preflight
+from distill.engine.preflight import check_network, fitting_losses, preflight
 from distill.engine.size import with_size
+from distill.engine.teachers import open_model
 from distill.errors import DistillError, RunError
 from distill.machine.console import Console
 from distill.recipe.load import to_yaml
 from distill.recipe.schema import Distill, Recipe
 from distill.report import compare as report
 from distill.results.comparison import Arm, ArmRun, ComparisonResults, FailedRun, Setting
-from distill.yolo.checkpoint.detector import Detector
 
 
 def run(
@@ -84,15 +84,16 @@ def possible(comparison: Comparison, console: Console, folder: Path | None = Non
     comparison = replace(comparison, recipe=recipe)
     common.introduce(console, folder)
     arms: list[Arm] = []
+    whole, _ = fitting_losses(recipe, common.teacher)
     for arm in comparison.arms:
         variant = comparison.variant(arm, recipe.seed, None)
         try:
-            teacher = common.teacher if variant.model == recipe.model else open_teacher(variant)
+            teacher = common.teacher if variant.model == recipe.model else open_model(variant)
             variant, _ = with_size(variant, teacher)
             if (variant.model, variant.prune, variant.imgsz) != (recipe.model, recipe.prune, recipe.imgsz):
                 check_network(variant, teacher)
-            fitting_losses(variant, teacher)
-            _differs(variant, recipe, common.teacher)
+            fitting, _ = fitting_losses(variant, teacher)
+            _differs(variant, recipe, len(fitting) == len(whole))
             arms.append(arm)
         except (DistillError, prune.PruneError) as error:
             if comparison.named or arm.name == OURS or arm not in BUILTIN:  # an arm of the user's own is never left out
@@ -103,11 +104,11 @@ def possible(comparison: Comparison, console: Console, folder: Path | None = Non
     return replace(comparison, arms=tuple(arms))
 
 
-def _differs(variant: Recipe, recipe: Recipe, teacher: Detector | None) -> None:
-    """Raise for an arm that leaves out a loss which this head cannot serve anyway."""
+def _differs(variant: Recipe, recipe: Recipe, as_many: bool) -> None:
+    """Raise for an arm that leaves out a loss which these heads cannot serve anyway. `as_many`: losses as in the recipe."""
     before, after = recipe.distill.losses, variant.distill.losses
     removed = [spec for spec in before if spec not in after]
-    if removed and all(spec in before for spec in after) and not fitting(removed, teacher)[0]:
+    if removed and all(spec in before for spec in after) and as_many:
         raise DistillError(f"this head has no {removed[0].label} anyway: leave the arm out")
 
 

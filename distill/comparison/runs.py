@@ -12,6 +12,7 @@ from typing import Any
 from distill.engine import pipeline
 from distill.engine.folder import LOG, RECIPE, RunFolder, finished_stages
 from distill.engine.stage import Stage, shared_stages, with_evaluations
+from distill.engine.stages.teachers import TEACHERS
 from distill.machine.console import Console
 from distill.machine.files import has_content
 from distill.recipe.load import to_yaml
@@ -79,7 +80,8 @@ class Runs:
                     results = pipeline.run(planned.recipe, folder, console)
             assert results is not None  # there is one process, and it leads
             if planned.is_last:
-                folder.discard([file.name for file in path.glob("*.pt") if not file.name.startswith(STUDENT.name)])
+                networks = [file.name for file in path.glob("*.pt") if not file.name.startswith(STUDENT.name)]
+                folder.discard([*networks, *TEACHERS.left(path, folder.stages)])
             return results
 
     def offer(self, planned: Planned) -> None:
@@ -118,13 +120,14 @@ class Runs:
         )
         own = _finished([stage for stage in stages if stage.when(recipe)], folder.path)
         if len(shared) > len(own):
-            folder.seed_from(source, {stage.name: stage.leaves for stage in with_evaluations(shared)})
+            records = finished_stages(source)
+            folder.seed_from(source, {stage.name: stage.left(source, records) for stage in with_evaluations(shared)})
 
 
 def _lacks_files(folder: RunFolder) -> bool:
     """Whether a file of a finished stage is gone, and was not discarded."""
-    done = [stage for stage in with_evaluations(pipeline.STAGES) if stage.name in folder.stages]
-    return not all(has_content(folder.path / name) for stage in done for name in {*stage.leaves} - {*folder.discarded})
+    left = {name for stage in with_evaluations(pipeline.STAGES) for name in stage.left(folder.path, folder.stages)}
+    return not all(has_content(folder.path / name) for name in left - {*folder.discarded})
 
 
 def _finished(stages: Sequence[Stage[Any]], path: Path) -> list[Stage[Any]]:
@@ -132,6 +135,6 @@ def _finished(stages: Sequence[Stage[Any]], path: Path) -> list[Stage[Any]]:
     recorded = finished_stages(path)
 
     def is_there(stage: Stage[Any]) -> bool:
-        return stage.name in recorded and all(has_content(path / name) for name in stage.leaves)
+        return stage.name in recorded and all(has_content(path / name) for name in stage.left(path, recorded))
 
     return list(takewhile(is_there, stages))

@@ -10,7 +10,7 @@ from distill.comparison.runs import Planned, Runs
 from distill.comparison.sweep import Point, Sweep, label
 from distill.engine import pipeline
 from distill.engine.folder import RunFolder
-from distill.engine.preflight import Preflight, check_network, fitting_losses, preflight
+from distill.engine.preflight import Preflight, check_network, fitting_losses, preflight, trained_network
 from distill.engine.size import with_size
 from distill.engine.stages.select import SELECT
 from distill.errors import DistillError, RunError
@@ -60,14 +60,17 @@ def _checked(points: tuple[Point, ...], folder: RunFolder, console: Console) -> 
     result = []
     for point in points:
         recipe = point.recipe
-        key = (recipe.model, recipe.trust, recipe.teacher, recipe.data, recipe.device, recipe.batch, recipe.export)
+        key = (
+            *(recipe.model, recipe.trust, recipe.teacher, recipe.teachers),
+            *(recipe.data, recipe.device, recipe.batch, recipe.export),
+        )
         try:
             if key not in opened:
                 opened[key] = preflight(recipe, progress=Console(quiet=True).track)
                 recipe = opened[key].recipe
             else:
                 teacher = opened[key].teacher
-                recipe, _ = with_size(recipe, teacher)
+                recipe, _ = with_size(recipe, trained_network(recipe, teacher, opened[key].teachers))
                 fitting_losses(recipe, teacher)
                 check_network(recipe, teacher)
         except (DistillError, prune.PruneError) as error:

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -249,8 +249,8 @@ def require_kind(path: Path, command: str) -> None:
         raise DistillError(f"{path} is {kinds[found]}{other}: distill {found} --resume {path}")
 
 
-def finished_stages(path: Path) -> Collection[str]:
-    """The names of the stages that the run in a folder has finished."""
+def finished_stages(path: Path) -> Mapping[str, Any]:
+    """What the stages that the run in a folder has finished have recorded, by name."""
     return _read_stages(path / STAGES)[0]
 
 

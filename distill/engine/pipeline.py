@@ -22,6 +22,7 @@ from distill.engine.stages.repair import REPAIR
 from distill.engine.stages.select import SELECT
 from distill.engine.stages.sparsify import SPARSIFY
 from distill.engine.stages.teacher import TEACHER, check_data
+from distill.engine.stages.teachers import TEACHERS
 from distill.engine.stages.train import TRAIN
 from distill.engine.stages.tune import TUNE
 from distill.machine import parallel
@@ -32,6 +33,7 @@ from distill.results.results import FILE, Results
 
 STAGES: tuple[Stage[Any], ...] = (
     TEACHER,
+    TEACHERS,
     SPARSIFY,
     CUT,
     REPAIR,

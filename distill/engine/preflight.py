@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ import prune
 from distill import losses
 from distill.engine.planning import budget, importance_of, trace
 from distill.engine.size import ImageSize, image_size, with_size
+from distill.engine.teachers import Teaching, open_model, open_teachers, trains_towards
 from distill.engine.unlabelled import in_words, unread, with_frames, with_unlabelled
 from distill.errors import DistillError
 from distill.losses.base import LossModule, WeightedLoss
-from distill.losses.spec import ALWAYS, LossSpec
+from distill.losses.spec import ALWAYS
 from distill.machine import env, parallel
 from distill.machine.console import Console
 from distill.machine.device import pick_device
@@ -26,17 +27,15 @@ from distill.machine.measure import count_params
 from distill.machine.progress import ProgressCallback
 from distill.machine.words import html_table, printable, text_table
 from distill.recipe.schema import SHAPES, Recipe
-from distill.training.task import PROBE, check_support
-from distill.yolo.checkpoint import detector as checkpoint
+from distill.training.task import PROBE
 from distill.yolo.checkpoint.build import build
 from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.data import dataset as datasets
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.labels import abridge
 from distill.yolo.export import check_exports
-from distill.yolo.families.outputs import distillation, teacher_of
+from distill.yolo.families.outputs import distillation, foreign_teacher, teacher_of
 from distill.yolo.families.table import family_of, stride_of
-from distill.yolo.families.ultralytics_dfl import DFL
 from distill.yolo.training.loggers import check_loggers
 
 _LOG = logging.getLogger(__name__)
@@ -49,11 +48,16 @@ class Preflight:
     recipe: Recipe  # with the image size in place of `auto`
     size: ImageSize
     device: torch.device
-    teacher: Detector | None  # the checkpoint that the recipe names; None if it trains one
-    losses: tuple[WeightedLoss, ...]  # of the recipe, those that the teacher's head can serve
+    teacher: Detector | None  # the network that the recipe names as `model`; None if it trains one
+    teachers: tuple[Teaching, ...]  # who teaches it, and with which losses
     data: DataSet | None  # None if it is still to be generated
     notes: tuple[str, ...]  # lines about what is left out
     warnings: tuple[str, ...]  # lines that the user must know, on the screen and in the report
+
+    @property
+    def losses(self) -> tuple[WeightedLoss, ...]:
+        """Those of all teachers."""
+        return tuple(loss for teacher in self.teachers for loss in teacher.losses)
 
     @property
     def facts(self) -> list[tuple[str, str]]:
@@ -62,7 +66,8 @@ class Preflight:
         rows = [("model", f"{train.model}, trained first" if train else "")]
         if teacher is not None:
             file, family = getattr(teacher.model, "yaml", {}).get("yaml_file", ""), family_of(teacher.model).title
-            rows = [("model", f"{teacher.source}, {count_params(teacher.model) / 1e6:.2f} M parameters")]
+            random = ", with random weights" if self.recipe.fresh else ""
+            rows = [("model", f"{teacher.source}, {count_params(teacher.model) / 1e6:.2f} M parameters{random}")]
             rows.append(("family", f"{printable(file, 60)}, of {family}" if file else family))
         if names := teacher.names if teacher else data.names if data else None:
             rows.append(("classes", f"{len(names)}: {abridge(list(names.values()), ', ')}"))
@@ -70,8 +75,8 @@ class Preflight:
             labels = "" if data.labelled else ", without labels"
             rows.append(("images", f"{len(data.train)} train, {len(data.val)} val{labels}: {data.path}"))
             rows += [("unlabelled", beside)] if (beside := in_words(self.recipe, data)) else []
-        losses = [("losses", ", ".join(loss.name for loss in self.losses))] if self.losses else []
-        return [*rows, ("size", str(self.size)), *losses, ("device", env.device_name(str(self.device)))]
+        taught = [row for each in self.teachers for row in each.facts]
+        return [*rows, ("size", str(self.size)), *taught, ("device", env.device_name(str(self.device)))]
 
     @property
     def _told(self) -> list[tuple[str, str]]:
@@ -126,25 +131,29 @@ def preflight(
     if recipe.teacher.train:
         batches["teacher.train.batch"] = recipe.teacher.train.batch
     parallel.check_divisible(batches)
-    teacher = open_teacher(recipe)
-    recipe, size = with_size(recipe, teacher)
-    teaching, notes = fitting_losses(recipe, teacher)
+    teacher = open_model(recipe)
+    teachers = open_teachers(recipe, teacher)
+    recipe, size = with_size(recipe, trained_network(recipe, teacher, teachers))
+    notes = check_losses(recipe, teacher, teachers)
     check_network(recipe, teacher)
     warnings = size_warnings(recipe, teacher)
+    for each in teachers:
+        warnings += size_warnings(recipe, each.network)
     data = None
     if recipe.data != SHAPES or generate is not None:
         path = generate() if recipe.data == SHAPES and generate is not None else Path(recipe.data)
         data = load_data(path, teacher, progress)
     data = with_unlabelled(recipe, data, progress)
     if data is not None:
+        teaching = [loss for each in teachers for loss in each.losses]
         _check_labels(recipe, data, teaching)
         data = with_frames(recipe, data, frames, progress)
         notes += unread(recipe, data, bool(teaching))
         notes += data.notes
         warnings += data.warnings
-    weights = {loss.name: loss.weight for loss in teaching}
+    weights = {f"{each.name}/{loss.name}": loss.weight for each in teachers for loss in each.losses}
     _LOG.debug("weights of losses %s; device %s; torch uses %d threads", weights, device, torch.get_num_threads())
-    return Preflight(recipe, size, device, teacher, teaching, data, notes, tuple(warnings))
+    return Preflight(recipe, size, device, teacher, teachers, data, notes, tuple(warnings))
 
 
 def load_data(path: str | Path, model: Detector | None, progress: ProgressCallback | None) -> DataSet:
@@ -155,9 +164,9 @@ def load_data(path: str | Path, model: Detector | None, progress: ProgressCallba
     return datasets.load(path, model.names, single_cls=bool(args.get("single_cls")), progress=progress)
 
 
-def open_teacher(recipe: Recipe) -> Detector | None:
-    """The checkpoint that a recipe names; None if the recipe trains one. Raises `DistillError` if it cannot be opened."""
-    return checkpoint.load(recipe.model, trust=recipe.trust) if recipe.model else None
+def trained_network(recipe: Recipe, model: Detector | None, teachers: Sequence[Teaching]) -> Detector | None:
+    """The network whose image size the run takes: `model`, or the first teacher of one with random weights."""
+    return model if not recipe.fresh else next(each.network for each in teachers if each.network is not None)
 
 
 def size_warnings(recipe: Recipe, teacher: Detector | None) -> tuple[str, ...]:
@@ -170,40 +179,47 @@ def size_warnings(recipe: Recipe, teacher: Detector | None) -> tuple[str, ...]:
     return (f"{teacher.source} {sizes}: give imgsz={teacher.imgsz} unless that is meant",)
 
 
-def fitting(specs: Iterable[LossSpec], teacher: Detector | None) -> tuple[list[LossSpec], list[str]]:
-    """`losses.fitting` for the head of a teacher; one that is trained here has distributions over box sides."""
-    return losses.fitting(specs, (family_of(teacher.model) if teacher is not None else DFL).gives)
-
-
-def fitting_losses(recipe: Recipe, teacher: Detector | None) -> tuple[tuple[WeightedLoss, ...], tuple[str, ...]]:
-    """The losses of a recipe that the teacher's head can serve, and a line for each that it cannot.
+def fitting_losses(recipe: Recipe, model: Detector | None) -> tuple[tuple[WeightedLoss, ...], tuple[str, ...]]:
+    """The losses of a recipe that the heads of student and teachers can serve, and a line for each that they cannot.
 
     Raises:
-        DistillError: a loss that is not there or takes other options, or nothing left to train on.
+        DistillError: a teacher that cannot teach this network, a loss that is not there or takes other options, or nothing
+            left to train on.
     """
-    if not recipe.distill.epochs and not (recipe.sparsify and recipe.sparsify.distill):
-        return (), ()
-    specs, left_out = fitting(recipe.distill.losses, teacher)
-    if not any(spec.ramp.lasts for spec in specs) and not recipe.distill.labels:
-        which = "none that lasts to the end" if specs else "none of them"
-        raise DistillError(f"distill.losses: {which} fits this head, and labels is 0: nothing to train on")
-    teaching = losses.build(specs)
-    if teacher is not None:
-        check_support(teaching, teacher.model)
-    doubtful = [
-        loss
-        for loss, spec in zip(teaching, specs, strict=True)
-        if spec.name not in losses.BUILTIN or spec.options or isinstance(loss.call, LossModule)
-    ]
-    if teacher is not None and doubtful:
-        _try_out(doubtful, teacher)
-    return tuple(teaching), tuple(left_out)
+    teachers = open_teachers(recipe, model)
+    notes = check_losses(recipe, model, teachers)
+    return tuple(loss for each in teachers for loss in each.losses), notes
 
 
-def _try_out(doubtful: list[WeightedLoss], teacher: Detector) -> None:
+def check_losses(recipe: Recipe, model: Detector | None, teachers: Sequence[Teaching]) -> tuple[str, ...]:
+    """Check that there is something to train on, and call losses that may fail. Returns what is left out, in lines."""
+    if not trains_towards(recipe):
+        return ()
+    teaching = [loss for each in teachers for loss in each.losses]
+    if not any(loss.ramp.lasts for loss in teaching) and not recipe.distill.labels:
+        which = "none that lasts to the end" if teaching else "none of them"
+        heads = "these heads" if recipe.foreign else "this head"
+        raise DistillError(f"distill.losses: {which} fits {heads}, and labels is 0: nothing to train on")
+    for each in teachers:
+        doubtful = [
+            loss
+            for loss, spec in zip(each.losses, each.specs, strict=True)
+            if spec.name not in losses.BUILTIN or spec.options or isinstance(loss.call, LossModule)
+        ]
+        if model is not None and doubtful:
+            _try_out(doubtful, model, each)
+    return tuple(note for each in teachers for note in each.notes)
+
+
+def _try_out(doubtful: list[WeightedLoss], model: Detector, teacher: Teaching) -> None:
     """Call each loss of a user's, and each with options, once on an image of noise: a slip shows now, not after repair."""
     copies = [replace(loss, call=copy.deepcopy(loss.call), ramp=ALWAYS) for loss in doubtful]
-    task = distillation(copy.deepcopy(teacher.model), [teacher_of(teacher.model, copies)], labels=0.0)
+    student = copy.deepcopy(model.model)
+    if teacher.network is None:
+        other = teacher_of(model.model, copies)
+    else:
+        other = foreign_teacher(teacher.network.model, copies, student, teacher.name)
+    task = distillation(student, [other], labels=0.0)
     box = {"batch_idx": torch.zeros(1), "cls": torch.zeros(1, 1), "bboxes": torch.full((1, 4), 0.5)}
     task.try_out({"img": torch.rand(1, 3, PROBE, PROBE, generator=torch.Generator().manual_seed(0)), **box})
 

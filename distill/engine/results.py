@@ -14,6 +14,7 @@ from distill.engine.stages.measure import MEASURE
 from distill.engine.stages.pictures import PICTURES
 from distill.engine.stages.repair import REPAIR
 from distill.engine.stages.select import SELECT
+from distill.engine.stages.teachers import TEACHERS
 from distill.engine.stages.train import TRAIN
 from distill.engine.stages.tune import TUNE
 from distill.machine import env
@@ -40,7 +41,7 @@ def assemble(session: Session) -> Results:
     cut, selection, exported = CUT.recorded(session), SELECT.recorded(session), EXPORT.recorded(session)
     teacher = evaluation_of(TEACHER).recorded(session)
     assert cut and selection and exported and teacher  # every run has these stages
-    training = TRAIN.recorded(session)
+    training, others = TRAIN.recorded(session), TEACHERS.recorded(session)
     models = _models(session, network_of(selection.chosen), trained=training is not None)
     chosen = list(models)[-1]
     before, after = models[TEACHER.name].map50_95, models[chosen].map50_95
@@ -87,6 +88,7 @@ def assemble(session: Session) -> Results:
         warnings=(*session.warnings, *(warning for stage in stages.values() for warning in stage["warnings"])),
         seconds={name: stage["seconds"] for name, stage in stages.items()},
         pictures=PICTURES.recorded(session),
+        teachers=others.teachers if others else (),
     )
 
 

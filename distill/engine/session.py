@@ -16,18 +16,20 @@ from distill.engine.folder import TRAINING, RunFolder
 from distill.engine.judge import Judge
 from distill.engine.planning import calibration_images
 from distill.engine.preflight import preflight
+from distill.engine.teachers import Teaching
 from distill.errors import DistillError
 from distill.machine import parallel
 from distill.machine.console import Console
 from distill.machine.progress import EpochCallback
 from distill.recipe.load import to_yaml
 from distill.recipe.schema import Recipe
-from distill.results.networks import PRUNED, REPAIRED, SPARSE, TEACHER, Network
+from distill.results.networks import PRUNED, REPAIRED, SPARSE, TEACHER, Network, foreign
 from distill.results.results import Evaluation
 from distill.training import schedule as schedules
 from distill.training.mixture import Mixture
 from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
+from distill.training.teacher import Teacher
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.evaluation.evaluate import KEPT, Boxes, EvalSettings, detect
@@ -67,7 +69,7 @@ class Session:
         self.recipe = checked.recipe
         folder.resolve(to_yaml(self.recipe))
         self.device, self.teacher = checked.device, checked.teacher
-        self.losses, self.data = checked.losses, checked.data
+        self.teachers, self.data = checked.teachers, checked.data
         self.warnings = checked.warnings  # those of stages are in their records
         self._seen: dict[str, Boxes] = {}  # by network, of the evaluations that this process has made
         folder.open()
@@ -127,9 +129,11 @@ class Session:
         """
         if parallel.is_leader():
             self.folder.check()
+            file = self.folder.path / network.file
+            file.parent.mkdir(exist_ok=True)
             checkpoint.save(
                 detector.model,
-                self.folder.path / network.file,
+                file,
                 names=detector.names,
                 imgsz=self.recipe.size,
                 plan=plan.to_dict() if plan else None,
@@ -151,19 +155,41 @@ class Session:
                 self._seen[network.name] = detect(model, self.data, settings, bar=bar, least=KEPT)
         return self._seen[network.name]
 
+    @property
+    def reference(self) -> Network:
+        """The network that others are compared with: the original, or a teacher if that neither is cut nor teaches."""
+        others = [teacher.name for teacher in self.teachers if teacher.network is not None and teacher.losses]
+        own = self.recipe.prune is not None or len(others) < len(self.teachers) or not others
+        return TEACHER if own else foreign(others[0])
+
     @cached_property
     def _judge(self) -> Judge:
         """The same for every network of this run."""
         settings = EvalSettings(self.recipe.size, self.recipe.batch, self.device)
-        return Judge(lambda: self.load(TEACHER).model, self.data, settings, self.console)
+        return Judge(self._reference, self.data, settings, self.console)
+
+    def _reference(self) -> Any:
+        """The network of `reference`, whose copy in the run folder may still be to come."""
+        if self.reference == TEACHER:
+            return self.load(TEACHER).model
+        return next(each.network.model for each in self.teachers if each.network is not None and each.losses)
 
     def task(self, student: Detector, keep_inputs: Mapping[str, Sequence[int]] | None = None) -> DistillationTask:
-        """Teacher, student and losses; the labels take part if there are any. `keep_inputs`: of the plan that cut it."""
-        original = checkpoint.fused(self.load(TEACHER).model)
-        teacher = outputs.teacher_of(original, self.losses, student.model, keep_inputs)
+        """Teachers, student and losses; the labels take part if there are any. `keep_inputs`: of the plan that cut it."""
+        teachers = [self._teacher(each, student, keep_inputs) for each in self.teachers if each.losses]
         labels = self.recipe.distill.labels if self.data.labelled else 0.0
         unlabelled = self.recipe.unlabelled.weight if self.recipe.unlabelled else 1.0
-        return outputs.distillation(student.model, [teacher], labels=labels, unlabelled=unlabelled)
+        return outputs.distillation(student.model, teachers, labels=labels, unlabelled=unlabelled)
+
+    def _teacher(
+        self, teaching: Teaching, student: Detector, keep_inputs: Mapping[str, Sequence[int]] | None
+    ) -> Teacher:
+        """A teacher of the run folder, fused."""
+        network = TEACHER if teaching.network is None else foreign(teaching.name)
+        model = checkpoint.fused(self.load(network).model)
+        if teaching.network is None:
+            return outputs.teacher_of(model, teaching.losses, student.model, keep_inputs)
+        return outputs.foreign_teacher(model, teaching.losses, student.model, teaching.name)
 
     @property
     def _mixture(self) -> Mixture | None:
@@ -171,7 +197,7 @@ class Session:
         beside, options = self.data.unlabelled, self.recipe.unlabelled
         if options is None or not beside:
             return None
-        return Mixture(len(self.data.train), len(beside), options.ratio, taught=bool(self.losses))
+        return Mixture(len(self.data.train), len(beside), options.ratio, taught=any(each.losses for each in self.teachers))
 
     @property
     def epoch_images(self) -> int:
@@ -185,9 +211,12 @@ class Session:
         `lr` is None while it is not chosen; with `freeze_bn` BatchNorm keeps its statistics.
         """
         options, student = self.recipe.distill, self.load(self.start)
+        images, batch = len(self.data.train), options.batch or self.recipe.batch
+        if self.recipe.fresh:  # it has nothing to lose, and BatchNorm no statistics
+            return student, schedules.teacher(images, batch, options.epochs, lr=lr)
         schedule = schedules.recovery(
-            len(self.data.train),
-            options.batch or self.recipe.batch,
+            images,
+            batch,
             options.epochs,
             lr=lr,
             freeze_bn=freeze_bn,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from itertools import chain
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from distill.engine.folder import RunFolder
@@ -44,6 +45,7 @@ class Stage(Generic[R]):
     record: type[R]  # frozen dataclass that goes to stages.json; a resumed run reads it back
     work: Callable[[Session], R]
     reads: tuple[str, ...]  # recipe keys: two runs that agree on those of all stages up to it share its outcome
+    more_reads: Callable[[Recipe], tuple[str, ...]] = lambda recipe: ()  # the same, of keys that count in some recipes
     makes: Network | None = None  # the network that it saves; the run evaluates it next
     files: tuple[str, ...] = ()  # what it leaves in the run folder beside that network
     more_files: Callable[[R], Iterable[str]] = lambda record: ()  # the same, of names that only its record knows
@@ -52,6 +54,7 @@ class Stage(Generic[R]):
     judge: Callable[[Session, Evaluation], None] = lambda session, evaluation: None  # of what it makes; warns or raises
     says: Callable[[R], str] = lambda record: ""  # its figures, for who resumes a run in which it is finished
     passes: Callable[[Session], float] = lambda session: 0.0  # of images, forward or back: estimates the time left
+    aside: bool = False  # no stage's outcome depends on it, but of those that read its keys too
     distributed: bool = False  # all processes of `torchrun` do its work together; otherwise the leader alone
 
     @property
@@ -61,21 +64,28 @@ class Stage(Generic[R]):
 
     def missing(self, session: Session) -> list[str]:
         """The files that it has left in this run and that are not there any more; none if it is still to come."""
-        record = self.recorded(session)
-        left = () if record is None else (*self.leaves, *self.more_files(record))
+        left = self.left(session.folder.path, session.folder.stages)
         return [name for name in left if not has_content(session.folder.path / name)]
+
+    def left(self, path: Path, records: Mapping[str, Any]) -> list[str]:
+        """The files that it has left in the run of a folder, by what the run's stages have recorded; none if it is to come."""
+        record = self.read(path, records)
+        return [] if record is None else [*self.leaves, *self.more_files(record)]
 
     def recorded(self, session: Session) -> R | None:
         """What the stage left in this run; None if it was not part of it, or is still to come."""
-        plain = session.folder.stages.get(self.name)
+        return self.read(session.folder.path, session.folder.stages)
+
+    def read(self, path: Path, records: Mapping[str, Any]) -> R | None:
+        """Its record among those of a run in a folder; None if it is not there. Raises `DistillError`: it is damaged."""
+        plain = records.get(self.name)
         if plain is None:
             return None
         try:
             from_plain(Outcome, plain)
             return from_plain(self.record, plain)
         except RecordError as error:
-            place = f"{session.folder.path}: stage {self.name}"
-            raise DistillError(f"{place} is damaged: {error}: start a new run") from error
+            raise DistillError(f"{path}: stage {self.name} is damaged: {error}: start a new run") from error
 
 
 def evaluation_of(network: Network, maker: Stage[Any] | None = None) -> Stage[Evaluation]:
@@ -180,9 +190,11 @@ def shared_stages(stages: Iterable[Stage[Any]], first: Recipe, second: Recipe) -
     shared = []
     for stage in stages:
         parts = stage.when(first), stage.when(second)
-        if parts == (False, False):
+        keys = {*stage.reads, *stage.more_reads(first), *stage.more_reads(second)}
+        differ = parts != (True, True) or any(key_of(first, key) != key_of(second, key) for key in keys)
+        if parts == (False, False) or differ and stage.aside:
             continue
-        if parts != (True, True) or any(key_of(first, key) != key_of(second, key) for key in stage.reads):
+        if differ:
             break
         shared.append(stage)
     return shared

@@ -86,6 +86,8 @@ def plan(recipe: Recipe, console: Console) -> prune.PrunePlan:
     assert checked.teacher is not None and checked.data is not None  # neither is made by a run
     checked.introduce(console)
     checked.show(console)
+    if recipe.prune is None:
+        console.line("prune is null: nothing is cut")
     return make_plan(checked.recipe, checked.teacher, checked.data, checked.device, console)
 
 

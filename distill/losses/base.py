@@ -13,10 +13,7 @@ from torch import Tensor, nn
 from distill.errors import DistillError
 from distill.losses.context import LossContext
 from distill.losses.selection import ALL
-from distill.losses.spec import ALWAYS, Ramp
-
-ORIGINAL = "original"  # the teacher that the student was cut from
-
+from distill.losses.spec import ALWAYS, ORIGINAL, Ramp
 
 # What a loss may say that it reads, as the context calls it. Any other word is a point of features: "neck" or a module's path.
 READABLE = ("scores", "objectness", "boxes", "dist", "quality", "features", "targets", "images")

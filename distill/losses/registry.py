@@ -65,12 +65,15 @@ class LossRow:
     reads: tuple[str, ...] | None
 
 
-def fitting(specs: Iterable[LossSpec], gives: Collection[str]) -> tuple[list[LossSpec], list[str]]:
+def fitting(
+    specs: Iterable[LossSpec], gives: Collection[str], why: Mapping[str, str] | None = None
+) -> tuple[list[LossSpec], list[str]]:
     """The losses of a recipe that a head can have, so that one recipe serves every head.
 
     Args:
         specs: `Recipe.distill.losses`.
         gives: what the head has, keys of `NEEDS`.
+        why: what to say of a need that is not met, in place of what `NEEDS` says of one head.
 
     Returns:
         Those that fit, and a line for each that does not.
@@ -81,7 +84,8 @@ def fitting(specs: Iterable[LossSpec], gives: Collection[str]) -> tuple[list[Los
     for spec in specs:
         loss = resolve(spec.name) if spec.name in BUILTIN else None
         if isinstance(loss, FromContext) and loss.needs and loss.needs not in gives:
-            lines.append(f"loss {spec.name} left out: this head {NEEDS[loss.needs]}")
+            reason = f"this head {NEEDS[loss.needs]}" if why is None else why[loss.needs]
+            lines.append(f"loss {spec.name} left out: {reason}")
         else:
             fit.append(spec)
     return fit, lines

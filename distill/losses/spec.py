@@ -1,4 +1,4 @@
-"""A loss as a recipe names it: its weight, its options, and when in the training it counts."""
+"""Losses and teachers as a recipe names them: weights, options, and when in the training a loss counts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+ORIGINAL = "original"  # the name of the teacher that is the network of `model`
 FADES = ("none", "linear", "cosine")
 # What stands beside a loss's options in a recipe and is none of them.
 RESERVED = ("weight", "warmup", "until", "fade", "features")
@@ -76,3 +77,18 @@ class LossSpec:
     def label(self) -> str:
         """The name without its file or module, as columns and messages show it."""
         return self.name.rpartition(":")[2]
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """One teacher of a recipe.
+
+    Attributes:
+        network: `original`, or the path of a checkpoint.
+        weight: the factor of all its losses, above 0.
+        losses: its own; None for those of `distill.losses`.
+    """
+
+    network: str
+    weight: float = 1.0
+    losses: tuple[LossSpec, ...] | None = None

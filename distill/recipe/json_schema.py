@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from distill.losses.registry import BUILTIN
-from distill.losses.spec import LossSpec
+from distill.losses.spec import LossSpec, TeacherSpec
 from distill.recipe.keys import Key, keys_of
 from distill.recipe.losses import OPTIONS
 from distill.recipe.schema import Recipe
 from distill.recipe.section import UNSET, write
+from distill.recipe.teachers import WEIGHT
 
 _FUNCTION = ".*:.*"  # my_file.py:my_function or package.module:name
 _TYPES = {int: "integer", float: "number", bool: "boolean", str: ["string", "number", "boolean"]}
@@ -58,9 +59,12 @@ def _values(key: Key) -> list[dict[str, Any]]:
 
 def _value(key: Key) -> dict[str, Any]:
     if key.type is LossSpec:
-        loss = {"$ref": "#/$defs/loss"}
-        names = {"properties": dict.fromkeys(BUILTIN, loss), "patternProperties": {_FUNCTION: loss}}
-        return {"type": "object", **names, "additionalProperties": False}
+        return _losses()
+    if key.type is TeacherSpec:
+        weight = _property(WEIGHT)
+        options = {"weight": weight, "losses": _losses()}
+        whole = {"type": "object", "properties": options, "additionalProperties": False}
+        return {"type": "object", "additionalProperties": {"anyOf": [weight, whole]}}
     if key.section:
         return _section(key.type)
     if key.words and not key.path:
@@ -72,3 +76,9 @@ def _value(key: Key) -> dict[str, Any]:
             schema["minLength"] = 1
     least = {"minItems": 1} if key.required else {}
     return {"type": "array", "items": schema, **least} if key.many else schema
+
+
+def _losses() -> dict[str, Any]:
+    loss = {"$ref": "#/$defs/loss"}
+    names = {"properties": dict.fromkeys(BUILTIN, loss), "patternProperties": {_FUNCTION: loss}}
+    return {"type": "object", **names, "additionalProperties": False}

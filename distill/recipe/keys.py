@@ -10,7 +10,9 @@ from functools import cache
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from distill.losses.spec import LossSpec
+from distill.losses.spec import LossSpec, TeacherSpec
+
+ARCHITECTURES = (".yaml", ".yml")  # endings of the names of architectures, such as yolov8s.yaml
 
 # How a message words a bound of JSON schema, and what it means.
 BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
@@ -52,6 +54,7 @@ class Key:
     words: tuple[str, ...] = ()  # the only words allowed; beside a path or a function: words that name none
     path: bool = False  # the path of an existing file is made absolute, so that a run can be resumed from any folder
     given: bool = False  # the path is of something that has to be there before the work begins
+    built: bool = False  # or the path is the name of an architecture, which ultralytics knows
     function: bool = False  # file.py:function or package.module:function
     empty: bool = False  # the word may be empty
     example: str = ""  # of a list; or what to give if the key is required
@@ -75,6 +78,8 @@ class Key:
         """What a message says was expected."""
         if self.type is LossSpec:
             text = "a mapping of loss names to weights"
+        elif self.type is TeacherSpec:
+            text = "a mapping of teachers to weights"
         elif self.many or self.section:
             text = f"a list such as {self.example}" if self.many else "a mapping of keys"
             if self.single or self.short:

@@ -10,10 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from distill.errors import DistillError
+from distill.losses.spec import ORIGINAL
 from distill.machine.words import brief, nearest
 from distill.recipe.keys import Key, keys_of
 from distill.recipe.schema import Recipe
 from distill.recipe.section import Overrides, bind, is_set, walk, write
+from distill.recipe.teachers import same_file
 from distill.recipe.yaml import Item, dump, read, wrap
 
 RENAMED = {"yolov5-half": "half", "yolov5-original": "half"}  # what shipped recipes were called in earlier versions
@@ -128,28 +130,62 @@ def _check(recipe: Recipe | None, item: Item) -> list[str]:
     if not isinstance(item.value, dict):
         return []
     problems = {}
-    model = is_set(item.value.get("model"))
-    teacher = item.value.get("teacher")
-    train = teacher is not None and isinstance(teacher.value, dict) and is_set(teacher.value.get("train"))
-    if not model and not train:
+    model, trained = is_set(item.value.get("model")), is_set(_within(item, "teacher", "train"))
+    if not model and not trained:
         what = "The checkpoint to make smaller; teacher.train={} trains one first."
         problems["model"] = f"model is not set: give model=... ({what})"
-    if model and train:
+    if model and trained:
         mend = "leave one out (model=null or teacher.train=null)"
         problems["model"] = f"model and teacher.train are both set, and the teacher is one of them: {mend}"
+    named = item.value.get("teachers")
+    if named is not None and named.value:
+        for key in ("checkpoint", "train"):
+            if is_set(_within(item, "teacher", key)):
+                problems["teachers"] = f"teachers and teacher.{key} are both set: leave one out"
     if recipe is not None:
         problems |= _check_read(recipe)
     return [f"{item.value[key].key if key in item.value else item.where}: {text}" for key, text in problems.items()]
 
 
+def _within(item: Item, section: str, key: str) -> Item | None:
+    """The value of a key in a section, if it is there; one in place of the section is that of its short form."""
+    value = item.value.get(section)
+    if value is not None and isinstance(value.value, dict):
+        return value.value.get(key)
+    return value if keys_of(Recipe)[section].short == key else None
+
+
+def _check_teachers(recipe: Recipe) -> dict[str, str]:
+    """What is wrong with who teaches whom: key -> line."""
+    problems = {}
+    key = "teachers" if recipe.teachers else "teacher"
+    if recipe.teacher.checkpoint and recipe.teacher.train:
+        problems[key] = "teacher.checkpoint and teacher.train are both set: leave one out"
+    for network in recipe.foreign:
+        if recipe.model and same_file(network, recipe.model):
+            mend = "leave it out" if recipe.teachers else "give another"
+            mend = f"call it {ORIGINAL}" if recipe.teachers and len(recipe.foreign) == len(recipe.teachers) else mend
+            problems[key] = f"{key}: {network} is the network of model: {mend}"
+    if recipe.fresh:
+        name = Path(str(recipe.model)).name
+        if len(recipe.foreign) < len(recipe.taught_by):
+            mend = f"leave {ORIGINAL} out of teachers" if recipe.teachers else "give teacher=big.pt, or a checkpoint"
+            problems["model"] = f"model: {name} starts from random weights, which teach nothing: {mend}"
+        elif recipe.prune is not None:
+            problems["model"] = (
+                f"model: {name} starts from random weights, and there is nothing to cut: give prune=null"
+            )
+    return problems
+
+
 def _check_read(recipe: Recipe) -> dict[str, str]:
     """The same of a recipe whose keys are right: key -> what is wrong."""
-    distill, problems = recipe.distill, {}
-    if distill.epochs and not distill.labels and not any(loss.ramp.lasts for loss in distill.losses):
+    distill, problems = recipe.distill, _check_teachers(recipe)
+    if distill.epochs and not distill.labels and not any(loss.ramp.lasts for loss in recipe.losses):
         problems["distill"] = (
             "distill has labels: 0 and every loss ends before the training does: leave out until of one"
         )
-        if not distill.losses:
+        if not recipe.losses:
             problems["distill"] = "distill has no losses and labels: 0, so nothing to train on: epochs=0 says so"
     if not re.fullmatch(r"\w[\w.-]*", recipe.name):
         problems["name"] = f"name: expected letters, digits, '-', '_' and '.', got {recipe.name!r}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.machine.words import brief, nearest, printable
-from distill.recipe.keys import BOUNDS, Key
+from distill.recipe.keys import ARCHITECTURES, BOUNDS, Key
 from distill.recipe.yaml import Item
 
 # my_losses.py:my_kd or package.module:my_kd; a drive of Windows has a colon too
@@ -71,7 +71,8 @@ def _read_word(key: Key, node: Node) -> str | None:
         return node.refuse(key)
     if key.function:
         return read_function(key.words, node)
-    if key.given and node.files and text not in key.words and (missing := missing_file(text)):
+    built = key.built and Path(text).suffix in ARCHITECTURES
+    if key.given and node.files and not built and text not in key.words and (missing := missing_file(text)):
         return node.complain(f"{node.path}: {missing}")
     if not key.words or text in key.words or key.path:
         return _absolute(text) if key.path and text not in key.words else text

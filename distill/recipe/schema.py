@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
-from distill.losses.spec import LossSpec
-from distill.recipe.keys import key
+from distill.losses.spec import ORIGINAL, LossSpec, TeacherSpec
+from distill.recipe.keys import ARCHITECTURES, key
 
 SHAPES = "shapes"  # `data: shapes` is the generated demo set
 # The names are prune.IMPORTANCES; repeated here because importing prune takes torch's two seconds.
@@ -84,8 +85,16 @@ class Unlabelled:
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """Where the teacher comes from, if not from `model`."""
+    """The teacher, if it is not the network of `model`."""
 
+    SHORT: ClassVar = "checkpoint"
+
+    checkpoint: str | None = key(
+        "A checkpoint that teaches in place of the network of `model`: any detector of the same classes and strides.",
+        None,
+        path=True,
+        given=True,
+    )
     train: TeacherTrain | None = key(default=None)
 
 
@@ -166,7 +175,14 @@ class Recipe:
     """One run. Every field is a key of the file; `distill ls keys` prints them."""
 
     name: str = key("Prefix of the run folders; the file's name by default.", "")
-    model: str | None = key("The checkpoint to make smaller: any YOLO detector.", None, path=True, given=True)
+    model: str | None = key(
+        "The checkpoint to make smaller: any YOLO detector; with prune=null and a teacher also an architecture (yolov5n.yaml), "
+        "which starts from random weights.",
+        None,
+        path=True,
+        given=True,
+        built=True,
+    )
     data: str = key(
         "A data.yaml, a folder of images, or shapes: a generated set.", path=True, given=True, words=(SHAPES,)
     )
@@ -179,6 +195,11 @@ class Recipe:
     trust: bool = key("Load the checkpoint by executing what is pickled in it. Only for files you made.", False)
     shapes: Shapes = key(default=Shapes)
     teacher: Teacher = key(default=Teacher)
+    teachers: tuple[TeacherSpec, ...] = key(
+        "Several teachers: original, which is the network of `model`, or a checkpoint, to a weight, or to {weight: ..., losses: "
+        "{...}}; a teacher's own losses replace those of `distill`.",
+        (),
+    )
     sparsify: Sparsify | None = key(default=None)
     prune: Prune | None = key(example="prune.flops=0.5, or prune=null")
     repair: Repair | None = key(default=Repair)
@@ -201,6 +222,30 @@ class Recipe:
         """`imgsz` of a recipe whose checkpoint was opened: see `distill.engine.size`."""
         assert self.imgsz is not None, "imgsz is auto until the checkpoint is opened"
         return self.imgsz
+
+    @property
+    def fresh(self) -> bool:
+        """Whether `model` is an architecture, of which a network with random weights is built."""
+        return self.model is not None and Path(self.model).suffix in ARCHITECTURES
+
+    @property
+    def taught_by(self) -> tuple[TeacherSpec, ...]:
+        """The teachers: those of `teachers`, else the one of `teacher`, else the original."""
+        return self.teachers or (TeacherSpec(self.teacher.checkpoint or ORIGINAL),)
+
+    @property
+    def losses(self) -> tuple[LossSpec, ...]:
+        """The losses of all teachers."""
+        return tuple(loss for spec in self.taught_by for loss in self.losses_of(spec))
+
+    def losses_of(self, teacher: TeacherSpec) -> tuple[LossSpec, ...]:
+        """The losses against a teacher."""
+        return self.distill.losses if teacher.losses is None else teacher.losses
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """The checkpoints of the teachers that are not the network of `model`."""
+        return tuple(spec.network for spec in self.taught_by if spec.network != ORIGINAL)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,18 +7,32 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from distill.errors import DistillError
-from distill.losses.spec import LossSpec
+from distill.losses.spec import LossSpec, TeacherSpec
 from distill.machine.words import brief, nearest
-from distill.recipe import losses
+from distill.recipe import losses, teachers
 from distill.recipe.keys import Key, keys_of
 from distill.recipe.reading import Node, read_list, read_scalar
 from distill.recipe.yaml import Item, read, wrap
 
 UNSET = "???"
 Overrides = Mapping[str, Any] | Sequence[str]
+
+
+class Named(NamedTuple):
+    """How a mapping of the user's own names, which are no keys, is read, written and overridden by name."""
+
+    read: Callable[[Node], Any]
+    write: Callable[[Any], dict[str, Any]]
+    assign: Callable[[Item, str, Item], Item]
+
+
+NAMED = {
+    LossSpec: Named(losses.read_losses, losses.write_losses, losses.assign),
+    TeacherSpec: Named(teachers.read_teachers, teachers.write_teachers, teachers.assign),
+}
 
 
 def bind(
@@ -64,8 +78,8 @@ def write(key: Key, value: Any) -> Any:
         return "auto" if key.none == "auto" else None
     if key.section:
         return {name: write(each, getattr(value, name)) for name, each in keys_of(key.type).items()}
-    if key.type is LossSpec:
-        return losses.write_losses(value)
+    if key.type in NAMED:
+        return NAMED[key.type].write(value)
     return list(value) if key.many else value
 
 
@@ -84,11 +98,11 @@ def _read(key: Key, node: Node) -> Any:
         return None
     node = replace(node, item=_in_full(key, node.item))
     value = node.item.value
-    mapping = key.section or key.type is LossSpec
+    mapping = key.section or key.type in NAMED
     if mapping and not isinstance(value, dict):
         return node.refuse(key)
     if mapping:
-        return _read_section(key.type, node) if key.section else losses.read_losses(node)
+        return _read_section(key.type, node) if key.section else NAMED[key.type].read(node)
     if key.many and key.required and value == []:
         return node.complain(f"{node.path} is empty: give {node.path}={key.example} ({key.help})")
     return read_list(key, node) if key.many else read_scalar(key, node)
@@ -151,8 +165,9 @@ def _assign(cls: Any, item: Item | None, path: str, new: Item) -> Item:
     if rest and key.section:
         before = values.get(name)
         new = _assign(key.type, before and _in_full(key, before), rest, new)
-    elif rest and key.type is LossSpec:
-        new = losses.assign(values.get(name) or wrap(write(key, key.default), new.where), rest, new)
+    elif rest and key.type in NAMED:
+        before = values.get(name) or wrap(write(key, key.default), new.where)
+        new = NAMED[key.type].assign(before, rest, new)
     elif rest:
         new = Item({rest: new}, new.where, "", new.key)
     group = getattr(cls, "EXACTLY_ONE", ())

@@ -20,6 +20,7 @@ class Matrix:
     """The confusion matrix of one network, as it is drawn."""
 
     network: str
+    title: str  # in a sentence
     against: str  # what the columns are of: "labels", or the teacher's boxes
     names: tuple[str, ...]  # of rows and columns; the last is the background
     boxes: Mapping[tuple[int, int], int]  # (row: predicted, column: labelled) -> how many, if any
@@ -68,13 +69,15 @@ def matrices(results: Results) -> dict[str, Matrix]:
             boxes_at[place.get(predicted, len(own)), place.get(labelled, len(own))] += boxes
         found = sum(boxes for predicted, labelled, boxes in each if predicted == labelled)
         against = "the teacher's boxes" if agreement else "the labels"
-        result[role] = Matrix(shown[role][0], against, names, boxes_at, found)
+        name = shown[role][0]
+        title = network_of(name).title if results.titles[name] == name else f"the {results.titles[name]}"
+        result[role] = Matrix(name, title, against, names, boxes_at, found)
     return result
 
 
 def _draw(matrix: Matrix) -> canvas.Drawing:
     """Numbers of boxes; the colour says what share of the objects in the column they are."""
-    size, who = len(matrix.names), network_of(matrix.network).title
+    size, who = len(matrix.names), matrix.title
     figure, axes = new_axes((HALF[0], 1.2 + 0.34 * max(size, 4)), f"in {matrix.against}", f"by {who}")
     axes.grid(visible=False)
     for column in range(size):

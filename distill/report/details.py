@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from distill.losses.spec import ORIGINAL
 from distill.machine.words import duration
-from distill.report.facts import Table
+from distill.report.facts import Table, shown_models
 from distill.report.format import digits, percent, value_text
-from distill.results.networks import network_of
+from distill.results.networks import START, network_of
 from distill.results.results import Repaired, Results
 
 
@@ -44,10 +45,12 @@ def legend(results: Results) -> list[str]:
     """What each network is, in a sentence each."""
     recipe, distill = results.recipe, results.recipe["distill"]
     labelled = results.data.labelled and distill["labels"] > 0
-    training = "training against the teacher" + (" and on the labels" if labelled else "")
+    teachers = [ORIGINAL] * results.taught_by_original + [other.name for other in results.teachers]
+    whom = "the teacher" if not results.teachers else " and ".join(teachers)
+    training = f"training against {whom}" + (" and on the labels" if labelled else "")
     if results.data.unlabelled_images:
         training += f", with {results.data.unlabelled_images} unlabelled images"
-    if not distill["losses"]:
+    if not distill["losses"] and not results.teachers:
         training = "training on the labels alone"
     student = training.replace("training", "trained", 1)
     if results.average and results.average.taken:
@@ -57,11 +60,16 @@ def legend(results: Results) -> list[str]:
     own = {"student": student}  # what the table of networks does not know
     if results.model is None:
         own["teacher"] = "trained by this run"
+    elif results.titles["teacher"] == START:
+        own["teacher"] = "the network that training started from"
     if recipe["prune"] is None:
         own["pruned"] = "the same network, for nothing was to be cut"
     elif recipe["sparsify"]:
         own["pruned"] = "its channels cut, after sparsity training"
-    return [f"{name.capitalize()}: {own.get(name, network_of(name).legend)}." for name in results.models]
+    lines = [f"{other.name}: a teacher, {other.file}." for other in results.teachers]
+    shown = shown_models(results)
+    titles = results.titles
+    return lines + [f"{titles[name].capitalize()}: {own.get(name, network_of(name).legend)}." for name in shown]
 
 
 def channels(results: Results) -> Table | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from distill.report.format import difference, digits, percent, signed, speed
 from distill.results.results import Latency, ModelResult, Results
@@ -25,7 +26,7 @@ class Quantity:
     """One row of the comparison: its name, its value, how that is printed, and how a change of it is."""
 
     name: str
-    value: Callable[[ModelResult], float | None]
+    value: Callable[[Any], float | None]  # of a network of the run, or of another teacher
     show: Callable[[float], str]
     change: Callable[[float, float], str]
 
@@ -42,22 +43,33 @@ QUANTITIES = (
 
 
 def comparison(results: Results) -> Table:
-    """A column for each network, and what the result changed of the teacher."""
-    networks, before, after = list(results.models.values()), results.teacher, results.student
+    """A column for each network, other teachers first, and what the result changed of the original."""
+    shown, before, after = shown_models(results), results.teacher, results.student
+    networks, others = list(shown.values()), results.teachers
+    same = before == after or bool(others) and not results.cut  # one network, so one cost
     rows = []
     for quantity in QUANTITIES:
-        values = [quantity.value(network) for network in networks]
+        values = [quantity.value(network) for network in (*others, *networks)]
         if all(value is None for value in values):
             continue
         cells = ["" if value is None else quantity.show(value) for value in values]
         first, last = quantity.value(before), quantity.value(after)
-        change = "" if first is None or last is None or before == after else quantity.change(first, last)
+        still = same if quantity.change is percent else before == after
+        change = "" if first is None or last is None or still else quantity.change(first, last)
         name = f"GFLOPs at {results.imgsz} px" if quantity.name == "GFLOPs" else quantity.name
         rows.append((name, *cells, change))
     for name, first_latency in before.latencies.items():
-        change = "" if before == after else speed(first_latency.median, after.latencies[name].median)
-        rows.insert(-1, (f"latency, {name} (ms)", *(_range(network.latencies[name]) for network in networks), change))
-    return Table(("", *results.models, "change"), tuple(rows), strong=results.chosen)
+        change = "" if same else speed(first_latency.median, after.latencies[name].median)
+        ranges = (_range(network.latencies[name]) for network in networks)
+        rows.insert(-1, (f"latency, {name} (ms)", *("" for _ in others), *ranges, change))
+    columns = (*(other.name for other in others), *(results.titles[name] for name in shown))
+    return Table(("", *columns, "change"), tuple(rows), strong=results.titles[results.chosen])
+
+
+def shown_models(results: Results) -> dict[str, ModelResult]:
+    """The networks of tables and plots: without that of a cut that cut nothing, if it began to learn from other teachers."""
+    hidden = results.teachers and not results.cut and results.chosen != "pruned"
+    return {name: model for name, model in results.models.items() if not (hidden and name == "pruned")}
 
 
 def _range(latency: Latency) -> str:
@@ -100,17 +112,27 @@ def gain(results: Results) -> str:
     if len(results.models) < 2:
         return "Nothing to compare yet"
     before, after = results.teacher, results.student
-    share = after.gflops / before.gflops
-    parts = [
-        "Half the FLOPs" if 0.485 <= share <= 0.505 else f"{share:.0%} of the FLOPs",
-        _faster(results),
-    ]
+    parts = [*_cheaper(results)]
     if before.map50_95 is not None and after.map50_95 is not None:
         change = difference(before.map50_95, after.map50_95)
         parts.append(f"mAP50-95 {before.map50_95:.3f} → {after.map50_95:.3f} ({change})")
     elif after.agreement50_95 is not None:
         parts.append(f"agreement with the teacher {after.agreement50_95:.3f}")
+    if results.teachers:
+        known = ((other, other.evaluation.map50_95) for other in results.teachers)
+        scores = [f"{other.name} {score:.3f}" for other, score in known if score is not None]
+        parts.append(f"taught by {', '.join(scores or [other.name for other in results.teachers])}")
     return ", ".join(filter(None, parts))
+
+
+def _cheaper(results: Results) -> list[str]:
+    """What the result costs, in words: beside what it was before the cut; if nothing was, beside its largest teacher."""
+    before, after = results.teacher, results.student
+    if results.cut or not results.teachers:
+        share = after.gflops / before.gflops
+        return ["Half the FLOPs" if 0.485 <= share <= 0.505 else f"{share:.0%} of the FLOPs", _faster(results)]
+    largest = max(results.teachers, key=lambda other: other.gflops)
+    return [f"{after.gflops / largest.gflops:.0%} of the FLOPs of {largest.name}"]
 
 
 def judgement(results: Results) -> str:
@@ -124,8 +146,12 @@ def findings(results: Results) -> list[str]:
     """What the reader must know: the run's own warnings, and what the numbers say when they are put side by side."""
     lines = list(results.warnings)
     teacher, best = results.teacher.map50_95, results.student.map50_95
-    cut = results.plan.flops_after != results.plan.flops_before  # else it is one network, trained on
-    if cut and teacher is not None and best is not None and best > teacher:
+    if results.cut and teacher is not None and best is not None and best > teacher:  # else one network, trained on
+        if not results.taught_by_original:
+            lines.append(
+                f"The smaller network beats the original ({best:.3f} against {teacher:.3f}): others taught it."
+            )
+            return lines
         beaten = f"The smaller network beats its teacher ({best:.3f} against {teacher:.3f})"
         lines.append(
             f"{beaten}, which happens if the teacher was not trained to its end. A finished one is harder to match: train it on "
@@ -172,7 +198,7 @@ def per_class(results: Results) -> Table | None:
     both = sorted(((key, before[key], after[key]) for key in before if key in after), key=lambda row: row[2] - row[1])
     if both:
         rows = tuple((key, f"{old:.3f}", f"{new:.3f}", difference(old, new)) for key, old, new in both)
-        return Table(("class", "teacher", results.chosen, "change"), rows)
+        return Table(("class", results.titles["teacher"], results.titles[results.chosen], "change"), rows)
     boxes = results.agreement.teacher_boxes if results.agreement else {}
     shares = sorted((results.student.agreement_per_class or {}).items(), key=lambda row: row[1])
     counted = tuple((key, str(boxes.get(key, "")), f"{share:.3f}") for key, share in shares)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     History = Sequence[Mapping[str, Any]]
 
 NO_LOSS = ("epoch", "map50_95", "map50", "lr", "precision", "recall", "seconds", "time", "step", "steps")
+NAME = 14  # characters of a teacher's name beside its mark
 BROKEN = 5.0  # a layer whose error is five times the variance of its output
 
 
@@ -39,15 +40,22 @@ def run_plots(results: Results, history: History) -> dict[str, Plot]:
 def _accuracy(results: Results) -> canvas.Drawing | None:
     """Quality over FLOPs, with the way down and up again: mAP, or without labels agreement with the teacher."""
     key, label = ("agreement50_95", "agreement 50-95") if facts.by_agreement(results) else ("map50_95", "mAP50-95")
+    networks = {results.titles[name]: (model, name) for name, model in facts.shown_models(results).items()}
     points = [
         (name, model.gflops, score)
-        for name, model in results.models.items()
+        for name, (model, _) in networks.items()
         if (score := getattr(model, key)) is not None
     ]
+    colours = {name: COLOURS[role] for name, (_, role) in networks.items()}
     if len(points) < 2:
         return None
     figure, axes = new_axes(HALF, "GFLOPs", label)
     axes.plot([x for _, x, _ in points], [y for _, _, y in points], color=COLOURS["line"], linewidth=1.2, zorder=1)
+    others = [
+        (other.name, other.gflops, score) for other in results.teachers if (score := getattr(other, key)) is not None
+    ]
+    colours |= {name: COLOURS["muted"] for name, *_ in others}
+    points += others
     low, high, right = min(y for *_, y in points), max(y for *_, y in points), max(x for _, x, _ in points)
     pad = max(0.01, 0.12 * (high - low))
     axes.set_ylim(low - pad, high + pad)
@@ -56,21 +64,26 @@ def _accuracy(results: Results) -> canvas.Drawing | None:
     gap = 0.085 * (high - low + 2 * pad)
     for column in ([p for p in points if p[1] < 0.75 * right], [p for p in points if p[1] >= 0.75 * right]):
         for (name, x, y), height in zip(column, canvas.spread([y for *_, y in column], gap), strict=True):
-            colour = COLOURS[name]
+            colour = colours[name]
             axes.scatter([x], [y], s=34, color=colour, zorder=3)
             axes.annotate(f"{name} {y:.3f}", (x, y), (x + 0.0455 * right, height), color=colour, va="center")
     return figure, f"{label} over FLOPs: " + ", ".join(f"{name} {y:.3f} at {x:.2f}" for name, x, y in points)
 
 
 def _training(results: Results, history: History) -> canvas.Drawing | None:
-    """The mAP of each epoch between the lines to beat: the teacher and the repaired network."""
+    """The mAP of each epoch between the lines to beat: the teachers and the repaired network."""
     curve = [(row["epoch"], row["map50_95"]) for row in history if row.get("map50_95") is not None]
     if not curve:
         return None
     figure, axes = new_axes(HALF, "epoch", "mAP50-95")
     epochs, values = [epoch for epoch, _ in curve], [value for _, value in curve]
     shown = [(name, model.map50_95) for name, model in results.models.items() if name in ("teacher", "repaired")]
-    lines = [(name, level, COLOURS[name]) for name, level in shown if level is not None]
+    lines = [(results.titles[name], level, COLOURS[name]) for name, level in shown if level is not None]
+    lines += [
+        (canvas.shortened(each.name, NAME), each.map50_95, COLOURS["muted"])
+        for each in results.teachers
+        if each.map50_95 is not None
+    ]
     for _, level, colour in lines:
         axes.axhline(level, color=colour, linewidth=1.1, linestyle=(0, (4, 3)), zorder=1)
     ink, size = COLOURS["student"], 3 if len(curve) > 20 else 4

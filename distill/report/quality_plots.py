@@ -58,9 +58,11 @@ def _mean_precision(results: Results) -> canvas.Drawing | None:
         return None
     figure, axes = _precision_axes("precision, mean over classes")
     for name, (_, curves) in pairs.items():
-        axes.plot(_recall(curves.precision), curves.precision, color=COLOURS[name], linewidth=1.8, label=name)
+        axes.plot(
+            _recall(curves.precision), curves.precision, color=COLOURS[name], linewidth=1.8, label=results.titles[name]
+        )
     _legend(axes)
-    means = ", ".join(f"{name} {_mean(curves.precision):.3f}" for name, (_, curves) in pairs.items())
+    means = ", ".join(f"{results.titles[name]} {_mean(curves.precision):.3f}" for name, (_, curves) in pairs.items())
     return figure, f"Precision over recall at an IoU of 0.5, mean over classes; area below: {means}"
 
 
@@ -79,9 +81,10 @@ def _class_precision(results: Results) -> canvas.Drawing | None:
         style, colour = (0, (4, 2)), series_colour(place)
         axes.plot(_recall(teacher[name]), teacher[name], color=colour, linewidth=1.1, linestyle=style)
         axes.plot(_recall(student[name]), student[name], color=colour, linewidth=1.8, label=canvas.shortened(name, 22))
-    axes.plot([], [], color=COLOURS["muted"], linewidth=1.1, linestyle=(0, (4, 2)), label="dashed: teacher")
+    first = results.titles["teacher"]
+    axes.plot([], [], color=COLOURS["muted"], linewidth=1.1, linestyle=(0, (4, 2)), label=f"dashed: {first}")
     _legend(axes)
-    return figure, f"Precision over recall of {', '.join(shown)}: the teacher dashed, the {results.chosen} solid"
+    return figure, f"Precision over recall of {', '.join(shown)}: the {first} dashed, the {results.chosen} solid"
 
 
 def _precision_axes(ylabel: str) -> tuple[Figure, Axes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -14,11 +14,12 @@ class Network:
     color: str  # of its marks in plots, on a light page
     dark: str  # the same on a dark page
     legend: str  # what it is, for who reads a table first
+    folder: str = ""  # that its file is in, if it is not the run folder itself
 
     @property
     def file(self) -> str:
         """Its file in the run folder."""
-        return f"{self.name}.pt"
+        return f"{self.folder}{self.name}.pt"
 
 
 TEACHER = Network("teacher", "the teacher", "#5b6670", "#a9b4be", "the network that was given")
@@ -39,9 +40,16 @@ STUDENT = Network(
     "student", "the student", "#2563a8", "#6ea8e6", "the best of the trained, averaged and repaired networks"
 )
 
+START = "start"  # what `teacher` is called if it teaches nothing and nothing was cut
+
 NETWORKS = (TEACHER, SPARSE, PRUNED, REPAIRED, TRAINED, AVERAGED, STUDENT)
 
 
 def network_of(name: str) -> Network:
     """The network of a name. Raises `KeyError` for a name that no network has."""
     return {network.name: network for network in NETWORKS}[name]
+
+
+def foreign(name: str) -> Network:
+    """A teacher that is not the network of `model`, by its name: a copy of its checkpoint."""
+    return replace(TEACHER, name=name, title=f"the teacher {name}", legend="a teacher", folder="teachers/")

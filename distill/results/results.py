@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import DistillError
+from distill.losses.spec import ORIGINAL
 from distill.machine.files import read_json
 from distill.machine.words import html_table, text_table
-from distill.results.networks import STUDENT
+from distill.results.networks import START, STUDENT
 from distill.results.quality import Curves, Pictures
 from distill.results.records import Brief, RecordError, from_plain
 
@@ -106,6 +107,39 @@ class ModelResult(Brief):
     def latencies(self) -> dict[str, Latency]:
         """By what it was timed in: each runtime of the exports, since they are what is deployed, then PyTorch."""
         return {each.runtime: each.latency_ms for each in self.deployed} | {"PyTorch": self.latency_ms}
+
+
+@dataclass(frozen=True, repr=False)
+class OtherTeacher(Brief):
+    """A teacher that is not the network that was cut or trained on: how good it is, and what it costs."""
+
+    name: str  # in the names of losses
+    file: str  # the checkpoint that was given
+    copy: str  # its copy in the run folder, with classes in the order of the student's
+    evaluation: Evaluation
+    params: int
+    gflops: float
+    size_mb: float  # of the copy
+
+    @property
+    def map50_95(self) -> float | None:
+        """As of a network of the run."""
+        return self.evaluation.map50_95
+
+    @property
+    def map50(self) -> float | None:
+        """As of a network of the run."""
+        return self.evaluation.map50
+
+    @property
+    def agreement50_95(self) -> float | None:
+        """As of a network of the run."""
+        return self.evaluation.agreement50_95
+
+    @property
+    def agreement50(self) -> float | None:
+        """As of a network of the run."""
+        return self.evaluation.agreement50
 
 
 @dataclass(frozen=True, repr=False)
@@ -264,6 +298,7 @@ class Results:
     warnings: tuple[str, ...]  # what the reader must know, in the order it came up
     seconds: dict[str, float]  # of each stage, by its name
     pictures: Pictures | None = None  # None if the recipe wants none
+    teachers: tuple[OtherTeacher, ...] = ()  # those that are not the network of `model`
     folder: Path = field(default=Path(), compare=False)  # of the run; not in the file
 
     @property
@@ -275,6 +310,22 @@ class Results:
     def student(self) -> ModelResult:
         """The result: what student.pt is."""
         return self.models[self.chosen]
+
+    @property
+    def cut(self) -> bool:
+        """Whether anything was cut."""
+        return self.plan.flops_after != self.plan.flops_before
+
+    @property
+    def taught_by_original(self) -> bool:
+        """Whether the network of `model` was a teacher; other checkpoints may have been, too."""
+        return not self.teachers or ORIGINAL in self.recipe.get("teachers", {})
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """What tables call each network of `models`: beside other teachers, `teacher` is the original or the start."""
+        first = "teacher" if not self.teachers else ORIGINAL if self.cut or self.taught_by_original else START
+        return {name: first if name == "teacher" else name for name in self.models}
 
     @classmethod
     def from_dict(cls, data: Any, source: str = FILE) -> Results:
@@ -324,12 +375,15 @@ class Results:
                 },
             }
             for name, model in self.models.items()
+        ] + [
+            {"network": other.name, **{key: getattr(other, key) for key in keys if key != "file"}, "file": other.copy}
+            for other in self.teachers
         ]
 
     @property
     def table(self) -> list[tuple[str, ...]]:
         """A row per figure and a column per network, under a title row."""
-        figures: dict[str, Callable[[ModelResult], float | None]] = {
+        figures: dict[str, Callable[[Any], float | None]] = {
             "mAP50-95": lambda model: model.map50_95,
             "mAP50": lambda model: model.map50,
             "agreement 50-95": lambda model: model.agreement50_95,
@@ -337,11 +391,12 @@ class Results:
             f"GFLOPs at {self.imgsz} px": lambda model: model.gflops,
             "size (MB)": lambda model: model.size_mb,
         }
-        models = self.models.values()
-        table = {label: [figure(model) for model in models] for label, figure in figures.items()}
+        models, others = self.models.values(), self.teachers
+        table = {label: [figure(model) for model in (*others, *models)] for label, figure in figures.items()}
         for name in self.teacher.latencies:
-            table[f"latency, {name} (ms)"] = [model.latencies[name].median for model in models]
-        rows = [("", *self.models)]
+            medians = [model.latencies[name].median for model in models]
+            table[f"latency, {name} (ms)"] = [*(None for _ in others), *medians]
+        rows = [("", *(other.name for other in others), *self.titles.values())]
         for label, values in table.items():
             if any(value is not None for value in values):
                 rows.append((label, *("" if value is None else f"{value:.3f}" for value in values)))

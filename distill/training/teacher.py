@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from distill.losses.base import ORIGINAL, WeightedLoss
+from distill.losses.base import WeightedLoss
 from distill.losses.context import Outputs
+from distill.losses.spec import ORIGINAL
 
 # (network, images (B, 3, H, W) in [0, 1], module paths to capture) -> raw outputs.
 Runner = Callable[[nn.Module, Tensor, Sequence[str]], Outputs]

@@ -260,9 +260,9 @@ def test_ls(says: Any) -> None:
     assert status == 0 and keys.splitlines()[0] == "The run" and "\nprune: What to cut; null cuts nothing" in keys
     assert rows[4].split(maxsplit=1) == ["batch=16", "Images in a batch. (whole number >= 1)"]
     names = {row[0] for row in load.keys()}  # noqa: SIM118
-    sections = {"prune", "repair", "sparsify", "teacher.train", "unlabelled"}
+    sections = {"prune", "repair", "sparsify", "teacher", "teacher.train", "unlabelled"}
     assert names - sections == {row.split("=")[0].strip() for row in rows if not row.startswith("   ")}
-    shipped = ["demo", "edge", "finetune", "half"]
+    shipped = ["demo", "distill", "edge", "finetune", "half"]
     assert [line.split()[0] for line in says("ls", "recipes")[1].splitlines()] == shipped
     assert says("ls", "importances")[1].startswith("obs ")
     assert "feature_pkd" in says("ls", "losses")[1]

@@ -105,7 +105,8 @@ BASE = "model: best.pt\ndata: data.yaml\n"
 @pytest.mark.parametrize("name", recipes.shipped())
 def test_shipped_recipes_are_valid_as_they_stand_and_as_a_run_writes_them(name: str) -> None:
     assert is_valid(parse(recipes.find(name).read_text()), json_schema())
-    recipe = recipes.load(name, [] if name == "demo" else REQUIRED)
+    given = {"demo": [], "distill": [*REQUIRED, "teacher=big.pt"]}
+    recipe = recipes.load(name, given.get(name, REQUIRED))
     assert is_valid(parse(recipes.to_yaml(recipe)), json_schema())
 
 
@@ -116,6 +117,7 @@ def test_shipped_recipes_are_valid_as_they_stand_and_as_a_run_writes_them(name: 
         "prune: {params: 0.5, flops: null, importance: mine.py:importance}\nworkers: auto\nrepair: null\n",
         "prune: ???\nbatch: 8\ndistill: {lr: 1e-4, losses: {}}\n",
         "prune:\n  ratio: ???\nteacher: {train: {width: 0.25, epochs: 3}}\nexport: []\n",
+        "teachers: {original: 1, big.pt: {weight: 0.5, losses: {kl: 0, my.py:kd: {weight: 1, size: 3}}}, 7.pt: 2}\nprune: ???\n",
         "prune: null\ndistill: {losses: {kl: 0, a.b:kd2: 2, my.py:kd: {weight: 1, until: 0.5, fade: linear, size: 3}}}\n",
     ],
 )

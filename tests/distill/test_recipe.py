@@ -323,16 +323,17 @@ def test_a_resolved_recipe_reads_back_equal(overrides: Any) -> None:
     assert to_yaml(load("recipe.yaml")) == to_yaml(first)
 
 
-@pytest.mark.parametrize("name", ["demo", "edge", "finetune", "half"])
+@pytest.mark.parametrize("name", ["demo", "distill", "edge", "finetune", "half"])
 def test_shipped_recipes_are_in_order(name: str) -> None:
-    assert load(name, [] if name == "demo" else REQUIRED).name == name
+    given = {"demo": [], "distill": [*REQUIRED, "teacher=big.pt"]}
+    assert load(name, given.get(name, REQUIRED)).name == name
     assert recipe.find(f"{name}").read_text().startswith("# ")
 
 
 def test_an_unknown_recipe_gets_the_nearest_name(here: Path) -> None:
     with pytest.raises(DistillError, match=r"^no recipe 'hlf', did you mean 'half'\?$"):
         load("hlf")
-    names = "demo, edge, finetune, half"
+    names = "demo, distill, edge, finetune, half"
     with pytest.raises(DistillError, match=rf"^no recipe 'x/y': give the path of a file or one of {names}; or, with"):
         load("x/y")
     (here / "run").mkdir()

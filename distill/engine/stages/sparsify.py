@@ -50,7 +50,7 @@ SPARSIFY = Stage(
     "sparsify",
     SparsifyRecord,
     _work,
-    reads=("sparsify", "distill.losses", "distill.labels"),
+    reads=("sparsify", "distill.losses", "distill.labels", "teacher", "teachers"),
     makes=networks.SPARSE,
     when=lambda recipe: recipe.sparsify is not None,
     judge=_judge,

@@ -56,11 +56,17 @@ def check_data(session: Session) -> None:
 
 
 def _judge(session: Session, evaluation: Evaluation) -> None:
-    """Refuse a teacher that sees nothing, unless labels alone train it on."""
-    teaches = session.losses or session.recipe.prune
-    if teaches and evaluation.map50_95 is not None and evaluation.map50_95 < MIN_TEACHER_MAP:
+    """Refuse a network that sees nothing if it is to be cut or to teach, unless labels alone train it on."""
+    teaches = any(teacher.network is None and teacher.losses for teacher in session.teachers)
+    if teaches or session.recipe.prune:
+        refuse_blind(evaluation, session)
+
+
+def refuse_blind(evaluation: Evaluation, session: Session, source: str = "it") -> None:
+    """Refuse a teacher whose evaluation says that it sees nothing. `source`: its file, if there are several networks."""
+    if evaluation.map50_95 is not None and evaluation.map50_95 < MIN_TEACHER_MAP:
         raise DistillError(
-            f"the teacher's mAP50-95 on {session.data.path} is {evaluation.map50_95:.3f}: it has nothing to teach. Is it "
+            f"the teacher's mAP50-95 on {session.data.path} is {evaluation.map50_95:.3f}: {source} has nothing to teach. Is it "
             "the right checkpoint, the right data, and imgsz the size it was trained at?"
         )
 
@@ -72,7 +78,7 @@ TEACHER = Stage(
     reads=(
         "model",
         "trust",
-        "teacher",
+        "teacher.train",
         "data",
         "shapes",
         "unlabelled.images",
@@ -81,6 +87,7 @@ TEACHER = Stage(
         "batch",
         "device",
     ),
+    more_reads=lambda recipe: ("seed",) if recipe.fresh else (),
     makes=networks.TEACHER,
     judge=_judge,
     says=lambda record: f"best of {record.epochs} epochs: {record.best_epoch}" if record.epochs else "",

@@ -47,7 +47,7 @@ TRAIN = Stage(
     "train",
     TrainRecord,
     _work,
-    reads=("distill", "unlabelled", "workers", "seed"),
+    reads=("distill", "teacher", "teachers", "unlabelled", "workers", "seed"),
     makes=networks.TRAINED,
     files=(METRICS,),
     says=lambda record: f"best of {len(record.history)} epochs: {record.best_epoch}",

@@ -19,9 +19,11 @@ def _work(session: Session) -> Tuning:
     place: dict[str, Any] = {"imgsz": session.recipe.size, "device": session.device, "seed": session.recipe.seed}
     factors: dict[str, float] = {}
     if options.balance and task.losses:
-        factors = balance_losses(task, session.data, schedule, **place)
+        factors = balance_losses(task, session.data, schedule, **place, batch_stats=session.recipe.fresh)
         console.line("losses times " + ", ".join(f"{name} {factor:.3g}" for name, factor in factors.items()))
         task.scale(factors)
+    if session.recipe.fresh:  # trials of a few steps say nothing of a network that has learned nothing
+        return Tuning(False, factors, schedule.lr if options.lr is None else options.lr, None)
     freeze_bn = not tolerates_batch_stats(task, session.data, schedule, **place)
     if options.lr is not None:
         return Tuning(freeze_bn, factors, options.lr, None)
@@ -36,7 +38,7 @@ TUNE = Stage(
     "tune",
     Tuning,
     _work,
-    reads=("distill", "unlabelled", "repair", "seed"),
+    reads=("distill", "teacher", "teachers", "unlabelled", "repair", "seed"),
     says=lambda record: f"lr {record.lr:.1e}",
     when=lambda recipe: recipe.distill.epochs > 0,
     passes=lambda session: session.epoch_images * session.recipe.distill.epochs,

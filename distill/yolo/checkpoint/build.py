@@ -19,7 +19,14 @@ _MOST_LARGER = 16  # times as many weights; a pruned network is described as it 
 USE = "use yolov5n.yaml, yolov8s.yaml, ..."
 
 
-def build(model: str, names: Mapping[int, str], *, width: float | None = None, seed: int = 0) -> DetectionModel:
+def build(
+    model: str,
+    names: Mapping[int, str],
+    *,
+    width: float | None = None,
+    seed: int = 0,
+    key: str = "teacher.train.model",
+) -> DetectionModel:
     """Build a detector of an architecture, on the CPU.
 
     Args:
@@ -27,6 +34,7 @@ def build(model: str, names: Mapping[int, str], *, width: float | None = None, s
         names: class names by id.
         width: width factor in place of the description's own (0.25 for size n); unused with a checkpoint.
         seed: of the random weights.
+        key: of the recipe, that messages name.
 
     Raises:
         DistillError: no such description or checkpoint, or it is of no detector that is supported here.
@@ -42,7 +50,7 @@ def build(model: str, names: Mapping[int, str], *, width: float | None = None, s
         try:
             description = yaml_model_load(model)
         except (FileNotFoundError, AssertionError, AttributeError, TypeError, ValueError) as error:
-            raise DistillError(f"teacher.train.model: no model '{model}': {USE}") from error
+            raise DistillError(f"{key}: no model '{model}': {USE}") from error
         if width is not None:
             if description.get("scale") not in description.get("scales", {}):
                 raise DistillError(
@@ -55,9 +63,7 @@ def build(model: str, names: Mapping[int, str], *, width: float | None = None, s
             torch.manual_seed(seed)
             network = DetectionModel(dict(description), nc=len(names), verbose=False)  # type: ignore[call-overload, arg-type]
     except Exception as error:  # whatever a description of another kind of model leads to
-        raise DistillError(
-            f"teacher.train.model: no detector comes of '{model}' ({first_line(error)}): {USE}"
-        ) from error
+        raise DistillError(f"{key}: no detector comes of '{model}' ({first_line(error)}): {USE}") from error
     checkpoint.check_network(Path(model), network)
     if source is not None:
         network.load(source, verbose=False)

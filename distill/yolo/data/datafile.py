@@ -57,6 +57,11 @@ def read(path: Path) -> DataFile:
     )
 
 
+def names_in(path: Path) -> dict[int, str]:
+    """The class names of a data.yaml by id. Raises `DistillError`."""
+    return class_names(path, parse(path))[0]
+
+
 def _keypoint_numbers(shape: Any) -> int:
     """Points times numbers a point, of `kpt_shape: [17, 3]`; 0 if there are none."""
     if (

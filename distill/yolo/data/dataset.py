@@ -99,6 +99,12 @@ def load(
     return _assemble(path, file.root, file.names, True, records, notes, warnings)
 
 
+def names_in(path: str | Path) -> dict[int, str] | None:
+    """The class names of a data.yaml by id; None of a folder of images. Raises `DistillError`: it cannot be read."""
+    path = Path(os.path.expanduser(path))
+    return None if path.is_dir() else datafile.names_in(path)
+
+
 def fingerprint(data: DataSet) -> str:
     """Images and labels in a word, which is another one if any was added, removed or changed; folders may be moved."""
     digest = hashlib.sha256()

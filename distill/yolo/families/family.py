@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,10 @@ class Family:
     sensitivity: Callable[[Any, Any], Tensor]
     entry: str  # path in the head of the convolution that reads level {level}
     gives: frozenset[str]  # what it has of what a loss may ask for: "dist", "objectness", "softmax"
+    # (head, head) -> whether their outputs compare as they are, if classes and grid are the same.
+    alike: Callable[[Any, Any], bool]
+    by_cell: Callable[[Outputs], Outputs]  # the outputs as one box to a cell, with class scores and nothing beside
+    reorder: Callable[[Any, Sequence[int]], None]  # (head, order) -> None. Its class i becomes what was class order[i].
     area_resize: bool = False  # whether images shrink by averaging areas, or by interpolation as in ultralytics
     evaluation: Evaluation = Evaluation()
     checkpoints: Checkpoints = Checkpoints()

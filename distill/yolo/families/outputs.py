@@ -14,6 +14,7 @@ from distill.losses.base import WeightedLoss
 from distill.losses.context import NECK, Outputs
 from distill.training.task import DistillationTask
 from distill.training.teacher import Teacher
+from distill.yolo.families.match import match
 from distill.yolo.families.table import family_of
 
 
@@ -92,6 +93,18 @@ def teacher_of(
     """
     keep = {} if keep_inputs is None or student is None else {NECK: neck_keep(student, keep_inputs)}
     return Teacher(network, losses, run, keep=keep)
+
+
+def foreign_teacher(network: nn.Module, losses: Sequence[WeightedLoss], student: nn.Module, name: str) -> Teacher:
+    """A YOLO as the teacher of a student that was not cut from it: of any family, width and depth.
+
+    Args:
+        network: of the student's strides and classes, in the student's order; best fused (`checkpoint.fused`).
+        losses: as `distill.losses.build` makes them, of those that the heads of both can serve.
+        student: the network to train.
+        name: in the names of losses, beside other teachers.
+    """
+    return Teacher(network, losses, run, name=name, projects=True, view=match(student, network).view)
 
 
 def distillation(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from distill.losses.context import Decode, Outputs
 from distill.yolo.families.family import Family
+from distill.yolo.families.views import without_distributions
 from distill.yolo.upstream import Detect
 
 
@@ -87,6 +88,14 @@ def sensitivity(head: nn.Module, raw: Any) -> Tensor:
     return total + (logits * shaped * best.sqrt()).sum()
 
 
+def reorder(head: nn.Module, order: Sequence[int]) -> None:
+    """Put the classes of a head into another order: class i is what was class order[i]."""
+    with torch.no_grad():
+        for branch in cast(Any, head).cv3:
+            for parameter in branch[-1].parameters():  # weight and bias of the last convolution, a row to a class
+                parameter.copy_(parameter[list(order)])
+
+
 DFL = Family(
     title="ultralytics' YOLOv5, YOLOv8 and YOLO11",
     owns=owns,
@@ -95,4 +104,7 @@ DFL = Family(
     sensitivity=sensitivity,
     entry="cv2.{level}.0.conv",
     gives=frozenset({"dist"}),
+    alike=lambda head, other: head.reg_max == other.reg_max,
+    by_cell=without_distributions,
+    reorder=reorder,
 )

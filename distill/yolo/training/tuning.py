@@ -139,18 +139,25 @@ def search_lr(
 
 
 def balance_losses(
-    task: DistillationTask, data: DataSet, schedule: Schedule, *, imgsz: int, device: torch.device, seed: int = 0
+    task: DistillationTask,
+    data: DataSet,
+    schedule: Schedule,
+    *,
+    imgsz: int,
+    device: torch.device,
+    seed: int = 0,
+    batch_stats: bool = False,
 ) -> dict[str, float]:
     """A factor for each loss, by name, that gives losses of equal weight equal gradients at the start of training.
 
     Compared are norms of each loss's gradient to the student's weights, averaged over batches, with BatchNorm's running
-    statistics. With labels, the factor makes a loss's norm equal to that of the labels, up to a factor of 4; without, to
+    statistics; or with the batch's, if `batch_stats`, for a network that has none of its own yet. With labels, the factor makes a loss's norm equal to that of the labels, up to a factor of 4; without, to
     the largest norm. The factors stay fixed. GradNorm (Chen et al., ICML 2018, arXiv:1711.02257) adapts them in training.
 
     Args: as for `search_lr`.
     """
     init_seeds(seed)
-    learner = _trial_learner(task, replace(schedule, freeze_bn=True), imgsz, device)
+    learner = _trial_learner(task, replace(schedule, freeze_bn=not batch_stats), imgsz, device)
     assert learner.task is not None
     weights = [parameter for parameter in learner.student_model.parameters() if parameter.requires_grad]
     norms: dict[str, float] = dict.fromkeys(["labels", *(loss.name for loss in task.losses)], 0.0)

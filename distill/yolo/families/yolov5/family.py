@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from distill.yolo.families.family import Checkpoints, Evaluation, Family, NativeFormat
+from distill.yolo.families.views import best_of_cell
 from distill.yolo.families.yolov5 import checkpoint, head
 from distill.yolo.families.yolov5.average_precision import average_precision
 from distill.yolo.families.yolov5.saving import save_original
@@ -15,6 +16,9 @@ ANCHOR = Family(
     sensitivity=head.sensitivity,
     entry="m.{level}",
     gives=frozenset({"objectness"}),
+    alike=head.alike,
+    by_cell=best_of_cell,
+    reorder=head.reorder,
     area_resize=True,
     evaluation=Evaluation(nms_iou=0.6, clip_boxes=True, average_precision=average_precision),  # those of its val.py
     checkpoints=Checkpoints(

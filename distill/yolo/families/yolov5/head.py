@@ -178,3 +178,19 @@ def sensitivity(head: Any, raw: Any) -> Tensor:
         scale[..., 2:4] = BOX * 2 * (1 - p[..., 2:4]) * believed.sqrt()
         total = total + (logits * scale * torch.randn_like(logits)).sum()
     return total
+
+
+def alike(head: Any, other: Any) -> bool:
+    """Whether two heads have the same boxes to a cell, of the same anchors; a checkpoint rounds those to float16."""
+    ours, theirs = head.anchors, other.anchors
+    return ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=1e-3)
+
+
+def reorder(head: Any, order: Sequence[int]) -> None:
+    """Put the classes of a head into another order: class i is what was class order[i]."""
+    box = [*range(5), *(5 + each for each in order)]
+    rows = [anchor * head.no + row for anchor in range(head.na) for row in box]
+    with torch.no_grad():
+        for convolution in head.m:
+            for parameter in convolution.parameters():
+                parameter.copy_(parameter[rows])
