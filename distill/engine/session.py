@@ -197,7 +197,9 @@ class Session:
         beside, options = self.data.unlabelled, self.recipe.unlabelled
         if options is None or not beside:
             return None
-        return Mixture(len(self.data.train), len(beside), options.ratio, taught=any(each.losses for each in self.teachers))
+        return Mixture(
+            len(self.data.train), len(beside), options.ratio, taught=any(each.losses for each in self.teachers)
+        )
 
     @property
     def epoch_images(self) -> int:
@@ -211,19 +213,11 @@ class Session:
         `lr` is None while it is not chosen; with `freeze_bn` BatchNorm keeps its statistics.
         """
         options, student = self.recipe.distill, self.load(self.start)
-        images, batch = len(self.data.train), options.batch or self.recipe.batch
+        length = (len(self.data.train), options.batch or self.recipe.batch, options.epochs)
+        shared: dict[str, Any] = {"lr": lr, "processes": parallel.world(), "mixture": self._mixture}
         if self.recipe.fresh:  # it has nothing to lose, and BatchNorm no statistics
-            return student, schedules.teacher(images, batch, options.epochs, lr=lr)
-        schedule = schedules.recovery(
-            images,
-            batch,
-            options.epochs,
-            lr=lr,
-            freeze_bn=freeze_bn,
-            keep_batch=options.batch is not None,
-            processes=parallel.world(),
-            mixture=self._mixture,
-        )
+            return student, schedules.teacher(*length, **shared)
+        schedule = schedules.recovery(*length, **shared, freeze_bn=freeze_bn, keep_batch=options.batch is not None)
         reestimate_batchnorm(
             student.model, self.data, schedule, imgsz=self.recipe.size, device=self.device, seed=self.recipe.seed
         )

@@ -129,7 +129,16 @@ def recovery(
     )
 
 
-def teacher(images: int, batch: int, epochs: int, *, lr: float | None = None, mosaic: float = 1.0) -> Schedule:
+def teacher(
+    images: int,
+    batch: int,
+    epochs: int,
+    *,
+    lr: float | None = None,
+    mosaic: float = 1.0,
+    processes: int = 1,
+    mixture: Mixture | None = None,
+) -> Schedule:
     """Training a network from scratch, or from someone else's weights, on one's own images.
 
     Args:
@@ -138,14 +147,18 @@ def teacher(images: int, batch: int, epochs: int, *, lr: float | None = None, mo
         epochs: passes over the images, at most: training ends when validation stops improving.
         lr: highest learning rate; `LR` if None.
         mosaic: probability that an image is made of four; none in the last fifth of the epochs.
+        processes: as of `recovery`.
+        mixture: as of `recovery`.
     """
-    steps = _steps(images, batch, epochs)
+    an_epoch = mixture.steps(batch, processes) if mixture else _steps(images, batch)
+    steps = epochs * an_epoch
     return Schedule(
         epochs=epochs,
         batch=batch,
         steps=steps,
+        labelled=mixture.split(batch, processes)[0] if mixture else None,
         lr=LR if lr is None else lr,
-        warmup_steps=min(3 * _steps(images, batch), steps // 10),
+        warmup_steps=min(3 * an_epoch, steps // 10),
         mosaic=mosaic,
         close_mosaic=max(1, epochs // 5) if mosaic else 0,
         scale=0.1 if epochs < FEW else 0.5,
