@@ -28,6 +28,7 @@ from distill.machine.progress import ProgressCallback
 from distill.machine.words import html_table, printable, text_table
 from distill.recipe.schema import SHAPES, Recipe
 from distill.training.task import PROBE
+from distill.training.trial import try_out
 from distill.yolo.checkpoint.build import build
 from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.data import dataset as datasets
@@ -221,7 +222,7 @@ def _try_out(doubtful: list[WeightedLoss], model: Detector, teacher: Teaching) -
         other = foreign_teacher(teacher.network.model, copies, student, teacher.name)
     task = distillation(student, [other], labels=0.0)
     box = {"batch_idx": torch.zeros(1), "cls": torch.zeros(1, 1), "bboxes": torch.full((1, 4), 0.5)}
-    task.try_out({"img": torch.rand(1, 3, PROBE, PROBE, generator=torch.Generator().manual_seed(0)), **box})
+    try_out(task, {"img": torch.rand(1, 3, PROBE, PROBE, generator=torch.Generator().manual_seed(0)), **box})
 
 
 def _check_labels(recipe: Recipe, data: DataSet, teaching: Sequence[WeightedLoss]) -> None:

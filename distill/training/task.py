@@ -22,6 +22,7 @@ LabelLoss = Callable[[nn.Module, Outputs, Mapping[str, Any]], Mapping[str, Tenso
 
 CHECKED_BATCHES = 3
 PROBE = 64  # side in pixels of an image that every detector takes, one of stride 64 too
+NO_GRADIENT = "has no gradient to the student: it detaches it, or does not use it"
 LABELLED = "labelled"  # key of a batch: how many of its images, the first ones, have labels
 
 
@@ -89,11 +90,6 @@ class DistillationTask(nn.Module):
         """Multiply the weights of losses, by name; the others stay as they are."""
         self.losses = [replace(loss, weight=loss.weight * factors.get(loss.name, 1.0)) for loss in self.losses]
 
-    def try_out(self, batch: Mapping[str, Any]) -> None:
-        """Call each loss once. One that fails or gives no scalar raises; the values are not checked."""
-        self._checked = CHECKED_BATCHES
-        self(batch)
-
     def forward(self, batch: Mapping[str, Any], progress: float = 0.0) -> dict[str, Tensor]:
         """Every term times its weight, by name, and their sum as `loss`.
 
@@ -105,12 +101,34 @@ class DistillationTask(nn.Module):
                 so many of the images, the first ones, have labels.
             progress: share of the training that is done, 0 to 1.
         """
-        images = batch["img"]
-        known = int(batch.get(LABELLED, len(images))) if "cls" in batch else 0
-        targets = {key: value for key, value in batch.items() if key not in ("img", LABELLED)} if known else None
         active = [loss for loss in self.losses if not loss.ramp.over(progress)]
-        student = self.run(self.student, images, self._points(active))
-        terms = self._label_terms(student, images, targets, known)
+        student = self.run(self.student, batch["img"], self._points(active))
+        terms = self._label_terms(student, *_split(batch))
+        values = self._values(active, student, *_split(batch), progress)
+        if torch.is_grad_enabled() and self._checked < CHECKED_BATCHES:
+            self._check(values, student)
+        zero = torch.zeros((), device=batch["img"].device)
+        terms |= {loss.name: loss.weight_at(progress) * values.get(loss.name, zero) for loss in self.losses}
+        return terms | {"loss": torch.stack([term.float() for term in terms.values()]).sum()}
+
+    def values(self, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Outputs]:
+        """Every loss by name, whatever its weight and ramp, and the student's outputs that they look at.
+
+        Args:
+            batch: as of `forward`.
+        """
+        student = self.run(self.student, batch["img"], self._points(self.losses))
+        return self._values(self.losses, student, *_split(batch), 0.0), student
+
+    def _values(
+        self,
+        active: Sequence[WeightedLoss],
+        student: Outputs,
+        images: Tensor,
+        targets: Mapping[str, Any] | None,
+        known: int,
+        progress: float,
+    ) -> dict[str, Tensor]:
         values: dict[str, Tensor] = {}
         for teacher in self.teachers:
             own = [loss for loss in active if loss.teacher == teacher.name]
@@ -129,11 +147,7 @@ class DistillationTask(nn.Module):
                         values[loss.name] = sum(
                             (share * _evaluate(loss, ctx) for share, ctx in parts), images.new_zeros(())
                         )
-        if torch.is_grad_enabled() and self._checked < CHECKED_BATCHES:
-            self._check(values, student)
-        zero = torch.zeros((), device=images.device)
-        terms |= {loss.name: loss.weight_at(progress) * values.get(loss.name, zero) for loss in self.losses}
-        return terms | {"loss": torch.stack([term.float() for term in terms.values()]).sum()}
+        return values
 
     def _points(self, losses: Iterable[WeightedLoss]) -> tuple[str, ...]:
         """Where these losses read features."""
@@ -229,7 +243,7 @@ class DistillationTask(nn.Module):
             if value.requires_grad and reachable:
                 gradients = torch.autograd.grad(value, reachable, retain_graph=True, allow_unused=True)
             if all(gradient is None for gradient in gradients):
-                raise DistillError(f"loss '{name}' has no gradient to the student: it detaches it, or does not use it")
+                raise DistillError(f"loss '{name}' {NO_GRADIENT}")
             if any(gradient is not None and gradient.any() for gradient in gradients):
                 self._silent.discard(name)
         silent = self._silent & values.keys()  # a resumed run may start after some losses have ended
@@ -258,6 +272,14 @@ def check_support(losses: Iterable[WeightedLoss], teacher: nn.Module) -> None:
             reason = plugins.call(f"loss '{loss.name}'", loss.call.supports, teacher)
             if reason:
                 raise DistillError(f"loss '{loss.name}': {reason}")
+
+
+def _split(batch: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, Any] | None, int]:
+    """The images, the labels of those that have some, and how many have: the first ones."""
+    images = batch["img"]
+    known = int(batch.get(LABELLED, len(images))) if "cls" in batch else 0
+    targets = {key: value for key, value in batch.items() if key not in ("img", LABELLED)} if known else None
+    return images, targets, known
 
 
 def _frozen(network: nn.Module) -> nn.Module:
