@@ -132,9 +132,10 @@ class _Trainer(TrainingLoop):
         # A seed for each epoch: a resumed run draws what an unbroken one would have drawn.
         seed = (self.args.seed * 100_003 + self.epoch + 7919 * parallel.rank()) % 2**32
         init_seeds(seed, deterministic=self.args.deterministic)
-        if isinstance(self.train_loader.sampler, MixedSampler):
+        ahead = self.train_loader.num_workers > 0  # workers load ahead, and are not stopped for this
+        if isinstance(self.train_loader.sampler, MixedSampler) and not (ahead and self.epoch > self.start_epoch):
             self.train_loader.sampler.set_epoch(self.epoch)
-        if not self.train_loader.num_workers:  # workers have loaded ahead, and are not stopped for this
+        if not ahead:
             self.train_loader.reset()
             self.train_loader.generator.manual_seed(seed)
         self.batch_index, self.start_time = 0, time.monotonic()
