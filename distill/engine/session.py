@@ -197,9 +197,8 @@ class Session:
         beside, options = self.data.unlabelled, self.recipe.unlabelled
         if options is None or not beside:
             return None
-        return Mixture(
-            len(self.data.train), len(beside), options.ratio, taught=any(each.losses for each in self.teachers)
-        )
+        taught = any(each.losses for each in self.teachers)
+        return Mixture(len(self.data.train), len(beside), options.ratio if taught else 0.0)
 
     @property
     def epoch_images(self) -> int:

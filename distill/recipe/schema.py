@@ -74,9 +74,10 @@ class Unlabelled:
         example="[more, clip.mp4]",
     )
     ratio: float | None = key(
-        "Images without labels for each labelled one in a batch; auto: as many as there are, at most 3.",
+        "Images without labels for each labelled one in a batch; auto: as many as there are, at most 3; 0: none, repair "
+        "alone sees them.",
         None,
-        _POSITIVE,
+        _NOT_NEGATIVE,
         none="auto",
     )
     weight: float = key("Factor of the teacher's losses on them; 1: as on labelled images.", 1.0, _POSITIVE)

@@ -48,7 +48,8 @@ def legend(results: Results) -> list[str]:
     teachers = [ORIGINAL] * results.taught_by_original + [other.name for other in results.teachers]
     whom = "the teacher" if not results.teachers else " and ".join(teachers)
     training = f"training against {whom}" + (" and on the labels" if labelled else "")
-    if results.data.unlabelled_images:
+    schedule = results.schedule or {}
+    if schedule.get("labelled") not in (None, schedule.get("batch")):
         training += f", with {results.data.unlabelled_images} unlabelled images"
     if not distill["losses"] and not results.teachers:
         training = "training on the labels alone"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MAX_RATIO = 3.0  # images without labels to each labelled one in a batch, unless a ratio is given
 
@@ -18,12 +18,13 @@ class Mixture:
 
     with_labels: int
     without: int
-    ratio: float | None = None  # images without labels to each labelled one; None: as there are, at most MAX_RATIO
-    taught: bool = True  # a loss needs no labels; if none does, batches are of labelled images alone, and just as many
+    # Images without labels to each labelled one; None: as there are, at most MAX_RATIO. With 0, batches are of labelled
+    # images alone, and as many as with None: so the same training is compared with and without the others.
+    ratio: float | None = None
 
     def split(self, batch: int, processes: int = 1) -> tuple[int, int]:
         """How many images of a batch have labels, and how many have none; the same in each process, which has two or more."""
-        if not self.taught:
+        if self.ratio == 0:
             return batch, 0
         share = batch // processes
         ratio = min(MAX_RATIO, self.without / self.with_labels) if self.ratio is None else self.ratio
@@ -32,7 +33,7 @@ class Mixture:
 
     def steps(self, batch: int, processes: int = 1) -> int:
         """Batches in an epoch."""
-        if not self.taught:
-            return Mixture(self.with_labels, self.without, self.ratio).steps(batch, processes)
+        if self.ratio == 0:
+            return replace(self, ratio=None).steps(batch, processes)
         labelled, rest = self.split(batch, processes)
         return max(math.ceil(self.with_labels / labelled), math.ceil(self.without / rest))

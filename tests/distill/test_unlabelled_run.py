@@ -70,7 +70,7 @@ def test_a_check_decodes_and_writes_nothing(root: Path, capsys: pytest.CaptureFi
             "distill.batch is 1, and images with labels and without share each batch: give distill.batch=2",
         ),
         (["unlabelled={root}/data/images"], "6 of the 18 images are images of 'val' in "),
-        (["unlabelled.ratio=0"], "command line: unlabelled.ratio: expected auto or a number > 0, got 0"),
+        (["unlabelled.ratio=-1"], "command line: unlabelled.ratio: expected auto or a number >= 0, got -1"),
     ],
 )
 def test_what_is_wrong_is_one_line(root: Path, words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

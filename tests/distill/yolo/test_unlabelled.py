@@ -196,6 +196,7 @@ def test_a_video_without_a_length_is_counted(tmp_path: Path, monkeypatch: pytest
         ((100, 100), 16, 7.0, (2, 14), 50),
         ((100, 100), 4, 100.0, (1, 3), 100),
         ((100, 100), 2, 0.01, (1, 1), 100),
+        ((248, 2230), 16, 0, (16, 0), 186),
     ],
 )
 def test_batches_keep_their_size_and_an_epoch_shows_all(
@@ -204,7 +205,7 @@ def test_batches_keep_their_size_and_an_epoch_shows_all(
     mixture = Mixture(*images, ratio)
     assert (mixture.split(batch), mixture.steps(batch)) == (split, steps)
     drawn = list(MixedSampler(images, split, steps, seed=3))
-    assert len(drawn) == batch * steps and set(drawn) == set(range(sum(images)))
+    assert len(drawn) == batch * steps and set(drawn) == set(range(sum(images) if split[1] else images[0]))
     for start in range(0, len(drawn), batch):
         kinds = [index < images[0] for index in drawn[start : start + batch]]
         assert kinds == [True] * split[0] + [False] * split[1]
@@ -231,7 +232,7 @@ def test_a_schedule_counts_the_steps_of_both_kinds() -> None:
     mixed = recovery(248, 16, 10, mixture=Mixture(248, 2230))
     assert (mixed.batch, mixed.steps, mixed.labelled) == (16, 1860, 4)
     assert "1860 steps of 16 images, 4 of them with labels" in mixed.describe()
-    alone = recovery(248, 16, 10, mixture=Mixture(248, 2230, taught=False))  # nothing to learn without labels
+    alone = recovery(248, 16, 10, mixture=Mixture(248, 2230, 0))  # as long, for a fair comparison
     assert (alone.batch, alone.steps, alone.labelled) == (16, 1860, 16)
 
 
