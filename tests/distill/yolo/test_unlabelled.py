@@ -109,6 +109,8 @@ def test_beside_a_folder_they_are_more_of_its_images(data: datasets.DataSet, tmp
     assert both.config["train"] == [str(file) for file in both.train] == [r["im_file"] for r in both.records["train"]]
     assert "has no labels, so the images of 'unlabelled' join it" in both.notes[-1]
     assert "1 of the 4 images" in both.notes[-2]
+    filmed = unlabelled.decoded(join(folder, film(tmp_path / "a.avi", 9)), tmp_path / "frames", 3)
+    assert filmed.unlabelled == () and len(filmed.train) == len(folder.train) + 3 and filmed.val == folder.val
 
 
 @pytest.mark.parametrize(
