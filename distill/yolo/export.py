@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from distill.machine.words import nearest
 from distill.yolo import upstream
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.families.table import family_of, stride_of
-from distill.yolo.runtimes.onnxruntime import ONNXRUNTIME
+from distill.yolo.runtimes import openvino
+from distill.yolo.runtimes.runtime import Runtime
+from distill.yolo.runtimes.table import RUNTIMES
 
 # Fused convolutions and reordered sums move a float32 output by about 1e-6 of its scale, measured on YOLOv5 and YOLOv8;
 # a wrong layout, a dropped layer or half precision moves it by far more than this.
@@ -125,6 +128,8 @@ def _export(model: Any, format: str, imgsz: int) -> Path:
     options["device"] = "0" if format == "engine" else "cpu"  # TensorRT builds for the GPU that it runs on
     if format == "onnx":
         options["simplify"] = find_spec("onnxslim") is not None  # otherwise the exporter warns and goes on
+    if format == openvino.OPENVINO.format:
+        openvino.library()  # before the exporter imports it
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer's
         return upstream.export(model, options)
@@ -135,7 +140,7 @@ def check_parity(file: Path, format: str, reference: nn.Module, image: Tensor) -
 
     Args:
         file: what was exported.
-        format: "onnx" and "torchscript" are run; others are not checked.
+        format: "onnx", "openvino" and "torchscript" are run; others are not checked.
         reference: the model in evaluation mode, on the CPU, in float32.
         image: `(1, C, H, W)` float32 in [0, 1], of the size that was exported.
 
@@ -179,8 +184,8 @@ def compare_outputs(actual: Tensor, expected: Tensor) -> float:
     return ((actual - expected).abs() / scale).max().item()
 
 
-def _run_onnx(file: Path, image: Tensor) -> Tensor:
-    return ONNXRUNTIME.open(file, torch.get_num_threads())(image)
+def _run_in(runtime: Runtime, file: Path, image: Tensor) -> Tensor:
+    return runtime.open(file, torch.get_num_threads())(image)[0]
 
 
 def _run_torchscript(file: Path, image: Tensor) -> Tensor:
@@ -189,7 +194,10 @@ def _run_torchscript(file: Path, image: Tensor) -> Tensor:
         return _first_tensor(torch.jit.load(str(file), map_location="cpu")(image))
 
 
-_RUNNERS: dict[str, Callable[[Path, Tensor], Tensor]] = {"onnx": _run_onnx, "torchscript": _run_torchscript}
+_RUNNERS: dict[str, Callable[[Path, Tensor], Tensor]] = {
+    "torchscript": _run_torchscript,
+    **{runtime.format: partial(_run_in, runtime) for runtime in RUNTIMES},
+}
 
 
 def _first_tensor(output: Any) -> Tensor:

@@ -12,7 +12,7 @@ from distill.yolo.runtimes.runtime import Forward, Runtime
 _ERRORS_ONLY = 3  # of its levels of logging
 
 
-def _open(file: Path, threads: int) -> Forward:
+def _open(source: Path | bytes, threads: int) -> Forward:
     import onnxruntime  # an optional package
 
     options = onnxruntime.SessionOptions()
@@ -20,11 +20,12 @@ def _open(file: Path, threads: int) -> Forward:
     options.log_severity_level = _ERRORS_ONLY
     # Its threads wait for the next image in a busy loop, which would slow down whatever takes turns with it.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    content = source if isinstance(source, bytes) else str(source)
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
-    def forward(image: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: image.numpy()})[0])
+    def forward(images: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(output) for output in session.run(None, {name: images.numpy()})]
 
     return forward
 

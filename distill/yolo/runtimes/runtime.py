@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-Forward = Callable[[Tensor], Tensor]
+Forward = Callable[[Tensor], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Runtime:
     title: str  # in tables and sentences
     format: str  # of the exports that it runs, by ultralytics' name
     package: str  # it is imported by this name
-    # (exported file, threads) -> (image (1, 3, H, W), float32 in [0, 1] -> the first output)
-    open: Callable[[Path, int], Forward]
+    # (exported file, or the bytes of an ONNX file; threads) -> (images (B, 3, H, W), float32 in [0, 1] -> the outputs)
+    open: Callable[[Path | bytes, int], Forward]
 
     @property
     def installed(self) -> bool:

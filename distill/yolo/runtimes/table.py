@@ -1,13 +1,14 @@
-"""The runtimes that exports are timed in, and the look-up of those that are installed."""
+"""The runtimes that exports are timed in and teachers may run in, and the look-up of those that are installed."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 from distill.yolo.runtimes.onnxruntime import ONNXRUNTIME
+from distill.yolo.runtimes.openvino import OPENVINO
 from distill.yolo.runtimes.runtime import Runtime
 
-RUNTIMES: tuple[Runtime, ...] = (ONNXRUNTIME,)
+RUNTIMES: tuple[Runtime, ...] = (ONNXRUNTIME, OPENVINO)
 
 
 def runtimes_for(formats: Collection[str]) -> list[Runtime]:
