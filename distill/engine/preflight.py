@@ -37,6 +37,7 @@ from distill.yolo.data.labels import abridge
 from distill.yolo.export import check_exports
 from distill.yolo.families.outputs import distillation, foreign_teacher, teacher_of
 from distill.yolo.families.table import family_of, stride_of
+from distill.yolo.training.forwards import check_runtime
 from distill.yolo.training.loggers import check_loggers
 
 _LOG = logging.getLogger(__name__)
@@ -128,6 +129,7 @@ def preflight(
     device = pick_device(recipe.device)
     check_exports(recipe.export)
     check_loggers(recipe.loggers)
+    check_runtime(recipe.distill.teacher_runtime, device)
     batches = {"batch": recipe.batch, "distill.batch": recipe.distill.batch}
     if recipe.teacher.train:
         batches["teacher.train.batch"] = recipe.teacher.train.batch

@@ -238,6 +238,26 @@ class Search:
 
 
 @dataclass(frozen=True)
+class TeacherForward:
+    """What a teacher's forward pass runs in, beside the student that trains."""
+
+    runtime: str = "torch"  # as a recipe writes it
+    title: str = "PyTorch"
+    # How many times as fast as PyTorch it is, and the largest difference of its outputs from PyTorch's, in their standard
+    # deviations. None in PyTorch.
+    speedup: float | None = None
+    difference: float | None = None
+
+    def __str__(self) -> str:
+        """In words, after the teacher's name."""
+        if self.speedup is None or self.difference is None:
+            return f"runs in {self.title}"
+        return (
+            f"runs in {self.title}, {self.speedup:.2g}x as fast as in PyTorch, outputs equal to {self.difference:.0e}"
+        )
+
+
+@dataclass(frozen=True)
 class Tuning:
     """How the student is trained, found by short trials."""
 
@@ -245,6 +265,7 @@ class Tuning:
     factors: dict[str, float]  # what each loss is multiplied by beside its weight, by name
     lr: float  # the highest learning rate
     search: Search | None  # the trials that chose it; None if the recipe gives it
+    forwards: dict[str, TeacherForward] = field(default_factory=dict)  # by the teacher's name
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,14 @@ class DistillationTask(nn.Module):
         """Multiply the weights of losses, by name; the others stay as they are."""
         self.losses = [replace(loss, weight=loss.weight * factors.get(loss.name, 1.0)) for loss in self.losses]
 
+    def points_of(self, teacher: Teacher) -> tuple[str, ...]:
+        """Where the losses of a teacher read features."""
+        return self._points(loss for loss in self.losses if loss.teacher == teacher.name)
+
+    def run_teachers(self, runners: Mapping[str, Runner]) -> None:
+        """Have teachers run by other means, by name; the others stay as they are."""
+        self.teachers = tuple(replace(each, run=runners.get(each.name, each.run)) for each in self.teachers)
+
     def forward(self, batch: Mapping[str, Any], progress: float = 0.0) -> dict[str, Tensor]:
         """Every term times its weight, by name, and their sum as `loss`.
 
@@ -187,7 +195,7 @@ class DistillationTask(nn.Module):
 
     def _meet(self, teacher: Teacher) -> dict[str, list[Channels]]:
         """How the channels of the student and a teacher meet, by point."""
-        points = self._points(loss for loss in self.losses if loss.teacher == teacher.name)
+        points = self.points_of(teacher)
         if not teacher.projects:
             return {
                 point: [Channels(kept) for kept in teacher.keep[point]] for point in points if point in teacher.keep

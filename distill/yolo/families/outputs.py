@@ -21,18 +21,28 @@ from distill.yolo.families.table import family_of
 def run(model: nn.Module, images: Tensor, points: Sequence[str] = ()) -> Outputs:
     """Run a YOLO up to what its head's convolutions compute.
 
-    A head in train mode returns its raw outputs and its inputs. Only the head's flag is switched: every BatchNorm stays
-    in its mode. `images` is (B, 3, H, W) in [0, 1]; `points` are paths of modules whose outputs are captured beside the
-    neck's.
+    `images` is (B, 3, H, W) in [0, 1]; `points` are paths of modules whose outputs are captured beside the neck's.
+    """
+    return named(model, *raw_outputs(model, images, points))
+
+
+def raw_outputs(model: nn.Module, images: Tensor, points: Sequence[str] = ()) -> tuple[Any, dict[str, Tensor]]:
+    """What a YOLO's head returns in train mode, its raw outputs and its inputs; and what was captured, by path.
+
+    Only the head's flag is switched: every BatchNorm stays in its mode. Args: as for `run`.
     """
     head = cast(Any, model).model[-1]
     mode, head.training = head.training, True
     try:
         with capturing(model, [point for point in points if point != NECK]) as captured:
-            raw = model(images)
+            return model(images), captured
     finally:
         head.training = mode
-    outputs = family_of(model).outputs(head, raw)
+
+
+def named(model: nn.Module, raw: Any, captured: Mapping[str, Tensor]) -> Outputs:
+    """What `raw_outputs` gave, in a loss's terms."""
+    outputs = family_of(model).outputs(cast(Any, model).model[-1], raw)
     return replace(outputs, at=captured) if captured else outputs
 
 

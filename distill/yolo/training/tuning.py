@@ -67,6 +67,12 @@ def reestimate_batchnorm(
     prune.recentre(model.to(device), [_prepare(batch, device)["img"] for batch in batches], adapter=YOLO_ADAPTER)
 
 
+def example_images(data: DataSet, schedule: Schedule, *, imgsz: int, device: torch.device, seed: int = 0) -> Tensor:
+    """A batch of augmented training images, (B, 3, H, W) in [0, 1]. Args: as for `search_lr`."""
+    init_seeds(seed)
+    return _prepare(next(_batches(data, schedule, imgsz, augment=True)), device)["img"]
+
+
 def tolerates_batch_stats(
     task: DistillationTask, data: DataSet, schedule: Schedule, *, imgsz: int, device: torch.device, seed: int = 0
 ) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,8 +20,9 @@ from distill.engine.stages.export import EXPORT, ExportRecord
 from distill.engine.stages.measure import MEASURE
 from distill.errors import DistillError
 from distill.results.results import Export
-from distill.yolo.export import export_checkpoint
+from distill.yolo.export import check_parity, export_checkpoint
 from distill.yolo.runtimes import table
+from distill.yolo.runtimes.openvino import library
 from distill.yolo.runtimes.runtime import Runtime
 from distill.yolo.runtimes.table import RUNTIMES, runtimes_for
 from distill.yolo.upstream import export_formats
@@ -47,12 +50,24 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("runtime", RUNTIMES, ids=lambda runtime: runtime.package)
 def test_a_runtime_computes_what_pytorch_does(run_folder: Path, runtime: Runtime) -> None:
+    pytest.importorskip(runtime.package, reason=f"{runtime.package} is not installed: pip install {runtime.package}")
     assert runtime.format in export_formats() and runtime.installed
     model = torch.load(run_folder / "student.pt", weights_only=False)["model"]
     image = torch.rand(1, 3, 64, 64)
-    forward = runtime.open(run_folder / "exports" / f"student.{runtime.format}", 1)
-    with torch.no_grad():
-        torch.testing.assert_close(forward(image), model(image)[0], rtol=1e-3, atol=1e-3)
+    for source in (run_folder / "exports" / "student.onnx", (run_folder / "exports" / "student.onnx").read_bytes()):
+        forward = runtime.open(source, 1)
+        with torch.no_grad():
+            torch.testing.assert_close(forward(image)[0], model(image)[0], rtol=1e-3, atol=1e-3)
+
+
+def test_an_openvino_export_is_a_folder_and_is_compared(run_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed: pip install openvino")
+    openvino = library()
+    network = openvino.Core().read_model(run_folder / "exports" / "student.onnx")
+    openvino.save_model(network, tmp_path / "student_openvino_model" / "student.xml", compress_to_fp16=False)
+    model = torch.load(run_folder / "student.pt", weights_only=False)["model"]
+    found = check_parity(tmp_path / "student_openvino_model", "openvino", model, torch.rand(1, 3, 64, 64))
+    assert found is not None and found < 1e-4
 
 
 def test_a_runtime_is_used_if_it_is_installed_and_something_was_exported_for_it(
@@ -76,6 +91,20 @@ def test_onnx_runtime_gets_the_threads_that_it_is_to_have(run_folder: Path, monk
     monkeypatch.setattr(onnxruntime, "InferenceSession", watch)
     RUNTIMES[0].open(run_folder / "exports" / "student.onnx", 3)
     assert seen == [3]
+
+
+def test_openvino_takes_this_for_a_build_machine_while_it_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "openvino.py").write_text("import os\nseen = os.environ.get('TF_BUILD')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "openvino", raising=False)
+    monkeypatch.delenv("TF_BUILD", raising=False)
+    assert library().seen == "True" and "TF_BUILD" not in os.environ
+    monkeypatch.setenv("TF_BUILD", "1")
+    library()
+    assert os.environ["TF_BUILD"] == "1"
+    monkeypatch.delitem(sys.modules, "openvino")
 
 
 class Watched:
