@@ -1,25 +1,33 @@
-"""What a training step costs: labels alone, our distillation, and ultralytics' own, taking turns in one process.
+"""What a training step costs: labels alone, our distillation with its teacher in each runtime, and ultralytics' own.
 
-    python -m tests.bench.step                        # YOLOv5nu at half its FLOPs, 320 px, batches of 8
-    python -m tests.bench.step best.pt 640 8 20       # a checkpoint, imgsz, batch, rounds
-    python -m tests.bench.step yolov5s 640 16 20 0    # on a GPU, in bfloat16 as training there is
+    python -m tests.bench.step                                    # YOLOv5nu at half its FLOPs, 320 px, batches of 8, noise
+    python -m tests.bench.step best.pt 640 8 --images folder      # a checkpoint, imgsz, batch; teachers look at images
+    python -m tests.bench.step yolov5s 640 16 --device 0          # on a GPU, in bfloat16 as training there is
+    python -m tests.bench.step ... --out docs/bench/step.json     # keep the figures
 
-Each is timed with the memory laid out as torch makes it and with channels last. Median of the rounds, and the ratio to
-labels alone in the same layout.
+All arms take turns in one process, so a busy machine slows all of them alike. A step is forward and backward; with the optimizer
+it is also clipping and AdamW's step. Printed are medians of the rounds, and the ratios to labels alone: of time on the clock, and
+of processor time, which other processes disturb less.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
-import sys
+import json
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
 
+import cv2
 import torch
+from torch import Tensor
 from ultralytics.cfg import get_cfg
 
 import prune
 from distill import losses
+from distill.machine import env
 from distill.machine.device import pick_device
 from distill.recipe.schema import DEFAULT_LOSSES
 from distill.training.schedule import Schedule
@@ -28,58 +36,122 @@ from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.families import outputs
 from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.table import family_of
+from distill.yolo.runtimes.in_memory import InRuntime, missing_packages
+from distill.yolo.runtimes.table import RUNTIMES
 from distill.yolo.training.learner import Learner
 from distill.yolo.training.ultralytics_loss import Ultralytics
 from tests.prune.networks import yolo
 
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+ALONE = "labels alone"
 
 
-def main(name: str = "yolov5n", imgsz: str = "320", batch: str = "8", rounds: str = "10", device: str = "cpu") -> None:
-    size, count, place = int(imgsz), int(batch), pick_device(device)
+def learners(name: str, size: int, batch: int, device: torch.device) -> dict[str, Learner]:
+    """The network of each arm, on the device and in training."""
     model = checkpoint.load(name).model if name.endswith(".pt") else yolo(name, classes=3)
     model.args = get_cfg()
     graph = prune.trace(model, torch.zeros(1, 3, size, size), adapter=YOLO_ADAPTER)
     plan = prune.make_plan(graph, prune.score(graph, "bn_scale"), flops=0.5, round_to=8)
     student = prune.apply(model, plan, adapter=YOLO_ADAPTER)
+    original = checkpoint.fused(model)
     ours = losses.build(losses.fitting(DEFAULT_LOSSES, family_of(model).gives)[0])
-    kinds = {"labels": [], "distill": ours}
+    arms = {ALONE: [], "ours, teacher in PyTorch": ours}
+    runtimes = [each for each in RUNTIMES if device.type == "cpu" and not missing_packages(each)]
+    runners = {f"ours, teacher in {each.title}": each for each in runtimes}
+    arms |= dict.fromkeys(runners, ours)
     if "dist" in family_of(model).gives:
-        kinds["ultralytics"] = [losses.WeightedLoss("ultralytics", 1.0, Ultralytics())]
-    learners = {}
-    for layout in (torch.contiguous_format, torch.channels_last):
-        for kind, terms in kinds.items():
-            twin = copy.deepcopy(student).requires_grad_(True)
-            teacher = outputs.teacher_of(checkpoint.fused(model), terms, twin, plan.keep_inputs)
-            task = outputs.distillation(twin, [teacher])
-            learner = Learner(twin, task, None, Schedule(epochs=1, batch=count, steps=1)).train().to(place)
-            learners[kind, layout] = learner.to(memory_format=layout)
+        arms["ultralytics' own"] = [losses.WeightedLoss("ultralytics", 1.0, Ultralytics())]
+    made = {}
+    for arm, terms in arms.items():
+        twin = copy.deepcopy(student).requires_grad_(True)
+        task = outputs.distillation(twin, [outputs.teacher_of(original, terms, twin, plan.keep_inputs)])
+        if arm in runners:
+            (teacher,) = task.teachers
+            example, points = torch.zeros(batch, 3, size, size), task.points_of(teacher)
+            task.run_teachers({teacher.name: InRuntime(runners[arm], teacher.network, example, points)})
+        made[arm] = Learner(twin, task, None, Schedule(epochs=1, batch=batch, steps=1)).train().to(device)
+    return made
+
+
+def batch_of(folder: str | None, size: int, count: int) -> dict[str, Tensor]:
+    """Images of a folder, or noise, with four boxes each."""
+    images = torch.rand(count, 3, size, size)
+    if folder is not None:
+        files = sorted(path for path in Path(folder).rglob("*") if path.suffix in (".jpg", ".png"))[:count]
+        read = [torch.from_numpy(cv2.resize(cv2.imread(str(file)), (size, size))[..., ::-1].copy()) for file in files]
+        images = torch.stack(read).permute(0, 3, 1, 2).float() / 255
     boxes = torch.rand(4 * count, 4) * 0.4 + 0.3
-    given = {"img": torch.rand(count, 3, size, size), "batch_idx": torch.arange(count).repeat_interleave(4).float()}
-    given |= {"cls": torch.zeros(4 * count, 1), "bboxes": boxes}
-    given = {key: value.to(place) for key, value in given.items()}
-    times: dict = {key: [] for key in learners}
-    for turn in range(int(rounds) + CHECKED_BATCHES + 1):
-        for key, learner in learners.items():
-            images = given["img"].contiguous(memory_format=key[1])
-            synchronize(place)
-            start = time.perf_counter()
-            with torch.autocast("cuda", torch.bfloat16, enabled=place.type == "cuda"):
-                loss, _ = learner({**given, "img": images})
+    index = torch.arange(count).repeat_interleave(4).float()
+    images = images.contiguous(memory_format=torch.channels_last)
+    return {"img": images, "batch_idx": index, "cls": torch.zeros(4 * count, 1), "bboxes": boxes}
+
+
+def measure(arms: dict[str, Learner], batch: dict[str, Tensor], rounds: int) -> dict[str, dict[str, float]]:
+    """Milliseconds of each arm's step by clock, and of its step with the optimizer."""
+    device = batch["img"].device
+    optimizers = {arm: torch.optim.AdamW(learner.parameters(), lr=1e-6) for arm, learner in arms.items()}
+    times: dict[str, list[tuple[float, ...]]] = {arm: [] for arm in arms}
+
+    def now() -> list[float]:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return [clock() for clock in CLOCKS.values()]
+
+    for turn in range(rounds + CHECKED_BATCHES + 1):
+        for arm, learner in arms.items():
+            begin = now()
+            with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+                loss, _ = learner(batch)
             loss.backward()
-            synchronize(place)
+            step = now()
+            torch.nn.utils.clip_grad_norm_(learner.parameters(), 10.0)
+            optimizers[arm].step()
+            end = now()
+            optimizers[arm].zero_grad()
             if turn > CHECKED_BATCHES:  # in the first ones each loss is watched
-                times[key].append(time.perf_counter() - start)
-            learner.zero_grad()
-    for (kind, layout), taken in times.items():
-        alone = median(times["labels", layout])
-        print(
-            f"{kind:<12}{str(layout).removeprefix('torch.'):<18}{median(taken):>8.3f} s{median(taken) / alone:>7.2f}x"
-        )
+                times[arm].append(
+                    tuple(1e3 * (b - a) for until in (step, end) for a, b in zip(begin, until, strict=True))
+                )
+    names = [f"{clock}{part}" for part in ("", " with optimizer") for clock in CLOCKS]
+    return {arm: dict(zip(names, map(median, zip(*rows, strict=True)), strict=True)) for arm, rows in times.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", nargs="?", default="yolov5n", help="a checkpoint, or a name of ultralytics'")
+    parser.add_argument("imgsz", nargs="?", type=int, default=320)
+    parser.add_argument("batch", nargs="?", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--images", help="a folder")
+    parser.add_argument("--out", help="a JSON file; the figures are added to it under the network's name")
+    options = parser.parse_args(arguments)
+    torch.manual_seed(0)
+    device = pick_device(options.device)
+    arms = learners(options.network, options.imgsz, options.batch, device)
+    batch = batch_of(options.images, options.imgsz, options.batch)
+    figures = measure(arms, {name: value.to(device) for name, value in batch.items()}, options.rounds)
+    result = {
+        "device": env.device_name(str(device)),
+        "imgsz": options.imgsz,
+        "batch": options.batch,
+        "rounds": options.rounds,
+        "images": options.images is not None,
+        "ms": {arm: {name: round(value, 1) for name, value in row.items()} for arm, row in figures.items()},
+        "ratio": {
+            arm: {n: round(value / figures[ALONE][n], 3) for n, value in row.items()} for arm, row in figures.items()
+        },
+        "versions": env.versions(),
+    }
+    for arm, row in figures.items():
+        ratios = "".join(f"{name:>20} {value / figures[ALONE][name]:.2f}x" for name, value in row.items())
+        print(f"{arm:<30}{row['wall']:>8.1f} ms{ratios}")
+    if options.out:
+        file = Path(options.out)
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        kept[Path(options.network).stem] = result
+        file.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
