@@ -29,7 +29,7 @@ def _work(session: Session) -> Tuning:
         console.line("losses times " + ", ".join(f"{name} {factor:.3g}" for name, factor in factors.items()))
         task.scale(factors)
     if session.recipe.fresh:  # trials of a few steps say nothing of a network that has learned nothing
-        return Tuning(False, factors, schedule.lr if options.lr is None else options.lr, None)
+        return Tuning(False, factors, schedule.lr if options.lr is None else options.lr, None, forwards)
     freeze_bn = not tolerates_batch_stats(task, session.data, schedule, **place)
     if options.lr is not None:
         return Tuning(freeze_bn, factors, options.lr, None, forwards)

@@ -213,7 +213,7 @@ def session(distilling: DistillationTask, student: nn.Module, **stages: Any) -> 
 
     options = SimpleNamespace(teacher_runtime="auto", balance=False, lr=1e-3)
     return SimpleNamespace(
-        recipe=SimpleNamespace(distill=options, size=64, seed=0),
+        recipe=SimpleNamespace(distill=options, size=64, seed=0, fresh=False),
         console=SimpleNamespace(lines=[], line=lambda text: said.append(text), track=None),
         device=CPU,
         data=None,
