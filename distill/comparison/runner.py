@@ -5,6 +5,7 @@ A run is a run folder like any other, and what is finished is not done again: a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from distill.comparison.arms import BUILTIN, OURS, Comparison, start_of
 from distill.comparison.processes import run_ahead
 from distill.comparison.runs import Planned, Runs
 from distill.engine.folder import COMPARISON, RunFolder
-from distill.engine.preflight import check_network, fitting_losses, preflight
+from distill.engine.preflight import check_losses, check_network, preflight
 from distill.engine.size import with_size
-from distill.engine.teachers import open_model
+from distill.engine.teachers import Teaching, open_model, open_teachers
 from distill.errors import DistillError, RunError
 from distill.machine.console import Console
 from distill.recipe.load import to_yaml
@@ -84,16 +85,18 @@ def possible(comparison: Comparison, console: Console, folder: Path | None = Non
     comparison = replace(comparison, recipe=recipe)
     common.introduce(console, folder)
     arms: list[Arm] = []
-    whole, _ = fitting_losses(recipe, common.teacher)
+    whole = _losses(open_teachers(recipe, common.teacher))
     for arm in comparison.arms:
         variant = comparison.variant(arm, recipe.seed, None)
         try:
             teacher = common.teacher if variant.model == recipe.model else open_model(variant)
             variant, _ = with_size(variant, teacher)
-            if (variant.model, variant.prune, variant.imgsz) != (recipe.model, recipe.prune, recipe.imgsz):
-                check_network(variant, teacher)
-            fitting, _ = fitting_losses(variant, teacher)
-            _differs(variant, recipe, len(fitting) == len(whole))
+            as_all = (variant.model, variant.prune, variant.imgsz) == (recipe.model, recipe.prune, recipe.imgsz)
+            rehearsal = common.rehearsal if as_all else check_network(variant, teacher)
+            teachers = open_teachers(variant, teacher)
+            check_losses(variant, teachers)
+            _differs(variant, recipe, _losses(teachers) == whole)
+            rehearsal.run(variant, teachers, common.data)
             arms.append(arm)
         except (DistillError, prune.PruneError) as error:
             if comparison.named or arm.name == OURS or arm not in BUILTIN:  # an arm of the user's own is never left out
@@ -102,6 +105,11 @@ def possible(comparison: Comparison, console: Console, folder: Path | None = Non
     if common.data is not None and not common.data.labelled:
         raise DistillError(f"{common.data.path}: no labels, and arms are compared by mAP: give a data.yaml with labels")
     return replace(comparison, arms=tuple(arms))
+
+
+def _losses(teachers: Sequence[Teaching]) -> int:
+    """How many losses there are."""
+    return sum(len(each.losses) for each in teachers)
 
 
 def _differs(variant: Recipe, recipe: Recipe, as_many: bool) -> None:

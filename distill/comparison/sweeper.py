@@ -10,9 +10,10 @@ from distill.comparison.runs import Planned, Runs
 from distill.comparison.sweep import Point, Sweep, label
 from distill.engine import pipeline
 from distill.engine.folder import RunFolder
-from distill.engine.preflight import Preflight, check_network, fitting_losses, preflight, trained_network
+from distill.engine.preflight import Preflight, check_losses, check_network, preflight, trained_network
 from distill.engine.size import with_size
 from distill.engine.stages.select import SELECT
+from distill.engine.teachers import open_teachers
 from distill.errors import DistillError, RunError
 from distill.machine.console import Console
 from distill.machine.faults import machine_fault
@@ -71,8 +72,9 @@ def _checked(points: tuple[Point, ...], folder: RunFolder, console: Console) -> 
             else:
                 teacher = opened[key].teacher
                 recipe, _ = with_size(recipe, trained_network(recipe, teacher, opened[key].teachers))
-                fitting_losses(recipe, teacher)
-                check_network(recipe, teacher)
+                teachers = open_teachers(recipe, teacher)
+                check_losses(recipe, teachers)
+                check_network(recipe, teacher).run(recipe, teachers, opened[key].data)
         except (DistillError, prune.PruneError) as error:
             raise DistillError(f"{label(point.values)}: {error}") from None
         result.append(replace(point, recipe=recipe))

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import prune
-from distill import losses
 from distill.engine.planning import budget, importance_of, trace
+from distill.engine.rehearsal import Rehearsal
 from distill.engine.size import ImageSize, image_size, with_size
-from distill.engine.teachers import Teaching, open_model, open_teachers, trains_towards
+from distill.engine.teachers import Teaching, names_in, open_model, open_teachers, trains_towards
 from distill.engine.unlabelled import in_words, unread, with_frames, with_unlabelled
 from distill.errors import DistillError
-from distill.losses.base import LossModule, WeightedLoss
-from distill.losses.spec import ALWAYS
+from distill.losses.base import WeightedLoss
 from distill.machine import env, parallel
 from distill.machine.console import Console
 from distill.machine.device import pick_device
@@ -27,15 +25,12 @@ from distill.machine.measure import count_params
 from distill.machine.progress import ProgressCallback
 from distill.machine.words import html_table, printable, text_table
 from distill.recipe.schema import SHAPES, Recipe
-from distill.training.task import PROBE
-from distill.training.trial import try_out
 from distill.yolo.checkpoint.build import build
 from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.data import dataset as datasets
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.labels import abridge
 from distill.yolo.export import check_exports
-from distill.yolo.families.outputs import distillation, foreign_teacher, teacher_of
 from distill.yolo.families.table import family_of, stride_of
 from distill.yolo.training.forwards import check_runtime
 from distill.yolo.training.loggers import check_loggers
@@ -55,6 +50,7 @@ class Preflight:
     data: DataSet | None  # None if it is still to be generated
     notes: tuple[str, ...]  # lines about what is left out
     warnings: tuple[str, ...]  # lines that the user must know, on the screen and in the report
+    rehearsal: Rehearsal  # of the recipe's networks, for other losses
 
     @property
     def losses(self) -> tuple[WeightedLoss, ...]:
@@ -137,8 +133,8 @@ def preflight(
     teacher = open_model(recipe)
     teachers = open_teachers(recipe, teacher)
     recipe, size = with_size(recipe, trained_network(recipe, teacher, teachers))
-    notes = check_losses(recipe, teacher, teachers)
-    check_network(recipe, teacher)
+    notes = check_losses(recipe, teachers)
+    rehearsal = check_network(recipe, teacher)
     warnings = size_warnings(recipe, teacher)
     for each in teachers:
         warnings += size_warnings(recipe, each.network)
@@ -154,9 +150,10 @@ def preflight(
         notes += unread(recipe, data, bool(teaching))
         notes += data.notes
         warnings += data.warnings
+    rehearsal.run(recipe, teachers, data)
     weights = {f"{each.name}/{loss.name}": loss.weight for each in teachers for loss in each.losses}
     _LOG.debug("weights of losses %s; device %s; torch uses %d threads", weights, device, torch.get_num_threads())
-    return Preflight(recipe, size, device, teacher, teachers, data, notes, tuple(warnings))
+    return Preflight(recipe, size, device, teacher, teachers, data, notes, tuple(warnings), rehearsal)
 
 
 def load_data(path: str | Path, model: Detector | None, progress: ProgressCallback | None) -> DataSet:
@@ -182,20 +179,12 @@ def size_warnings(recipe: Recipe, teacher: Detector | None) -> tuple[str, ...]:
     return (f"{teacher.source} {sizes}: give imgsz={teacher.imgsz} unless that is meant",)
 
 
-def fitting_losses(recipe: Recipe, model: Detector | None) -> tuple[tuple[WeightedLoss, ...], tuple[str, ...]]:
-    """The losses of a recipe that the heads of student and teachers can serve, and a line for each that they cannot.
+def check_losses(recipe: Recipe, teachers: Sequence[Teaching]) -> tuple[str, ...]:
+    """Check that there is something to train on. Returns what is left out, in lines.
 
     Raises:
-        DistillError: a teacher that cannot teach this network, a loss that is not there or takes other options, or nothing
-            left to train on.
+        DistillError: nothing left to train on.
     """
-    teachers = open_teachers(recipe, model)
-    notes = check_losses(recipe, model, teachers)
-    return tuple(loss for each in teachers for loss in each.losses), notes
-
-
-def check_losses(recipe: Recipe, model: Detector | None, teachers: Sequence[Teaching]) -> tuple[str, ...]:
-    """Check that there is something to train on, and call losses that may fail. Returns what is left out, in lines."""
     if not trains_towards(recipe):
         return ()
     teaching = [loss for each in teachers for loss in each.losses]
@@ -203,28 +192,7 @@ def check_losses(recipe: Recipe, model: Detector | None, teachers: Sequence[Teac
         which = "none that lasts to the end" if teaching else "none of them"
         heads = "these heads" if recipe.foreign else "this head"
         raise DistillError(f"distill.losses: {which} fits {heads}, and labels is 0: nothing to train on")
-    for each in teachers:
-        doubtful = [
-            loss
-            for loss, spec in zip(each.losses, each.specs, strict=True)
-            if spec.name not in losses.BUILTIN or spec.options or isinstance(loss.call, LossModule)
-        ]
-        if model is not None and doubtful:
-            _try_out(doubtful, model, each)
     return tuple(note for each in teachers for note in each.notes)
-
-
-def _try_out(doubtful: list[WeightedLoss], model: Detector, teacher: Teaching) -> None:
-    """Call each loss of a user's, and each with options, once on an image of noise: a slip shows now, not after repair."""
-    copies = [replace(loss, call=copy.deepcopy(loss.call), ramp=ALWAYS) for loss in doubtful]
-    student = copy.deepcopy(model.model)
-    if teacher.network is None:
-        other = teacher_of(model.model, copies)
-    else:
-        other = foreign_teacher(teacher.network.model, copies, student, teacher.name)
-    task = distillation(student, [other], labels=0.0)
-    box = {"batch_idx": torch.zeros(1), "cls": torch.zeros(1, 1), "bboxes": torch.full((1, 4), 0.5)}
-    try_out(task, {"img": torch.rand(1, 3, PROBE, PROBE, generator=torch.Generator().manual_seed(0)), **box})
 
 
 def _check_labels(recipe: Recipe, data: DataSet, teaching: Sequence[WeightedLoss]) -> None:
@@ -243,19 +211,22 @@ def _check_labels(recipe: Recipe, data: DataSet, teaching: Sequence[WeightedLoss
         )
 
 
-def check_network(recipe: Recipe, teacher: Detector | None) -> None:
+def check_network(recipe: Recipe, teacher: Detector | None) -> Rehearsal:
     """Check that the network takes images of `imgsz` and can be cut as far as the recipe says. One to be trained is built.
+
+    Returns:
+        What runs losses on networks of these widths.
 
     Raises:
         DistillError: `teacher.train.model` is no detector that is supported, or `imgsz` is none that the network takes.
         PruneError: a budget that cannot be met, or a pattern of `prune.protect` that names nothing.
     """
-    options = recipe.teacher.train
+    options, graph = recipe.teacher.train, None
     if teacher is not None:
         network = teacher.model
     else:
         assert options is not None  # a recipe without a model has it
-        network = build(options.model, {0: "object"}, width=options.width)
+        network = build(options.model, names_in(recipe) or {0: "object"}, width=options.width)
     stride = stride_of(network)
     if recipe.size % stride:
         sizes = f"{recipe.size // stride * stride} or {-(-recipe.size // stride) * stride}"
@@ -264,3 +235,4 @@ def check_network(recipe: Recipe, teacher: Detector | None) -> None:
         graph = trace(network, recipe.size)
         prune.check_budget(graph, **budget(recipe.prune))
         importance_of(recipe.prune.importance)
+    return Rehearsal(network, graph, recipe)

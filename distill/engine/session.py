@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 import prune
 from distill.demo import dataset as shapes
@@ -16,7 +16,7 @@ from distill.engine.folder import TRAINING, RunFolder
 from distill.engine.judge import Judge
 from distill.engine.planning import calibration_images
 from distill.engine.preflight import preflight
-from distill.engine.teachers import Teaching
+from distill.engine.teachers import Teaching, make_task
 from distill.errors import DistillError
 from distill.machine import parallel
 from distill.machine.console import Console
@@ -29,11 +29,9 @@ from distill.training import schedule as schedules
 from distill.training.mixture import Mixture
 from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
-from distill.training.teacher import Teacher
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.evaluation.evaluate import KEPT, Boxes, EvalSettings, detect
-from distill.yolo.families import outputs
 from distill.yolo.training.loggers import Loggers
 from distill.yolo.training.train import Trained, train
 from distill.yolo.training.tuning import reestimate_batchnorm
@@ -176,20 +174,12 @@ class Session:
 
     def task(self, student: Detector, keep_inputs: Mapping[str, Sequence[int]] | None = None) -> DistillationTask:
         """Teachers, student and losses; the labels take part if there are any. `keep_inputs`: of the plan that cut it."""
-        teachers = [self._teacher(each, student, keep_inputs) for each in self.teachers if each.losses]
         labels = self.recipe.distill.labels if self.data.labelled else 0.0
-        unlabelled = self.recipe.unlabelled.weight if self.recipe.unlabelled else 1.0
-        return outputs.distillation(student.model, teachers, labels=labels, unlabelled=unlabelled)
+        return make_task(self.recipe, self.teachers, student.model, self._network_of, keep_inputs, labels)
 
-    def _teacher(
-        self, teaching: Teaching, student: Detector, keep_inputs: Mapping[str, Sequence[int]] | None
-    ) -> Teacher:
-        """A teacher of the run folder, fused."""
-        network = TEACHER if teaching.network is None else foreign(teaching.name)
-        model = checkpoint.fused(self.load(network).model)
-        if teaching.network is None:
-            return outputs.teacher_of(model, teaching.losses, student.model, keep_inputs)
-        return outputs.foreign_teacher(model, teaching.losses, student.model, teaching.name)
+    def _network_of(self, teaching: Teaching) -> nn.Module:
+        """The network of a teacher, as it lies in the run folder."""
+        return self.load(TEACHER if teaching.network is None else foreign(teaching.name)).model
 
     @property
     def _mixture(self) -> Mixture | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from torch import nn
 
 from distill import losses
 from distill.demo.drawing import CLASSES
@@ -16,12 +18,13 @@ from distill.machine.words import printable
 from distill.recipe.schema import SHAPES, Recipe
 from distill.recipe.teachers import names_of
 from distill.results.networks import NETWORKS, START
-from distill.training.task import check_support
+from distill.training.task import DistillationTask, check_support
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.build import build
 from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.data import dataset as datasets
 from distill.yolo.families.match import UNLIKE, match
+from distill.yolo.families.outputs import distillation, foreign_teacher, teacher_of
 from distill.yolo.families.table import family_of
 from distill.yolo.families.ultralytics_dfl import DFL
 
@@ -71,14 +74,16 @@ def open_model(recipe: Recipe) -> Detector | None:
         return None
     if not recipe.fresh:
         return checkpoint.load(recipe.model, trust=recipe.trust)
-    if recipe.data == SHAPES:
-        names: Mapping[int, str] | None = dict(enumerate(CLASSES))
-    else:
-        names = datasets.names_in(recipe.data)
+    names = names_in(recipe)
     if names is None:  # a folder of images, which the teacher's classes are looked for in
         names = checkpoint.load(recipe.foreign[0], trust=recipe.trust).names
     network = build(recipe.model, names, seed=recipe.seed, key="model")
     return Detector(network, dict(names), None, Path(recipe.model), None)
+
+
+def names_in(recipe: Recipe) -> Mapping[int, str] | None:
+    """The classes of the data by id; None of a folder of images. Raises `DistillError`: they cannot be read."""
+    return dict(enumerate(CLASSES)) if recipe.data == SHAPES else datasets.names_in(recipe.data)
 
 
 def open_teachers(recipe: Recipe, model: Detector | None) -> tuple[Teaching, ...]:
@@ -90,6 +95,36 @@ def open_teachers(recipe: Recipe, model: Detector | None) -> tuple[Teaching, ...
     """
     names = names_of(recipe.taught_by, _TAKEN)
     return tuple(_open(recipe, spec, name, model) for spec, name in zip(recipe.taught_by, names, strict=True))
+
+
+def make_task(
+    recipe: Recipe,
+    teachers: Sequence[Teaching],
+    student: nn.Module,
+    network_of: Callable[[Teaching], nn.Module],
+    keep_inputs: Mapping[str, Sequence[int]] | None,
+    labels: float,
+) -> DistillationTask:
+    """Student, teachers and losses of a training.
+
+    Args:
+        recipe: what is to be done.
+        teachers: those with losses teach.
+        student: the network to train.
+        network_of: gives a teacher's network, whose BatchNorm is folded in here.
+        keep_inputs: of the plan that cut the student; None if nothing was cut.
+        labels: weight of the labels' own loss.
+    """
+    taught = [
+        teacher_of(network, each.losses, student, keep_inputs)
+        if each.network is None
+        else foreign_teacher(network, each.losses, student, each.name)
+        for each in teachers
+        if each.losses
+        for network in [checkpoint.fused(network_of(each))]
+    ]
+    unlabelled = recipe.unlabelled.weight if recipe.unlabelled else 1.0
+    return distillation(student, taught, labels=labels, unlabelled=unlabelled)
 
 
 def trains_towards(recipe: Recipe) -> bool:

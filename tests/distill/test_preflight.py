@@ -13,7 +13,8 @@ import prune
 from distill.cli.main import main
 from distill.demo.dataset import generate
 from distill.engine.planning import calibration_images, make_plan
-from distill.engine.preflight import check_network, fitting_losses, preflight, size_warnings
+from distill.engine.preflight import check_network, preflight, size_warnings
+from distill.engine.teachers import open_teachers
 from distill.errors import DistillError
 from distill.recipe import load as recipes
 from distill.recipe.schema import Recipe
@@ -81,14 +82,17 @@ def test_a_users_loss_is_called_before_anything_is_done(
     teacher: Detector, tmp_path: Path, name: str, says: str | None
 ) -> None:
     (tmp_path / "mine.py").write_text(LOSSES)
-    wanted = recipe(f"distill.losses={{{tmp_path}/mine.py:{name}: {{until: 0.5}}, box_iou: 1}}")
+    losses = f"distill.losses={{{tmp_path}/mine.py:{name}: {{until: 0.5}}, box_iou: 1}}"
+    wanted = recipe(losses, "imgsz=64", "prune.round_to=1")
     before = copy.deepcopy(teacher.model.state_dict())
+    teachers = open_teachers(wanted, teacher)
     if says is None:
-        made, _ = fitting_losses(wanted, teacher)
+        check_network(wanted, teacher).run(wanted, teachers, None)
+        made = teachers[0].losses
         assert [loss.name for loss in made] == [name, "box_iou"] and not hasattr(made[0].call, "layers")
     else:
         with pytest.raises(DistillError) as caught:
-            fitting_losses(wanted, teacher)
+            check_network(wanted, teacher).run(wanted, teachers, None)
         assert str(caught.value) == says
     assert all(torch.equal(value, before[key]) for key, value in teacher.model.state_dict().items())
 

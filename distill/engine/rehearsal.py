@@ -1,0 +1,104 @@
+"""A rehearsal of the training, before anything is done: every loss once forward and back between the real networks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+import prune
+from distill.engine.planning import budget
+from distill.engine.teachers import Teaching, make_task
+from distill.losses.base import WeightedLoss
+from distill.losses.spec import ALWAYS
+from distill.recipe.schema import Recipe
+from distill.training.task import LABELLED, check_support
+from distill.training.trial import try_out
+from distill.yolo.data.dataset import DataSet
+from distill.yolo.data.images import calibration
+from distill.yolo.families.adapter import YOLO_ADAPTER
+from distill.yolo.upstream import get_cfg
+
+SIDE = 256  # largest side of the images in pixels: shapes are those of any size, and it takes less than a second
+IMAGES = 2  # BatchNorm in training needs more than one value to a channel, and a deep feature may have one to an image
+NOISE = 0.01  # part by which weights move, so that a network that is not cut differs from itself
+
+
+class Rehearsal:
+    """The networks of a recipe as its training will see them, but for their weights.
+
+    Args:
+        model: the network that is cut, or one like it if that is trained first.
+        graph: its channels; None if nothing is cut.
+        recipe: its section `prune` says how far. The widths are like those of the run; which channels stay is drawn.
+    """
+
+    def __init__(self, model: nn.Module, graph: prune.ChannelGraph | None, recipe: Recipe) -> None:
+        self.model, self._graph, self._cut = model, graph, recipe.prune
+        self._student: tuple[nn.Module, prune.PrunePlan | None] | None = None
+        self._done: list[Any] = []
+
+    def run(self, recipe: Recipe, teachers: Sequence[Teaching], data: DataSet | None) -> None:
+        """Run every loss forward and back, as training does on a CPU. The same losses are not run again.
+
+        Args:
+            recipe: whose losses these are; its `prune` is that of this rehearsal.
+            teachers: who teaches, and with which losses.
+            data: images to run on; noise if None.
+
+        Raises:
+            DistillError: a loss that cannot serve its teacher, fails, or cannot be trained on.
+        """
+        taught = [each for each in teachers if each.losses]
+        labelled = data is None or data.labelled
+        key = [labelled, bool(recipe.unlabelled), recipe.size, *((each.name, each.specs) for each in taught)]
+        if not taught or key in self._done:
+            return
+        student, plan = self._student = self._student or self._make_student()
+        for each in taught:
+            if each.network is None:
+                check_support(each.losses, self.model)
+        copies = [replace(each, losses=tuple(map(_copy, each.losses))) for each in taught]
+        with torch.random.fork_rng(devices=[]):  # a mask that a loss draws must not move what the run draws
+            torch.manual_seed(0)
+            task = make_task(recipe, copies, student, self._network, None if plan is None else plan.keep_inputs, 0.0)
+            try_out(task.train(), _batch(recipe, data, labelled))
+        self._done.append(key)
+
+    def _network(self, teaching: Teaching) -> nn.Module:
+        return self.model if teaching.network is None else teaching.network.model
+
+    def _make_student(self) -> tuple[nn.Module, prune.PrunePlan | None]:
+        plan = None
+        if self._graph is not None and self._cut is not None:
+            # Nearly every layer loses some, as by the sensitivity of outputs; by the size of weights most would stay whole.
+            plan = prune.make_plan(self._graph, prune.score(self._graph, "random"), **budget(self._cut))
+        student: Any = (
+            copy.deepcopy(self.model) if plan is None else prune.apply(self.model, plan, adapter=YOLO_ADAPTER)
+        )
+        random = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for weight in student.parameters():
+                weight.mul_(1 + NOISE * torch.randn(weight.shape, generator=random))
+        student.args = get_cfg()  # which its own loss on labels reads, if a loss asks for that
+        return student, plan
+
+
+def _copy(loss: WeightedLoss) -> WeightedLoss:
+    """The same from the first step to the last, with layers of its own."""
+    return replace(loss, call=copy.deepcopy(loss.call), ramp=ALWAYS)
+
+
+def _batch(recipe: Recipe, data: DataSet | None, labelled: bool) -> dict[str, Any]:
+    """Training images, with a made-up box on each that has labels in the training."""
+    side = min(recipe.size, SIDE)
+    images = torch.rand(IMAGES, 3, side, side) if data is None else calibration(data.train, IMAGES, side)
+    if not labelled:
+        return {"img": images}
+    known = len(images) if recipe.unlabelled is None else 1
+    boxes = {"cls": torch.zeros(known, 1), "bboxes": torch.full((known, 4), 0.5)}
+    return {"img": images, "batch_idx": torch.arange(known).float(), **boxes, LABELLED: known}
