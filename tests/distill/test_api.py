@@ -168,7 +168,7 @@ def test_a_comparison_takes_names_and_arms_of_python(
 ) -> None:
     from distill.comparison import runner
 
-    monkeypatch.setattr(runner, "run", lambda comparison, folder, console, quiet: comparison)
+    monkeypatch.setattr(runner, "run", lambda comparison, folder, console, quiet, jobs: comparison)
     own = {"gentle": {"distill.labels": 0.1}}
     done: Any = distill.compare(
         "half", **inputs, arms=["finetune"], own=own, seeds=2, lrs=[1e-3, 1e-4], out=tmp_path / "out"
