@@ -120,16 +120,18 @@ class Setting:
     versions: dict[str, str]
     teacher: ComparedNetwork
     pruned: ComparedNetwork
+    first: str = "teacher"  # what tables call `teacher`: see `Results.titles`
 
     @classmethod
     def of(cls, results: Results) -> Setting:
         """The same of one run."""
-        networks = [
+        before, after = (
             ComparedNetwork(model.map50_95, model.gflops, model.params)
             for model in (results.teacher, results.models["pruned"])
             if model.map50_95 is not None
-        ]
-        return cls(results.model, results.data, results.imgsz, results.device, results.versions, *networks)
+        )
+        about = (results.model, results.data, results.imgsz, results.device, results.versions)
+        return cls(*about, before, after, results.titles["teacher"])
 
 
 @dataclass(frozen=True)

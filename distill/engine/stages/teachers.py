@@ -8,6 +8,7 @@ from distill.engine.session import Session
 from distill.engine.stage import Stage, evaluation_of
 from distill.engine.stages.teacher import refuse_blind
 from distill.engine.teachers import trains_towards
+from distill.losses.spec import ORIGINAL
 from distill.machine import measure
 from distill.recipe.schema import Recipe
 from distill.report.format import apart
@@ -46,7 +47,8 @@ def _work(session: Session) -> TeachersRecord:
 
 
 def _when(recipe: Recipe) -> bool:
-    return bool(recipe.foreign) and trains_towards(recipe)
+    taught = any(spec.network != ORIGINAL and recipe.losses_of(spec) for spec in recipe.taught_by)
+    return taught and trains_towards(recipe)
 
 
 TEACHERS = Stage(
