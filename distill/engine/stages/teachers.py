@@ -41,8 +41,10 @@ def _work(session: Session) -> TeachersRecord:
         own = given.map50_95 if given and not session.recipe.fresh else None
         if best is not None and own is not None and best < own:
             theirs, ours = apart(best, own)
-            what = "the network that is cut" if session.recipe.prune else "the network that it teaches"
-            session.console.warn(f"the teacher {name} has an mAP50-95 of {theirs}, below the {ours} of {what}")
+            what = "is cut" if session.recipe.prune else "it teaches"
+            session.console.warn(
+                f"the teacher {name} has an mAP50-95 of {theirs}, below the {ours} of the network that {what}"
+            )
     return TeachersRecord(tuple(found))
 
 

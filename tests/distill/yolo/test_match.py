@@ -16,11 +16,14 @@ from distill.engine.teachers import fitted
 from distill.errors import DistillError
 from distill.losses import FeatureMGD, WeightedLoss, resolve
 from distill.losses.context import LossContext, Outputs
+from distill.losses.registry import BUILTIN, fitting
+from distill.losses.registry import build as build_losses
+from distill.losses.spec import LossSpec
 from distill.training.schedule import Schedule
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.build import build
 from distill.yolo.checkpoint.detector import Detector
-from distill.yolo.families.match import match
+from distill.yolo.families.match import UNLIKE, match
 from distill.yolo.families.outputs import distillation, foreign_teacher, run
 from distill.yolo.families.views import best_of_cell
 from distill.yolo.training.learner import Learner
@@ -198,6 +201,22 @@ def test_a_student_learns_from_a_teacher_with_another_head(ours: Any, theirs: An
         values.append(terms["loss"].item())
         optimizer.step()
     assert values[-1] < values[0]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(dfl, network), (network, dfl)])
+def test_every_loss_that_fits_both_heads_teaches(ours: Any, theirs: Any) -> None:
+    student, teacher = ours(seed=0), theirs(seed=1)
+    fit, left_out = fitting(map(LossSpec, BUILTIN), match(student, teacher).gives, UNLIKE)
+    assert {line.split()[1] for line in left_out} == {"objectness_bce", "dfl_kl", "kl", "dkd", "nkd"}
+    batch = {"img": IMAGES, "batch_idx": torch.zeros(1), "cls": torch.zeros(1, 1), "bboxes": torch.full((1, 4), 0.5)}
+    for loss in build_losses(
+        spec for spec in fit if spec.name != "ultralytics"
+    ):  # that needs ultralytics' head in both
+        copied = copy.deepcopy(student)
+        task = distillation(copied, [foreign_teacher(teacher, [loss], copied, "big")], labels=0.0)
+        task(batch)["loss"].backward()
+        gradients = [each.grad for each in copied.parameters() if each.grad is not None]
+        assert any(each.any() for each in gradients) and all(each.isfinite().all() for each in gradients), loss.name
 
 
 # --- projectors ------------------------------------------------------------------------------------------------------
