@@ -18,6 +18,7 @@ from distill.engine.teachers import Teaching, names_in, open_model, open_teacher
 from distill.engine.unlabelled import in_words, unread, with_frames, with_unlabelled
 from distill.errors import DistillError
 from distill.losses.base import WeightedLoss
+from distill.losses.spec import ORIGINAL
 from distill.machine import env, parallel
 from distill.machine.console import Console
 from distill.machine.device import pick_device
@@ -73,7 +74,9 @@ class Preflight:
             labels = "" if data.labelled else ", without labels"
             rows.append(("images", f"{len(data.train)} train, {len(data.val)} val{labels}: {data.path}"))
             rows += [("unlabelled", beside)] if (beside := in_words(self.recipe, data)) else []
-        taught = [row for each in self.teachers for row in each.facts]
+        several = len(self.teachers) > 1
+        own = [(f"teacher {ORIGINAL}", "the network of model")] if several else []
+        taught = [row for each in self.teachers for row in (own if each.network is None else []) + each.facts]
         return [*rows, ("size", str(self.size)), *taught, ("device", env.device_name(str(self.device)))]
 
     @property
