@@ -20,6 +20,7 @@
     distill.compare(recipe)  trains the same pruned network in several ways
     distill.curve(recipe)    how far one can go: accuracy over a range of budgets
     distill.sweep(recipe)    several runs that share stages, and which of them no other beats
+    distill.features(path)   where losses can compare features, and what a cut keeps there
     distill.evaluate(path)   measures a checkpoint's mAP
     distill.export(path)     converts a checkpoint, and checks its outputs
 
@@ -34,7 +35,7 @@ The steps one by one, for any torch module: `help(prune)`. Losses for a training
 More in docs/api.md, and in the notebook docs/tutorial.ipynb.
 """
 
-from distill.api.single import check, curve, evaluate, export, load, plan
+from distill.api.single import check, curve, evaluate, export, features, load, plan
 from distill.api.whole import compare, resume, run, sweep
 from distill.errors import DistillError, RunError
 
@@ -46,6 +47,7 @@ __all__ = [
     "curve",
     "evaluate",
     "export",
+    "features",
     "load",
     "plan",
     "resume",

@@ -1,4 +1,4 @@
-"""The public functions for one step each: `distill.load`, `check`, `plan`, `curve`, `evaluate` and `export`."""
+"""The public functions for one step each: `distill.load`, `check`, `plan`, `curve`, `features`, `evaluate` and `export`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     import prune
+    from distill.engine.features import Features
     from distill.engine.preflight import Preflight
     from distill.engine.standalone import Evaluated, Exports
     from distill.results.curve import CurveResults
@@ -121,6 +122,30 @@ def curve(
     with closing(console_of(progress, False)) as console:
         given = read(recipe, overrides_of(overrides, keys), files=True)
         return standalone.curve(given, options, Path(out) if out else None, console)
+
+
+@public
+def features(
+    model: str | Path, *, plan: str | Path | None = None, imgsz: int | None = None, trust: bool = False
+) -> Features:
+    """Where losses can compare features of a checkpoint and of its pruned student, as `distill ls features` lists it.
+
+    Args:
+        model: a .pt file.
+        plan: the folder of a run, or its plan.json: how many channels the cut keeps.
+        imgsz: input size in pixels; the checkpoint's own by default.
+        trust: execute what is pickled in the checkpoint. Only for files you made.
+
+    Returns:
+        Of each feature its point, module, channels, grid and stride; printed, a row for each.
+
+    Raises:
+        DistillError: bad input, in one clear line.
+    """
+    from distill.engine.features import features as listed
+    from distill.recipe.schema import FeatureOptions
+
+    return listed(options_of(FeatureOptions, model=model, plan=plan, imgsz=imgsz, trust=trust))
 
 
 @public

@@ -92,7 +92,8 @@ _LS = (
     _word(
         "name",
         "NAME",
-        "with losses or importances, only these: score_bce, my_losses.py:my_kd, package.module:name",
+        "with losses or importances, only these: score_bce, my_losses.py:my_kd, package.module:name; with features, "
+        "model=, plan=, imgsz=, trust=",
         nargs="*",
     ),
     _flag("--json-schema", "with keys, a schema with which editors complete recipes"),

@@ -11,17 +11,18 @@ from distill.machine.console import width_of
 from distill.machine.words import text_table, wrap
 
 KEY_COLUMNS = 28  # of `key=default`; what is longer has a line of its own
-LISTS = ("recipes", "keys", "losses", "importances", "arms")
+LISTS = ("recipes", "keys", "losses", "importances", "arms", "features")
 
 
 def ls(args: argparse.Namespace) -> None:
-    """List the shipped recipes, the keys of a recipe, losses, importances, or arms of a comparison.
+    """List the shipped recipes, the keys of a recipe, losses, importances, arms of a comparison, or a network's features.
 
     distill ls keys
     distill ls losses my_losses.py:my_kd
+    distill ls features model=best.pt plan=runs/half-1
     distill ls keys --json-schema > recipe.schema.json
     """
-    if args.name and args.what not in ("losses", "importances"):
+    if args.name and args.what not in ("losses", "importances", "features"):
         raise DistillError(f"distill ls {args.what} lists all there are and takes no name, got '{args.name[0]}'")
     if args.json_schema and args.what != "keys":
         raise DistillError(f"--json-schema describes keys, not {args.what}: distill ls keys --json-schema")
@@ -68,6 +69,15 @@ def _rows(what: str, names: Sequence[str]) -> Iterable[Sequence[str]]:
             (name, helps.get(name) or plugins.summary(plugins.load("importance", name, helps)))
             for name in names or helps
         ]
+    if what == "features":
+        from distill.recipe.schema import FeatureOptions
+        from distill.recipe.section import bind
+        from distill.recipe.yaml import wrap
+
+        options = bind(FeatureOptions, wrap({}, "command line"), names, files=True)
+        from distill.engine.features import features
+
+        return features(options).rows()
     if what == "arms":
         from distill.comparison import arms
 

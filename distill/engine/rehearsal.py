@@ -55,7 +55,13 @@ class Rehearsal:
         """
         taught = [each for each in teachers if each.losses]
         labelled = data is None or data.labelled
-        key = [labelled, bool(recipe.unlabelled), recipe.size, *((each.name, each.specs) for each in taught)]
+        key = [
+            labelled,
+            bool(recipe.unlabelled),
+            recipe.size,
+            recipe.distill.features,
+            *((each.name, each.specs) for each in taught),
+        ]
         if not taught or key in self._done:
             return
         student, plan = self._student = self._student or self._make_student()
@@ -65,7 +71,7 @@ class Rehearsal:
         copies = [replace(each, losses=tuple(map(_copy, each.losses))) for each in taught]
         with torch.random.fork_rng(devices=[]):  # a mask that a loss draws must not move what the run draws
             torch.manual_seed(0)
-            task = make_task(recipe, copies, student, self._network, None if plan is None else plan.keep_inputs, 0.0)
+            task = make_task(recipe, copies, student, self._network, plan, 0.0)
             try_out(task.train(), _batch(recipe, data, labelled))
         self._done.append(key)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -172,10 +171,10 @@ class Session:
             return self.load(TEACHER).model
         return next(each.network.model for each in self.teachers if each.network is not None and each.losses)
 
-    def task(self, student: Detector, keep_inputs: Mapping[str, Sequence[int]] | None = None) -> DistillationTask:
-        """Teachers, student and losses; the labels take part if there are any. `keep_inputs`: of the plan that cut it."""
+    def task(self, student: Detector, plan: prune.PrunePlan | None = None) -> DistillationTask:
+        """Teachers, student and losses; the labels take part if there are any. `plan`: what the student was cut by."""
         labels = self.recipe.distill.labels if self.data.labelled else 0.0
-        return make_task(self.recipe, self.teachers, student.model, self._network_of, keep_inputs, labels)
+        return make_task(self.recipe, self.teachers, student.model, self._network_of, plan, labels)
 
     def _network_of(self, teaching: Teaching) -> nn.Module:
         """The network of a teacher, as it lies in the run folder."""

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from torch import nn
 
+import prune
 from distill import losses
 from distill.demo.drawing import CLASSES
 from distill.errors import DistillError
-from distill.losses.base import WeightedLoss
+from distill.losses.base import WeightedLoss, points_of
 from distill.losses.spec import ORIGINAL, LossSpec, TeacherSpec
 from distill.machine.measure import count_params
 from distill.machine.words import printable
@@ -25,6 +26,7 @@ from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.data import dataset as datasets
 from distill.yolo.families.match import UNLIKE, match
 from distill.yolo.families.outputs import distillation, foreign_teacher, teacher_of
+from distill.yolo.families.points import keep_at
 from distill.yolo.families.table import family_of
 from distill.yolo.families.ultralytics_dfl import DFL
 
@@ -102,7 +104,7 @@ def make_task(
     teachers: Sequence[Teaching],
     student: nn.Module,
     network_of: Callable[[Teaching], nn.Module],
-    keep_inputs: Mapping[str, Sequence[int]] | None,
+    plan: prune.PrunePlan | None,
     labels: float,
 ) -> DistillationTask:
     """Student, teachers and losses of a training.
@@ -112,19 +114,24 @@ def make_task(
         teachers: those with losses teach.
         student: the network to train.
         network_of: gives a teacher's network, whose BatchNorm is folded in here.
-        keep_inputs: of the plan that cut the student; None if nothing was cut.
+        plan: what the student was cut by; None if nothing was cut.
         labels: weight of the labels' own loss.
+
+    Raises:
+        DistillError: a loss that reads features where there are none to compare.
     """
-    taught = [
-        teacher_of(network, each.losses, student, keep_inputs)
-        if each.network is None
-        else foreign_teacher(network, each.losses, student, each.name)
-        for each in teachers
-        if each.losses
-        for network in [checkpoint.fused(network_of(each))]
-    ]
+    features, taught = recipe.distill.features, []
+    for each in teachers:
+        if not each.losses:
+            continue
+        network, points = network_of(each), points_of(each.losses, features)
+        folded = checkpoint.fused(network)
+        if each.network is not None:
+            taught.append(foreign_teacher(folded, each.losses, student, each.name))
+        else:
+            taught.append(teacher_of(folded, each.losses, None if plan is None else keep_at(network, plan, points)))
     unlabelled = recipe.unlabelled.weight if recipe.unlabelled else 1.0
-    return distillation(student, taught, labels=labels, unlabelled=unlabelled)
+    return distillation(student, taught, labels=labels, unlabelled=unlabelled, features=features)
 
 
 def trains_towards(recipe: Recipe) -> bool:

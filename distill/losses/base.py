@@ -144,3 +144,19 @@ def reads_of(loss: Callable[..., Any]) -> tuple[str, ...] | None:
 def points_in(reads: Sequence[str] | None) -> tuple[str, ...]:
     """The points of features in what a loss says that it reads."""
     return tuple(word for word in reads or () if word not in READABLE)
+
+
+def points_of(losses: Iterable[WeightedLoss], features: Sequence[str]) -> tuple[str, ...]:
+    """Where the losses of a recipe read features. `features`: `distill.features`.
+
+    Raises:
+        DistillError: a loss that reads features has no point.
+    """
+    points: dict[str, None] = {}
+    for loss in losses:
+        own = loss.points(features)
+        if not own and "features" in (reads_of(loss.call) or ()):
+            mend = "distill.features is empty: give distill.features=[neck]"
+            raise DistillError(f"loss '{loss.name}' reads features, and {mend}")
+        points |= dict.fromkeys(own)
+    return tuple(points)

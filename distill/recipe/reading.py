@@ -61,7 +61,7 @@ def read_list(key: Key, node: Node) -> tuple[Any, ...] | None:
     if not isinstance(node.item.value, list):
         return node.refuse(key)
     nodes = [replace(node, item=item, path=f"{node.path}[{index}]") for index, item in enumerate(node.item.value)]
-    return tuple(read_scalar(replace(key, many=False), child) for child in nodes)
+    return tuple(read_scalar(replace(key, many=False, none=""), child) for child in nodes)
 
 
 def _read_word(key: Key, node: Node) -> str | None:

@@ -269,6 +269,16 @@ class EvalOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FeatureOptions:
+    """What `distill ls features` takes."""
+
+    model: str = key("A checkpoint.", path=True, given=True, example="model=best.pt")
+    plan: str | None = key("The folder of a run, or its plan.json: what the cut keeps.", None, path=True, given=True)
+    imgsz: int | None = key(_IMGSZ, None, _SIZE, none="auto")
+    trust: bool = key("Execute what is pickled in the checkpoint. Only for files you made.", False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """What `distill export` takes beside a checkpoint and formats."""
 

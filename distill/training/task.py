@@ -205,13 +205,19 @@ class DistillationTask(nn.Module):
         random = torch.Generator().manual_seed(0)  # of its own: a resumed run did not draw what came before
         ours = self._probe(self.student, self.run, points)
         theirs = self._probe(teacher.network, teacher.run, points)
-        return {
-            point: [
-                Channels(project=_projector(student.shape[1], feature.shape[1], random))
-                for student, feature in zip(ours.feature(point), theirs.feature(point), strict=True)
-            ]
-            for point in points
-        }
+        meet: dict[str, list[Channels]] = {}
+        for point in points:
+            pairs = list(zip(ours.feature(point), theirs.feature(point), strict=True))
+            for student, feature in pairs:
+                if student.shape[2:] != feature.shape[2:]:
+                    grids = " and ".join(f"{each.shape[2]}x{each.shape[3]}" for each in (student, feature))
+                    raise DistillError(
+                        f"features at '{point}' have grids of {grids} cells in the student and in teacher {teacher.name}, of "
+                        "the same image: name a module that has the same in both"
+                    )
+            widths = [(student.shape[1], feature.shape[1]) for student, feature in pairs]
+            meet[point] = [Channels(project=_projector(*width, random)) for width in widths]
+        return meet
 
     def _set_up(self) -> None:
         """Let losses make their layers: now, because an optimizer may be made of the task's parameters next."""

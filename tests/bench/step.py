@@ -35,6 +35,7 @@ from distill.training.task import CHECKED_BATCHES
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.families import outputs
 from distill.yolo.families.adapter import YOLO_ADAPTER
+from distill.yolo.families.points import keep_at
 from distill.yolo.families.table import family_of
 from distill.yolo.runtimes.in_memory import InRuntime, missing_packages
 from distill.yolo.runtimes.table import RUNTIMES
@@ -64,7 +65,7 @@ def learners(name: str, size: int, batch: int, device: torch.device) -> dict[str
     made = {}
     for arm, terms in arms.items():
         twin = copy.deepcopy(student).requires_grad_(True)
-        task = outputs.distillation(twin, [outputs.teacher_of(original, terms, twin, plan.keep_inputs)])
+        task = outputs.distillation(twin, [outputs.teacher_of(original, terms, keep_at(model, plan, ["neck"]))])
         if arm in runners:
             (teacher,) = task.teachers
             example, points = torch.zeros(batch, 3, size, size), task.points_of(teacher)

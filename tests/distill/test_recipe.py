@@ -137,6 +137,14 @@ def test_all_errors_are_reported_at_once_with_their_places() -> None:
             "distill: {losses: {distill.yolo.stock:Ultralytics: 1}}\n",
             "r.yaml:4:20: distill.losses.distill.yolo.stock:Ultralytics: this loss is called 'ultralytics' now",
         ),
+        (
+            "distill: {losses: {kl: {features: model.4}}}\n",
+            "r.yaml:4:35: distill.losses.kl.features: expected a list such as [model.4], or null, got 'model.4'",
+        ),
+        (
+            "distill: {losses: {kl: {features: [[a]]}}}\n",
+            "r.yaml:4:36: distill.losses.kl.features[0]: expected a word, got a list",
+        ),
         ("distill: {losses: {no.py:kd: 1}}\n", "r.yaml:4:20: distill.losses.no.py:kd: no file "),
     ],
 )
@@ -223,6 +231,15 @@ def test_a_loss_may_have_a_time_of_its_own() -> None:
     assert other == LossSpec("kl", 1.0, {"temperature": 2}, Ramp(0.1, 0.5, "cosine"))
     text = to_yaml(load("r.yaml"))
     assert "kl: {weight: 1.0, warmup: 0.1, until: 0.8, fade: cosine, temperature: 2}" in text and "nkd: 3.0" in text
+
+
+def test_a_loss_may_have_features_of_its_own() -> None:
+    text = "distill: {features: [neck, model.4], losses: {kl: {features: [model.6, neck], temperature: 2}, nkd: {features: null}}}\n"
+    read = load(write(BASE + text)).distill
+    assert read.features == ("neck", "model.4")
+    assert read.losses == (LossSpec("kl", 1.0, {"temperature": 2}, features=("model.6", "neck")), LossSpec("nkd"))
+    assert load(write(to_yaml(load("r.yaml")))).distill == read
+    assert load("r.yaml", ["distill.losses.kl.features=[model.2]"]).distill.losses[0].features == ("model.2",)
 
 
 def test_a_path_on_the_command_line_is_taken_as_it_is(here: Path) -> None:

@@ -28,7 +28,7 @@ def _work(session: Session) -> TrainRecord:
     tuning = TUNE.recorded(session)
     assert tuning is not None
     student, schedule = session.training_start(tuning.lr, tuning.freeze_bn)
-    task = session.task(student, session.plan.keep_inputs)
+    task = session.task(student, session.plan)
     task.scale(tuning.factors)
     use_forwards(task, tuning.forwards, session.recipe.size)
     trained = session.train(student.model, schedule, "train", task=task)

@@ -16,7 +16,7 @@ from distill.yolo.training.tuning import balance_losses, example_images, search_
 def _work(session: Session) -> Tuning:
     options, console = session.recipe.distill, session.console
     student, schedule = session.training_start()
-    task = session.task(student, session.plan.keep_inputs)
+    task = session.task(student, session.plan)
     place: dict[str, Any] = {"imgsz": session.recipe.size, "device": session.device, "seed": session.recipe.seed}
     images = example_images(session.data, schedule, **place)
     forwards = choose_forwards(task, images, options.teacher_runtime, schedule.steps)

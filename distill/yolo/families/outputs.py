@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -15,6 +14,7 @@ from distill.losses.context import NECK, Outputs
 from distill.training.task import DistillationTask
 from distill.training.teacher import Teacher
 from distill.yolo.families.match import match
+from distill.yolo.families.points import capturing, check_alike
 from distill.yolo.families.table import family_of
 
 
@@ -46,21 +46,6 @@ def named(model: nn.Module, raw: Any, captured: Mapping[str, Tensor]) -> Outputs
     return replace(outputs, at=captured) if captured else outputs
 
 
-@contextmanager
-def capturing(model: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Collect what modules give while it lasts, by path. No hook stays."""
-    captured: dict[str, Tensor] = {}
-
-    def keep(path: str, module: nn.Module, given: Any, output: Tensor) -> None:
-        captured[path] = output
-
-    with ExitStack() as hooks:
-        for path in paths:
-            handle = model.get_submodule(path).register_forward_hook(partial(keep, path))
-            hooks.callback(handle.remove)
-        yield captured
-
-
 def label_terms(model: nn.Module, outputs: Outputs, batch: Mapping[str, Any]) -> dict[str, Tensor]:
     """The head's own detection loss on the labels of a batch, as terms by name: a mean per image, gains included.
 
@@ -77,32 +62,19 @@ def sensitivity_of(model: nn.Module) -> Callable[[Any], Tensor]:
     return partial(family_of(model).sensitivity, cast(Any, model).model[-1])
 
 
-def neck_keep(model: nn.Module, keep_inputs: Mapping[str, Sequence[int]]) -> list[Sequence[int]]:
-    """Per pyramid level the teacher's channels that the head of a cut student, `model`, still reads.
-
-    `keep_inputs` is that of the plan: the kept input channels by module path.
-    """
-    layers = cast(Any, model).model
-    entry = f"model.{len(layers) - 1}.{family_of(model).entry}"
-    return [keep_inputs[entry.format(level=level)] for level in range(layers[-1].nl)]
-
-
 def teacher_of(
     network: nn.Module,
     losses: Sequence[WeightedLoss],
-    student: nn.Module | None = None,
-    keep_inputs: Mapping[str, Sequence[int]] | None = None,
+    keep: Mapping[str, Sequence[Sequence[int]]] | None = None,
 ) -> Teacher:
     """A YOLO as the teacher of a student that was cut from it.
 
     Args:
         network: the original, best fused (`checkpoint.fused`).
         losses: as `distill.losses.build` makes them.
-        student: the network to train, if it has less than all channels.
-        keep_inputs: of the plan that cut it; None if it has all of its teacher's channels.
+        keep: which of its channels the student still has, by point of features (`points.keep_at`); None: all of them.
     """
-    keep = {} if keep_inputs is None or student is None else {NECK: neck_keep(student, keep_inputs)}
-    return Teacher(network, losses, run, keep=keep)
+    return Teacher(network, losses, run, keep=keep or {})
 
 
 def foreign_teacher(network: nn.Module, losses: Sequence[WeightedLoss], student: nn.Module, name: str) -> Teacher:
@@ -132,7 +104,12 @@ def distillation(
         teachers: as `teacher_of` makes them.
         labels: weight of the detection loss on the labels.
         unlabelled: weight of the teachers' losses on images without labels, beside others with labels.
-        features: where features are captured: "neck", or paths of modules.
+        features: where losses read features, unless they have their own: "neck", or paths of modules.
+
+    Raises:
+        DistillError: a path that one of the networks lacks, or that means something else in the other.
     """
+    for teacher in teachers:
+        check_alike(student, teacher.network, {point for loss in teacher.losses for point in loss.points(features)})
     weights = {"labels": labels, "unlabelled": unlabelled}
     return DistillationTask(student, teachers, run=run, labelled=label_terms, features=features, **weights)

@@ -13,7 +13,8 @@ from distill import losses
 from distill.losses.context import LossContext
 from distill.losses.spec import LossSpec
 from distill.yolo.families.adapter import YOLO_ADAPTER
-from distill.yolo.families.outputs import distillation, label_terms, neck_keep, run, sensitivity_of, teacher_of
+from distill.yolo.families.outputs import distillation, label_terms, run, sensitivity_of, teacher_of
+from distill.yolo.families.points import keep_at, neck_keep
 from distill.yolo.families.table import ANCHOR, family_of
 from distill.yolo.families.yolov5 import head as anchor_head
 from distill.yolo.families.yolov5.head import AnchorDetect
@@ -258,7 +259,7 @@ def test_a_cut_student_learns_from_its_teacher_and_from_labels() -> None:
     boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4]])
     batch = {"img": IMAGE, "batch_idx": torch.tensor([0.0]), "cls": torch.tensor([[1.0]]), "bboxes": boxes}
     student = prune.apply(model, plan, adapter=YOLO_ADAPTER)
-    task = distillation(student, [teacher_of(model, losses.build(specs), student, plan.keep_inputs)])
+    task = distillation(student, [teacher_of(model, losses.build(specs), keep_at(model, plan, ["neck"]))])
     terms = task(batch)
     assert list(terms) == ["box", "obj", "cls", *(spec.name for spec in specs), "loss"]
     assert all(0 < term < float("inf") for term in terms.values())

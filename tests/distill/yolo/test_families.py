@@ -18,7 +18,8 @@ from distill.errors import DistillError
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.families import table
 from distill.yolo.families.family import Evaluation
-from distill.yolo.families.outputs import neck_keep, run, sensitivity_of
+from distill.yolo.families.outputs import run, sensitivity_of
+from distill.yolo.families.points import neck_keep
 from distill.yolo.families.table import FAMILIES, family_of
 from distill.yolo.families.ultralytics_dfl import DFL
 from distill.yolo.families.yolov5.family import ANCHOR

@@ -21,6 +21,7 @@ from distill.training.task import DistillationTask
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.outputs import distillation, label_terms, run, teacher_of
+from distill.yolo.families.points import keep_at
 from tests.distill.yolo import originals
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -56,7 +57,7 @@ def cut_task(family: str, name: str, **options: Any) -> DistillationTask:
     """A loss between a network and the same one with fewer channels."""
     teacher, student, plan = copy.deepcopy(cut(family))
     made = losses.build([LossSpec(name, options=options)])
-    return distillation(student, [teacher_of(teacher, made, student, plan.keep_inputs)], labels=0.0)
+    return distillation(student, [teacher_of(teacher, made, keep_at(teacher, plan, ["neck"]))], labels=0.0)
 
 
 def context(task: DistillationTask, noise: float) -> LossContext:

@@ -12,7 +12,8 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.ops import xywh2xyxy
 
 from distill.losses import WeightedLoss, resolve
-from distill.yolo.families.outputs import distillation, label_terms, neck_keep, run, teacher_of
+from distill.yolo.families.outputs import distillation, label_terms, run, teacher_of
+from distill.yolo.families.points import neck_keep
 
 feature_pkd = resolve("feature_pkd")
 
