@@ -21,7 +21,7 @@ from distill.losses.spec import LossSpec, Ramp
 from distill.training.schedule import Schedule
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.families.adapter import YOLO_ADAPTER
-from distill.yolo.families.outputs import distillation, run, teacher_of
+from distill.yolo.families.outputs import distillation, foreign_teacher, run, teacher_of
 from distill.yolo.families.points import feature_at, is_feature, keep_at, outputs_of
 from distill.yolo.training.learner import Learner
 from tests.distill.yolo.originals import NAMES, network, tiny
@@ -146,6 +146,7 @@ def test_what_is_overwritten_is_refused() -> None:
         run(model, IMAGES, ["model.4.cv1.bn"])
 
 
+@torch.no_grad()
 def test_each_loss_may_have_points_of_its_own_and_only_what_is_read_is_captured() -> None:
     model, asked, seen = tiny(), [], []
 
@@ -162,9 +163,9 @@ def test_each_loss_may_have_points_of_its_own_and_only_what_is_read_is_captured(
     pkd = losses.build([LossSpec("feature_pkd", features=("model.6",))])
     said = spying(seen, lambda ctx: (ctx.points, ctx.pair("model.9")), ["scores", "model.9"])
     unsaid = WeightedLoss("unsaid", 1.0, spying(seen, lambda ctx: ctx.points), Ramp(until=0.5))
-    task(*scores).try_out({"img": IMAGES})
-    task(*scores, *pkd).try_out({"img": IMAGES})
-    task(*scores, *pkd, WeightedLoss("said", 1.0, said)).try_out({"img": IMAGES})
+    task(*scores)({"img": IMAGES})
+    task(*scores, *pkd)({"img": IMAGES})
+    task(*scores, *pkd, WeightedLoss("said", 1.0, said))({"img": IMAGES})
     assert asked == [(), ("model.6",), ("model.6", "model.9")] and seen[0][0] == ("model.9",)
     both = task(*scores, unsaid)
     both({"img": IMAGES}, 0.1)
@@ -199,6 +200,24 @@ def test_quality_is_known_on_the_grids_of_the_head_alone() -> None:
     assert all(value == 0 for value in same)
     with pytest.raises(DistillError, match=r"'model\.2' has a grid of 16x24, .* \(8x12, 4x6, 2x3\): choose another"):
         task("neck", "model.2")({"img": IMAGES})
+
+
+def test_another_teacher_is_met_at_a_name_that_both_have_on_the_same_grid() -> None:
+    student, other = tiny(), checkpoint.fused(tiny("yolo11n.yaml"))
+
+    def task(point: str) -> Any:
+        built = losses.build([LossSpec("feature_pkd", features=(point,))])
+        return distillation(student, [foreign_teacher(other, built, student, "other")], labels=0)
+
+    made = task("model.4")
+    made({"img": IMAGES})["loss"].backward()
+    assert [tuple(each.shape[:2]) for each in made.learned.parameters()] == [
+        tuple(run(network, IMAGES, ["model.4"]).at["model.4"].shape[1] for network in (other, student))
+    ]
+    with pytest.raises(DistillError, match=r"features at 'model\.10' have grids of 4x4 and 2x2 cells .* teacher other"):
+        task("model.10")
+    with pytest.raises(DistillError, match=r"the teacher has no module 'model\.4\.m\.1'"):
+        task("model.4.m.1")
 
 
 def test_a_loss_that_learns_gets_the_channels_of_its_own_points() -> None:
