@@ -12,7 +12,9 @@ import torch
 import distill
 import prune
 from distill.cli.main import main
-from distill.engine.preflight import fitting_losses
+from distill.engine.preflight import check_network
+from distill.engine.rehearsal import Rehearsal
+from distill.engine.teachers import open_teachers
 from distill.errors import DistillError
 from distill.recipe import load as recipes
 from distill.recipe.schema import Recipe
@@ -43,7 +45,13 @@ def teacher() -> Detector:
 
 
 def recipe(*words: str) -> Recipe:
-    return replace(recipes.load("half", ["model=best.pt", "data=shapes", *words]), imgsz=64)
+    return replace(recipes.load("half", ["model=best.pt", "data=shapes", "prune.round_to=1", *words]), imgsz=64)
+
+
+@pytest.fixture(scope="module")
+def rehearsal(teacher: Detector) -> Rehearsal:
+    """Runs losses between the network and a cut copy."""
+    return check_network(recipe(), teacher)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +66,10 @@ def recipe(*words: str) -> Recipe:
         (["distill.features=[]"], r"loss 'feature_pkd' reads features, and distill\.features is empty"),
         (["distill.losses.feature_pkd.features=[model.99]"], r"no module 'model\.99'"),
         (["distill.losses.score_bce.features=[model.4]"], "loss 'score_bce' reads scores, quality and no others"),
-        (["distill.losses.feature_fgd=1", "distill.losses.feature_fgd.features=[model.1]"], None),  # said when it runs
+        (
+            ["distill.losses.feature_fgd=1", "distill.losses.feature_fgd.features=[model.1]"],
+            "'model.1' has a grid of 16x16",
+        ),
         (
             ["distill.losses={{root}/own.py:both: 1}"],
             r"features at 'model\.4'.*there are neck; distill\.features lists",
@@ -70,24 +81,23 @@ def recipe(*words: str) -> Recipe:
     ],
 )
 def test_points_are_checked_before_anything_is_done(
-    teacher: Detector, tmp_path: Path, words: list[str], says: str | None
+    teacher: Detector, rehearsal: Rehearsal, tmp_path: Path, words: list[str], says: str | None
 ) -> None:
     (tmp_path / "own.py").write_text(OWN)
     wanted = recipe(*(word.replace("{root}", str(tmp_path)) for word in words))
     if says is None:
-        fitting_losses(wanted, teacher)
+        rehearsal.run(wanted, open_teachers(wanted, teacher), None)
         return
     with pytest.raises(DistillError, match=says) as error:
-        fitting_losses(wanted, teacher)
+        rehearsal.run(wanted, open_teachers(wanted, teacher), None)
     assert "\n" not in str(error.value)
 
 
-def test_points_of_a_network_that_is_still_to_be_trained_are_checked_on_one_like_it() -> None:
-    train = "teacher.train={model: yolov5n.yaml, width: 0.05}"
-    given = ["model=null", "data=shapes", train, "imgsz=64"]
-    fitting_losses(recipes.load("half", [*given, "distill.features=[model.4]"]), None)
-    with pytest.raises(DistillError, match=r"no module 'model\.4\.cv4', did you mean 'model\.4\.cv[1-3]'"):
-        fitting_losses(recipes.load("half", [*given, "distill.features=[model.4.cv4]"]), None)
+@pytest.mark.parametrize("name", ["model.4.cv4", "model.9.m"])
+def test_points_of_a_network_that_is_not_cut_are_checked_too(teacher: Detector, name: str) -> None:
+    wanted = recipe("prune=null", f"distill.features=[{name}]")
+    with pytest.raises(DistillError, match=f"features: .*'{name}'"):
+        check_network(wanted, teacher).run(wanted, open_teachers(wanted, teacher), None)
 
 
 @pytest.fixture(scope="module")
