@@ -252,9 +252,9 @@ class TeacherForward:
         """In words, after the teacher's name."""
         if self.speedup is None or self.difference is None:
             return f"runs in {self.title}"
-        return (
-            f"runs in {self.title}, {self.speedup:.2g}x as fast as in PyTorch, outputs equal to {self.difference:.0e}"
-        )
+        within = "equal to" if self.difference < 0.01 else "within"
+        faster = f"runs in {self.title}, {self.speedup:.2g}x as fast as in PyTorch"
+        return f"{faster}, outputs {within} {self.difference:.1g} of their spread"
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from distill import losses
 from distill.machine import env
 from distill.machine.device import pick_device
 from distill.recipe.schema import DEFAULT_LOSSES
+from distill.results.results import TeacherForward
 from distill.training.schedule import Schedule
 from distill.training.task import CHECKED_BATCHES
 from distill.yolo.checkpoint import detector as checkpoint
@@ -37,8 +38,9 @@ from distill.yolo.families import outputs
 from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.points import keep_at
 from distill.yolo.families.table import family_of
-from distill.yolo.runtimes.in_memory import InRuntime, missing_packages
+from distill.yolo.runtimes.in_memory import missing_packages
 from distill.yolo.runtimes.table import RUNTIMES
+from distill.yolo.training.forwards import BFLOAT16, use_forwards
 from distill.yolo.training.learner import Learner
 from distill.yolo.training.ultralytics_loss import Ultralytics
 from tests.prune.networks import yolo
@@ -57,19 +59,19 @@ def learners(name: str, size: int, batch: int, device: torch.device) -> dict[str
     original = checkpoint.fused(model)
     ours = losses.build(losses.fitting(DEFAULT_LOSSES, family_of(model).gives)[0])
     arms = {ALONE: [], "ours, teacher in PyTorch": ours}
-    runtimes = [each for each in RUNTIMES if device.type == "cpu" and not missing_packages(each)]
-    runners = {f"ours, teacher in {each.title}": each for each in runtimes}
-    arms |= dict.fromkeys(runners, ours)
+    elsewhere = {}
+    if device.type == "cpu":
+        elsewhere = {each.title: each.package for each in RUNTIMES if not missing_packages(each)} | {BFLOAT16: BFLOAT16}
+    names = {f"ours, teacher in {title}": name for title, name in elsewhere.items()}
+    arms |= dict.fromkeys(names, ours)
     if "dist" in family_of(model).gives:
         arms["ultralytics' own"] = [losses.WeightedLoss("ultralytics", 1.0, Ultralytics())]
     made = {}
     for arm, terms in arms.items():
         twin = copy.deepcopy(student).requires_grad_(True)
         task = outputs.distillation(twin, [outputs.teacher_of(original, terms, keep_at(model, plan, ["neck"]))])
-        if arm in runners:
-            (teacher,) = task.teachers
-            example, points = torch.zeros(batch, 3, size, size), task.points_of(teacher)
-            task.run_teachers({teacher.name: InRuntime(runners[arm], teacher.network, example, points)})
+        if arm in names:
+            use_forwards(task, {task.teachers[0].name: TeacherForward(names[arm])}, size)
         made[arm] = Learner(twin, task, None, Schedule(epochs=1, batch=batch, steps=1)).train().to(device)
     return made
 

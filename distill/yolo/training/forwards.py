@@ -1,13 +1,16 @@
-"""Chooses what a teacher's forward pass runs in: PyTorch, or a runtime that gives the same outputs sooner."""
+"""Chooses what a teacher's forward pass runs in: PyTorch, or a runtime that gives the same outputs sooner.
+
+Or, if the recipe says so, PyTorch in bfloat16: that is near, and not the same.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill.errors import DistillError
 from distill.losses.context import Outputs
@@ -21,7 +24,7 @@ from distill.yolo.runtimes.table import RUNTIMES
 
 _LOG = logging.getLogger(__name__)
 
-AUTO, TORCH = "auto", "torch"  # words of a recipe beside the packages of runtimes
+AUTO, TORCH, BFLOAT16 = "auto", "torch", "bfloat16"  # words of a recipe beside the packages of runtimes
 WORTH_MS = 30e3  # a training whose teacher runs for less than this stays in PyTorch: there is nothing to gain
 # How many times as fast as PyTorch a runtime must be. Of two that are nearer to each other than this, the first of the table
 # is taken: otherwise the next run would choose another, and end at another student.
@@ -46,7 +49,7 @@ def check_runtime(wanted: str, device: torch.device) -> None:
     Raises:
         DistillError: a package is missing, or the run is on a GPU.
     """
-    if wanted in (AUTO, TORCH):
+    if wanted in (AUTO, TORCH, BFLOAT16):
         return
     runtime = _runtime(wanted)
     if device.type != "cpu":
@@ -68,7 +71,7 @@ def choose_forwards(
     Args:
         task: changed in place.
         images: (B, 3, H, W) in [0, 1], a batch of the training to come.
-        wanted: auto, torch, or the one runtime to take.
+        wanted: auto, torch, bfloat16, or the one runtime to take.
         steps: of the training to come.
         timer: measures the candidates.
 
@@ -94,12 +97,10 @@ def use_forwards(task: DistillationTask, chosen: Mapping[str, TeacherForward], i
         name = chosen[teacher.name].runtime if teacher.name in chosen else TORCH
         if name == TORCH:
             continue
-        runtime = _runtime(name)
-        if missing := missing_packages(runtime):
-            gone = f"this run's teacher runs in {runtime.title}, and {' and '.join(missing)} is not installed"
+        if name != BFLOAT16 and (missing := missing_packages(_runtime(name))):
+            gone = f"this run's teacher runs in {_runtime(name).title}, and {' and '.join(missing)} is not installed"
             raise DistillError(f"{gone}: pip install {' '.join(missing)}, or start a new run")
-        example = torch.zeros(1, 3, imgsz, imgsz)
-        runners[teacher.name] = InRuntime(runtime, teacher.network, example, task.points_of(teacher))
+        runners[teacher.name] = _runner(name, teacher, task.points_of(teacher), torch.zeros(1, 3, imgsz, imgsz))
     task.run_teachers(runners)
 
 
@@ -121,18 +122,18 @@ def _choose(
     passes: dict[str, Callable[[], object]] = {TORCH: partial(reference, images)}
     if wanted == AUTO and timer(passes)[TORCH] * steps < WORTH_MS:
         return stays
-    runners: dict[str, InRuntime] = {}
+    runners: dict[str, Runner] = {}
     differences: dict[str, float] = {}
-    for runtime in [each for each in RUNTIMES if wanted in (AUTO, each.package) and not missing_packages(each)]:
-        name = runtime.package
+    installed = [runtime.package for runtime in RUNTIMES if not missing_packages(runtime)]
+    for name in [wanted] if wanted != AUTO else installed:
         try:
-            runner = InRuntime(runtime, teacher.network, images, points)
+            runner = _runner(name, teacher, points, images)
             own = partial(_outputs, runner, teacher, points)
             # The last batch of an epoch is shorter.
             differences[name] = max(difference(own(each), reference(each)) for each in (images, images[:1]))
-            if not differences[name] <= EQUAL:  # written so that NaN fails
+            if name != BFLOAT16 and not differences[name] <= EQUAL:  # written so that NaN fails
                 off = f"its outputs differ by {differences[name]:.1g} of their spread"
-                raise DistillError(f"the teacher does not run in {runtime.title}: {off}")
+                raise DistillError(f"the teacher does not run in {_runtime(name).title}: {off}")
         except DistillError as error:
             if wanted != AUTO:
                 raise DistillError(f"distill.teacher_runtime: {error}: give auto or torch") from error
@@ -144,13 +145,25 @@ def _choose(
     name = fastest(times) if wanted == AUTO else wanted
     if name == TORCH:
         return stays
-    forward = TeacherForward(name, _runtime(name).title, times[TORCH] / times[name], differences[name])
-    return forward, runners[name]
+    title = "PyTorch in bfloat16" if name == BFLOAT16 else _runtime(name).title
+    return TeacherForward(name, title, times[TORCH] / times[name], differences[name]), runners[name]
 
 
 def _outputs(run: Runner, teacher: Teacher, points: tuple[str, ...], images: Tensor) -> Outputs:
     with torch.no_grad():
         return run(teacher.network, images, points)
+
+
+def _runner(name: str, teacher: Teacher, points: tuple[str, ...], images: Tensor) -> Runner:
+    """Runs a teacher, on images of this size, in what a recipe calls so."""
+    if name == BFLOAT16:
+        return partial(_in_bfloat16, teacher.run)
+    return InRuntime(_runtime(name), teacher.network, images, points)
+
+
+def _in_bfloat16(run: Runner, network: nn.Module, images: Tensor, points: Sequence[str]) -> Outputs:
+    with torch.autocast(images.device.type, torch.bfloat16):
+        return run(network, images, points)
 
 
 def _runtime(package: str) -> Runtime:

@@ -185,8 +185,8 @@ def test_a_runtime_that_is_named_is_taken_whatever_its_time() -> None:
 
 
 def test_what_cannot_be_used_is_said_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ("auto", "torch", *(runtime.package for runtime in RUNTIMES)) == WORDS
-    for word in ("auto", "torch"):
+    assert ("auto", "torch", *(runtime.package for runtime in RUNTIMES), "bfloat16") == WORDS
+    for word in ("auto", "torch", "bfloat16"):
         check_runtime(word, torch.device("cuda", 0))
     with pytest.raises(DistillError, match=r"^distill.teacher_runtime: OpenVINO .* on cuda:0: give auto or torch"):
         check_runtime("openvino", torch.device("cuda", 0))
@@ -199,6 +199,20 @@ def test_what_cannot_be_used_is_said_before_the_run(monkeypatch: pytest.MonkeyPa
         DistillError, match="runs in OpenVINO, and .*openvino is not installed: pip install .*, or start a"
     ):
         use_forwards(task(), {"original": TeacherForward("openvino")}, 64)
+
+
+def test_bfloat16_is_near_and_taken_only_if_it_is_wanted() -> None:
+    distilling, timer = task(), timed(torch=90.0, bfloat16=45.0)
+    chosen = choose_forwards(distilling, images(), "bfloat16", 1, timer)
+    forward = chosen["original"]
+    assert forward.speedup == 2.0 and forward.difference is not None and 1e-5 < forward.difference < 1
+    assert str(forward).startswith("runs in PyTorch in bfloat16, 2x as fast as in PyTorch, outputs ")
+    again = task()
+    use_forwards(again, chosen, 64)
+    for teacher in (*distilling.teachers, *again.teachers):
+        outputs = teacher.run(teacher.network, images(), ())
+        assert outputs.class_logits.dtype == torch.bfloat16 and outputs.scores.dtype == torch.float32
+    assert distilling({"img": images()})["loss"].isfinite()
 
 
 class Trained(Exception):
