@@ -169,7 +169,8 @@ def load_data(path: str | Path, model: Detector | None, progress: ProgressCallba
 
 def trained_network(recipe: Recipe, model: Detector | None, teachers: Sequence[Teaching]) -> Detector | None:
     """The network whose image size the run takes: `model`, or the first teacher of one with random weights."""
-    return model if not recipe.fresh else next(each.network for each in teachers if each.network is not None)
+    others = [each.network for each in teachers if each.network is not None]
+    return others[0] if recipe.fresh and others else model
 
 
 def size_warnings(recipe: Recipe, teacher: Detector | None) -> tuple[str, ...]:

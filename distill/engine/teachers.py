@@ -77,6 +77,8 @@ def open_model(recipe: Recipe) -> Detector | None:
     if not recipe.fresh:
         return checkpoint.load(recipe.model, trust=recipe.trust)
     names = names_in(recipe)
+    if names is None and not recipe.foreign:
+        raise DistillError(f"{recipe.data}: no labels, and a network with random weights needs them: give a data.yaml")
     if names is None:  # a folder of images, which the teacher's classes are looked for in
         names = checkpoint.load(recipe.foreign[0], trust=recipe.trust).names
     network = build(recipe.model, names, seed=recipe.seed, key="model")

@@ -168,7 +168,7 @@ def _check_teachers(recipe: Recipe) -> dict[str, str]:
             problems[key] = f"{key}: {network} is the network of model: {mend}"
     if recipe.fresh:
         name = Path(str(recipe.model)).name
-        if len(recipe.foreign) < len(recipe.taught_by):
+        if any(spec.network == ORIGINAL and recipe.losses_of(spec) for spec in recipe.taught_by):
             mend = f"leave {ORIGINAL} out of teachers" if recipe.teachers else "give teacher=big.pt, or a checkpoint"
             problems["model"] = f"model: {name} starts from random weights, which teach nothing: {mend}"
         elif recipe.prune is not None:

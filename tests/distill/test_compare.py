@@ -348,6 +348,44 @@ def test_an_arm_that_fails_does_not_take_the_others_with_it(
     assert "bad failed with seed 0, lr 1e-3: loss 'nothing' is zero" in markdown and "2 runs are missing" in markdown
 
 
+def test_an_arm_may_train_another_network_from_the_start_or_by_another_teacher(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {**CFG, "head": [[-1, 1, "C3", [8]], [-1, 1, "Conv", [16, 3, 2]], CFG["head"][2]]}
+    (tmp_path / "small.yaml").write_text(json.dumps(small))
+    net = f"model={tmp_path}/small.yaml prune=null repair=null"
+    ways = [f"small={net} distill.losses={{}}", f"taught={net} teacher={here}/best.pt"]
+    words = ["--arms", "ours", *(word for way in ways for word in ("--arm", way)), "--lrs", "1e-3", "--seeds", "1"]
+    out = tmp_path / "out"
+    assert main(["compare", str(here / "tiny.yaml"), *words, "--out", str(out), "--quiet"]) == 0
+    made = ComparisonResults.read(out)
+    ours, labels, taught = made.runs
+    assert (ours.arm, labels.arm, taught.arm) == ("ours", "small", "taught")
+    assert all(run.network for run in made.runs) and ours.network.model == f"{here}/best.pt"  # type: ignore[union-attr]
+    assert labels.network == taught.network != ours.network and labels.network.model == f"{tmp_path}/small.yaml"  # type: ignore[union-attr]
+    assert {run.schedule.epochs for run in made.runs} == {1} and {run.lr for run in made.runs} == {1e-3}
+    assert labels.labels and labels.start < 0.01 and labels.seconds_per_step > 0
+    assert made.about is not None and made.about.model == ours.network.model  # type: ignore[union-attr]
+    assert made.about.pruned.gflops == ours.network.gflops < made.about.teacher.gflops  # type: ignore[union-attr]
+    page = (out / "compare.md").read_text()
+    for run in made.runs:
+        assert f"{run.network.gflops:.2g}"[:4] in page and Path(str(run.network.model)).name in page  # type: ignore[union-attr]
+    assert "The arms train networks of different cost" in capsys.readouterr().out.replace("\n", " ")
+    rows = json.loads((out / taught.folder / "results.json").read_text())["history"]
+    assert {"score_bce", "feature_pkd"} <= rows[0].keys()
+
+
+def test_an_arm_may_slim_the_network_before_the_cut(here: Path) -> None:
+    recipe = recipes.load(here / "tiny.yaml")
+    plan = arms.plan(recipe, "ours", ["slim=sparsify.epochs=3 prune.importance=bn_scale distill.epochs=1"], 1)
+    slim = plan.variant(plan.arms[1], 0, None)
+    assert slim.sparsify is not None and slim.sparsify.epochs == 3 and slim.prune.importance == "bn_scale"  # type: ignore[union-attr]
+    assert (
+        arms.start_of(slim, recipe).sparsify == slim.sparsify
+        and arms.start_of(plan.variant(plan.arms[0], 0, None), recipe).sparsify is None
+    )
+
+
 # --- arms ------------------------------------------------------------------------------------------------------------
 
 
