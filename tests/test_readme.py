@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from distill import losses
 from distill.cli.commands import COMMANDS
 from distill.comparison import arms
 from distill.demo import dataset as shapes
-from distill.losses.base import Networks
+from distill.losses.base import Networks, points_in
 from distill.losses.context import LossContext, Outputs
 from distill.losses.spec import LossSpec
 from distill.recipe import load as recipe
@@ -151,6 +152,10 @@ def test_the_losses_of_the_api(api: list[str]) -> None:
     assert run_code(api, "feature_pkd(student")["student"].grad.any()
     ctx = context(outputs(leaves(0)), outputs(leaves(1)))
     assert run_code(api, "def my_kd")["my_kd"](ctx) > 0
+    my_features = run_code(api, "def my_features")["my_features"]
+    pairs = [replace(outputs(leaves(seed)), at={"model.4": leaves(seed)["near"]}) for seed in (0, 1)]
+    assert my_features(context(*pairs)) > 0 == my_features(context(pairs[0], pairs[0]))
+    assert points_in(my_features.reads) == ("model.4",)
     loss = run_code(api, "class Projected")["Projected"]()
     loss.setup(Networks(nn.Identity(), nn.Identity(), tuple(student.shape[1] for student, _ in ctx.features())))
     assert loss(ctx) > 0 and len(list(loss.parameters())) == 2 * len(ctx.features())

@@ -36,7 +36,7 @@ def completed(line: str, folder: Path) -> list[str]:
         ("distill check half model=be", {"best.pt"}),
         ("distill run --re", {"--resume"}),
         ("distill compare half --arms ours,finetune-b", {"ours,finetune-bn"}),
-        ("distill ls losses box_", {"box_iou", "box_giou", "box_l1"}),
+        ("distill ls losses box_", {"box_iou", "box_giou", "box_l1", "box_bckd"}),
         ("distill eval best.pt te", {"teacher="}),
         ("distill export best.pt on", {"onnx"}),
     ],
