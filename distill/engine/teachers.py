@@ -13,6 +13,7 @@ from distill import losses
 from distill.demo.drawing import CLASSES
 from distill.errors import DistillError
 from distill.losses.base import WeightedLoss, points_of
+from distill.losses.context import NECK
 from distill.losses.spec import ORIGINAL, LossSpec, TeacherSpec
 from distill.machine.measure import count_params
 from distill.machine.words import printable
@@ -62,7 +63,7 @@ class Teaching:
         params = f"{count_params(self.network.model) / 1e6:.2f} M parameters"
         rows = [(f"teacher {self.name}", f"{self.network.source}, {params}, {_family(self.network)}")]
         how = ["; its box in each cell"] if self.by_cell else []
-        how += ["; features through 1x1 projectors"] if any(name.startswith("feature") for name in parts) else []
+        how += ["; features through 1x1 projectors"] if any(loss.points((NECK,)) for loss in self.losses) else []
         return [*rows, ("losses", ", ".join(parts) + "".join(how))] if parts else rows
 
 

@@ -175,6 +175,8 @@ def _check_teachers(recipe: Recipe) -> dict[str, str]:
             problems["model"] = (
                 f"model: {name} starts from random weights, and there is nothing to cut: give prune=null"
             )
+        elif recipe.repair is not None:
+            problems["repair"] = f"repair mends what was cut, and {name} starts from random weights: give repair=null"
     return problems
 
 

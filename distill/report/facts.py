@@ -147,7 +147,7 @@ def findings(results: Results) -> list[str]:
     lines = list(results.warnings)
     teacher, best = results.teacher.map50_95, results.student.map50_95
     if results.cut and teacher is not None and best is not None and best > teacher:  # else one network, trained on
-        if not results.taught_by_original:
+        if results.teachers:
             lines.append(
                 f"The smaller network beats the original ({best:.3f} against {teacher:.3f}): others taught it."
             )

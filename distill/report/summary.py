@@ -33,7 +33,7 @@ from distill.results.results import Results
 
 # What names a run and where it computes; the machine stands beside the figures.
 _NO_PART = ("name", "device", "workers")
-_WHOLE = ("losses", "train", "sparsify")  # mappings that a word replaces as one
+_WHOLE = ("losses", "teachers", "train", "sparsify")  # mappings that a word replaces as one
 BEGIN, END = "<!-- results: written by `make results` -->", "<!-- /results -->"
 # Arms that the table by budget shows, and what it calls them.
 COLUMNS = {OURS: "labels and teacher", "ours-unlabelled": "teacher alone", "finetune": "labels alone"}
@@ -148,12 +148,19 @@ def _setting(one: Results | Comparison) -> str:
     before = facts.teacher
     versions = [f"{name} {facts.versions[name]}" for name in ("torch", "ultralytics") if name in facts.versions]
     beside = f", {facts.data.unlabelled_images} unlabelled" if facts.data.unlabelled_images else ""
-    quality = "" if before.map50_95 is None else f"mAP50-95 {before.map50_95:.3f}, "
+    first = one.titles["teacher"] if isinstance(one, Results) else one.about.first
+    others = one.teachers if isinstance(one, Results) else ()
+    networks = [(first.capitalize(), before), *((f"Teacher {other.name}", other) for other in others)]
     return (
-        f"Teacher: {quality}{digits(before.params / 1e6)} M parameters, {digits(before.gflops)} GFLOPs. "
+        f"{' '.join(_network(name, each) for name, each in networks)} "
         f"Data: {facts.data.train_images} train{beside} and {facts.data.val_images} val images. "
         f"Machine: {', '.join([facts.device, *versions])}."
     )
+
+
+def _network(name: str, network: Any) -> str:
+    quality = "" if network.map50_95 is None else f"mAP50-95 {network.map50_95:.3f}, "
+    return f"{name}: {quality}{digits(network.params / 1e6)} M parameters, {digits(network.gflops)} GFLOPs."
 
 
 def _by_budget(group: Sequence[Comparison]) -> str:

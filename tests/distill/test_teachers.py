@@ -165,6 +165,7 @@ def test_a_wrong_teacher_is_one_line_with_its_place(root: Path, tmp_path: Path, 
             ["model=yolov5n.yaml", "prune=null", "teachers={original: 1, {root}/big.pt: 1}"],
             "starts from random weights, which teach nothing: leave original out of teachers",
         ),
+        (["model=yolov5n.yaml", "teacher={root}/big.pt", "prune=null"], "random weights: give repair=null"),
     ],
 )
 def test_what_excludes_each_other_is_one_line(root: Path, words: list[str], says: str) -> None:
@@ -254,7 +255,7 @@ def test_runs_with_other_teachers_share_the_cut_and_the_repair(root: Path) -> No
     assert [stage.name for stage in shared_stages(STAGES, sparse, replace(sparse, teacher=plain.teacher))] == [
         "teacher"
     ]
-    fresh = ["model=yolov5n.yaml", f"teacher={root}/big.pt", "prune=null"]
+    fresh = ["model=yolov5n.yaml", f"teacher={root}/big.pt", "prune=null", "repair=null"]
     assert not shared_stages(STAGES, recipe(root, *fresh), recipe(root, *fresh, "seed=1"))[:1]
 
 
