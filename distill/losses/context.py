@@ -34,9 +34,13 @@ class Decode:
         """All boxes, (B, A, 4)."""
         return self.make(self.predicted, slice(None))
 
-    def at(self, image: Tensor, anchor: Tensor) -> Tensor:
-        """The boxes of N anchors, (N, 4), given the index of their image and their own."""
-        return self.make(self.predicted[image, anchor], anchor)
+    def pick(self, image: Tensor, anchor: Tensor, known: Tensor | None = None) -> Decode:
+        """The same for N anchors as those of one image, given the index of their image and their own.
+
+        `known` is what `predicted` holds of them, (1, N, ...), if it was taken out already.
+        """
+        predicted = self.predicted[image, anchor][None] if known is None else known
+        return Decode(predicted, lambda some, index: self.make(some, anchor[index]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +144,10 @@ class Outputs:
             return None if value is None else value[image, anchor][None]
 
         def boxes() -> Tensor:
-            decode = self.decode
-            return (decode.at(image, anchor) if isinstance(decode, Decode) else self.boxes[image, anchor])[None]
+            if isinstance(self.decode, Decode):
+                same = self.decode.predicted is self.side_logits
+                return self.decode.pick(image, anchor, taken["side_logits"] if same else None)()
+            return self.boxes[image, anchor][None]
 
         fields = ("class_logits", "side_logits", "objectness_logits")
         taken: dict[str, Any] = {name: take(getattr(self, name)) for name in fields}

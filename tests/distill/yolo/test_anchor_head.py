@@ -129,7 +129,7 @@ def test_outputs_are_what_the_head_decodes() -> None:
     centre, size = decoded[..., :2], decoded[..., 2:4]
     torch.testing.assert_close(found.boxes, torch.cat((centre - size / 2, centre + size / 2), -1))
     some = torch.tensor([0, 0, 0]), torch.tensor([5, 100, 300])
-    torch.testing.assert_close(found.decode.at(*some), found.boxes[some])  # type: ignore[union-attr]
+    torch.testing.assert_close(found.decode.pick(*some)()[0], found.boxes[some])  # type: ignore[union-attr]
     assert found.objectness is not None
     torch.testing.assert_close(found.objectness.sigmoid(), decoded[..., 4])
     torch.testing.assert_close(found.scores.sigmoid(), decoded[..., 5:])

@@ -49,7 +49,7 @@ def test_boxes_and_scores_are_those_that_the_head_decodes(model, images):
     torch.testing.assert_close(outputs.boxes, xywh2xyxy(decoded[..., :4]), rtol=1e-5, atol=1e-3)
     torch.testing.assert_close(outputs.scores.sigmoid(), decoded[..., 4:])
     some = torch.tensor([0, 1, 1]), torch.tensor([3, 100, 119])
-    torch.testing.assert_close(outputs.decode.at(*some), outputs.boxes[some])
+    torch.testing.assert_close(outputs.decode.pick(*some)()[0], outputs.boxes[some])
     assert outputs.strides.tolist() == [8.0] * 96 + [16.0] * 24
     assert [tuple(feature.shape) for feature in outputs.features] == [(2, 16, 8, 12), (2, 16, 4, 6)]
 
