@@ -17,7 +17,8 @@ from distill.engine.size import ImageSize, image_size, with_size
 from distill.engine.teachers import Teaching, names_in, open_model, open_teachers, trains_towards
 from distill.engine.unlabelled import in_words, unread, with_frames, with_unlabelled
 from distill.errors import DistillError
-from distill.losses.base import WeightedLoss
+from distill.losses.base import WeightedLoss, points_of
+from distill.losses.context import NECK
 from distill.losses.spec import ORIGINAL
 from distill.machine import env, parallel
 from distill.machine.console import Console
@@ -77,6 +78,8 @@ class Preflight:
         several = len(self.teachers) > 1
         own = [(f"teacher {ORIGINAL}", "the network of model")] if several else []
         taught = [row for each in self.teachers for row in (own if each.network is None else []) + each.facts]
+        points = points_of(self.losses, self.recipe.distill.features)
+        taught += [("features", ", ".join(points))] if set(points) - {NECK} else []
         return [*rows, ("size", str(self.size)), *taught, ("device", env.device_name(str(self.device)))]
 
     @property

@@ -173,6 +173,8 @@ def test_one_preflight_returns_what_it_opened_and_what_to_warn_of(tmp_path: Path
         and facts["images"] == f"{len(data.train)} train, {len(data.val)} val: {data.path}"
     )
     assert (facts["size"], facts["folder"]) == ("imgsz 64, as given", "runs/half-1")
+    deeper = replace(checked.recipe.distill, features=("neck", "model.2"))
+    assert dict(replace(checked, recipe=replace(checked.recipe, distill=deeper)).facts)["features"] == "neck, model.2"
 
 
 def test_plan_and_check_refuse_a_size_in_the_same_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
