@@ -120,8 +120,8 @@ def gain(results: Results) -> str:
         parts.append(f"agreement with the teacher {after.agreement50_95:.3f}")
     if results.teachers:
         known = ((other, other.evaluation.map50_95) for other in results.teachers)
-        scores = [f"{other.name} {score:.3f}" for other, score in known if score is not None]
-        parts.append(f"taught by {', '.join(scores or [other.name for other in results.teachers])}")
+        names = [other.name if score is None else f"{other.name} {score:.3f}" for other, score in known]
+        parts.append(f"taught by {' and '.join(['the original'] * results.taught_by_original + names)}")
     return ", ".join(filter(None, parts))
 
 

@@ -62,7 +62,13 @@ def title_of(group: PictureGroup) -> str:
     """Why the images of a group were chosen."""
     if group.kind == "class":
         return f"The class that lost most: {group.of}"
-    return {"differ": "Where teacher and student differ most", "typical": "Typical images"}[group.kind]
+    first = _first(group)
+    return {"differ": f"Where {first} and student differ most", "typical": "Typical images"}[group.kind]
+
+
+def _first(group: PictureGroup) -> str:
+    """What the network is called that the student is compared with."""
+    return next(iter(group.pictures[0].alone), "teacher") if group.pictures else "teacher"
 
 
 def words(picture: Picture) -> str:
@@ -79,11 +85,11 @@ def explained(results: Results) -> str:
     pictures = results.pictures
     if pictures is None or not pictures.groups:
         return ""
-    same = not any(group.kind == "differ" for group in pictures.groups)
+    same, first = not any(group.kind == "differ" for group in pictures.groups), _first(pictures.groups[0])
     return (
         f"Boxes with a score of {pictures.confidence:g} or more on some of the {pictures.images} val images. A thick box is "
-        "one that only one of teacher and student has; the colour is the class. Each picture opens large, with classes and "
-        "scores." + (" Teacher and student see the same on every image." if same else "")
+        f"one that only one of {first} and student has; the colour is the class. Each picture opens large, with classes and "
+        "scores." + (f" {first.capitalize()} and student see the same on every image." if same else "")
     )
 
 

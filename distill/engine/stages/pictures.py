@@ -8,6 +8,7 @@ from distill.engine.session import Session
 from distill.engine.stage import Stage, evaluation_of
 from distill.engine.stages.select import SELECT
 from distill.engine.stages.teachers import TEACHERS
+from distill.losses.spec import ORIGINAL
 from distill.results.networks import STUDENT, TEACHER, network_of
 from distill.results.quality import Pictures
 from distill.results.results import Evaluation
@@ -21,14 +22,16 @@ def _work(session: Session) -> Pictures:
     selection = SELECT.recorded(session)
     assert selection is not None  # every run has it
     chosen, start, teacher = network_of(selection.chosen), session.start, session.reference
-    panels = {TEACHER.name: session.boxes(teacher)}
+    others = TEACHERS.recorded(session)
+    known = others.teachers if others else ()
+    first = ORIGINAL if teacher == TEACHER and known else TEACHER.name
+    panels = {first: session.boxes(teacher)}
     if start != chosen and teacher == TEACHER:  # else nothing was cut: it is where training started
         panels[start.name] = session.boxes(start)
     panels[STUDENT.name] = session.boxes(chosen)
     measured = evaluation_of(TEACHER).recorded(session)
-    others = TEACHERS.recorded(session)
-    if teacher != TEACHER and others is not None:
-        measured = next(each.evaluation for each in others.teachers if each.name == teacher.name)
+    if teacher != TEACHER:
+        measured = next(each.evaluation for each in known if each.name == teacher.name)
     worst = worst_class(_figures(measured), _figures(evaluation_of(chosen).recorded(session)))
     made: list[Pictures] = []
 

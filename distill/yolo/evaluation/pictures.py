@@ -38,18 +38,19 @@ def make_pictures(
     small: bool = True,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Pictures:
-    """Choose val images on which the last panel's network differs from the teacher, draw and write them.
+    """Choose val images on which the last panel's network differs from the first one's, draw and write them.
 
     Args:
         data: whose val images they are; its labels are a panel of their own if it has any.
-        panels: title of a panel -> the boxes in it, on all val images; "teacher" is one, the last is compared with it.
+        panels: title of a panel -> the boxes in it, on all val images; the last is compared with the first.
         write: called with the name of each file and its bytes.
         count: images for each reason to choose one.
         worst: name of the class that lost most.
         small: whether to write small panels for a page too.
         warn: told if an image cannot be read any more; it is left out.
     """
-    names, teacher, student = dict(data.config["names"]), panels["teacher"], list(panels.values())[-1]
+    names, pair = dict(data.config["names"]), (list(panels)[0], list(panels)[-1])
+    teacher, student = (panels[title] for title in pair)
     numbers = {name: number for number, name in names.items()}
     records = {record["im_file"]: record for record in data.records["val"]}
     groups, shown = [], set()
@@ -63,7 +64,7 @@ def make_pictures(
             boxes = {title: each[file][each[file][:, 4] >= SURE] for title, each in panels.items()}
             if data.labelled:
                 boxes = {LABELS: _labels(records[file]), **boxes}
-            alone = _alone(boxes)
+            alone = _alone(boxes, *pair)
             stem = f"{choice.kind}-{len(pictures) + 1}"
             write(f"{stem}.jpg", _jpeg(_side_by_side(image, boxes, alone, names), "large"))
             files = {}
@@ -72,7 +73,7 @@ def make_pictures(
                 write(files[title], _jpeg(_panel(_scaled(image, SMALL, SMALL), boxes[title], alone[title]), "small"))
             shown |= {int(kind) for each in boxes.values() for kind in each[:, 5]}
             drawn = {title: len(each) for title, each in boxes.items()}
-            lone = {title: int(each.sum()) for title, each in alone.items() if title in ("teacher", list(boxes)[-1])}
+            lone = {title: int(alone[title].sum()) for title in pair}
             difference = round(compare(teacher[file], student[file]).total, 4)
             pictures.append(Picture(Path(file).name, f"{stem}.jpg", files, drawn, lone, difference))
         if pictures:
@@ -87,12 +88,11 @@ def _labels(record: Mapping[str, Any]) -> NDArray:
     return np.concatenate([boxes, np.full_like(classes, np.nan), classes], 1)
 
 
-def _alone(boxes: Mapping[str, NDArray]) -> dict[str, NDArray[np.bool_]]:
-    """For each panel, which of its boxes only one of teacher and student has; none in the other panels."""
-    last = list(boxes)[-1]
-    difference = compare(boxes["teacher"], boxes[last])
+def _alone(boxes: Mapping[str, NDArray], first: str, last: str) -> dict[str, NDArray[np.bool_]]:
+    """For each panel, which of its boxes only one of the first and the last has; none in the other panels."""
+    difference = compare(boxes[first], boxes[last])
     nobody = {title: np.zeros(len(each), dtype=bool) for title, each in boxes.items()}
-    return {**nobody, "teacher": difference.first_alone, last: difference.second_alone}
+    return {**nobody, first: difference.first_alone, last: difference.second_alone}
 
 
 def _side_by_side(
