@@ -49,7 +49,7 @@ def make_pictures(
         small: whether to write small panels for a page too.
         warn: told if an image cannot be read any more; it is left out.
     """
-    names, pair = dict(data.config["names"]), (list(panels)[0], list(panels)[-1])
+    names, pair = dict(data.config["names"]), (next(iter(panels)), list(panels)[-1])
     teacher, student = (panels[title] for title in pair)
     numbers = {name: number for number, name in names.items()}
     records = {record["im_file"]: record for record in data.records["val"]}
