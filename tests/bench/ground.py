@@ -27,6 +27,7 @@ import numpy as np
 import torch
 import yaml
 
+from distill.machine.signals import interrupted_by_signals
 from distill.report.summary import collect
 from distill.yolo.data import dataset as datasets
 
@@ -76,11 +77,11 @@ def main(words: Sequence[str] | None = None) -> int:
     print(f"{len(rows)} rows to do, {at_once} at a time with {jobs} trainings each", flush=True)
     children: list[subprocess.Popen[str]] = []
     failed = 0
-    with ThreadPoolExecutor(at_once) as pool:
+    with interrupted_by_signals(), ThreadPoolExecutor(at_once) as pool:
         try:
             for done in as_completed([pool.submit(do, row, args, jobs, children) for row in rows]):
                 failed += bool(done.result())
-        finally:  # after Ctrl-C too
+        finally:  # after Ctrl-C or `kill` too
             pool.shutdown(wait=False, cancel_futures=True)
             for child in children:
                 child.terminate()
@@ -114,7 +115,7 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
 def do(row: Row, args: argparse.Namespace, jobs: int, children: list[subprocess.Popen[str]]) -> int:
     """One comparison, from the start or from where it was. Returns its exit status."""
     start, folder = time.monotonic(), args.out / row.name
-    begun = (folder / "compare.json").is_file()
+    begun = (folder / "recipe.yaml").is_file()
     words = [*command(row, args), *(["--resume"] if begun else ["--out", str(folder)]), "--jobs", str(jobs)]
     words = [sys.executable, "-m", "distill", "compare", str(folder) if begun else args.recipe, *words]
     threads = max(1, (os.cpu_count() or 1) // args.processes)
