@@ -69,8 +69,10 @@ def _export_words(prefix: str, **_: Any) -> list[str]:
 
 def _names(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
     from distill.losses.registry import BUILTIN
-    from distill.recipe.schema import IMPORTANCES
+    from distill.recipe.schema import IMPORTANCES, FeatureOptions
 
+    if parsed_args.what == "features":
+        return _pairs(FeatureOptions, prefix)
     return {"losses": BUILTIN, "importances": IMPORTANCES}.get(parsed_args.what, ())
 
 

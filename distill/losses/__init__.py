@@ -10,6 +10,8 @@ A recipe names losses, and a run calls each with a `LossContext`. Your own, `my_
 - a function `my_kd(ctx, **options)` that returns a scalar tensor,
 - a torch Module made with its options and called with ctx; its parameters train beside the student,
 - or, if its layers depend on the networks or it cannot serve every teacher, a `LossModule`.
+
+Its attribute `reads`, such as `("scores", "model.4")`, says what it reads, and at which modules it looks.
 """
 
 # ruff: noqa: F401 - what users import from here

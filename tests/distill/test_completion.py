@@ -37,6 +37,8 @@ def completed(line: str, folder: Path) -> list[str]:
         ("distill run --re", {"--resume"}),
         ("distill compare half --arms ours,finetune-b", {"ours,finetune-bn"}),
         ("distill ls losses box_", {"box_iou", "box_giou", "box_l1", "box_bckd"}),
+        ("distill ls features pl", {"plan="}),
+        ("distill ls features model=be", {"best.pt"}),
         ("distill eval best.pt te", {"teacher="}),
         ("distill export best.pt on", {"onnx"}),
     ],
