@@ -235,8 +235,11 @@ class LossContext:
 
     def pair(self, point: str) -> tuple[Tensor, Tensor]:
         """The features (student, teacher) at a module's path: see `features`."""
-        (pair,) = self.features(point)
-        return pair
+        pairs = self.features(point)
+        if len(pairs) > 1:
+            text = f"'{point}' has {len(pairs)} features, one for each level"
+            raise DistillError(f"{text}: ctx.features('{point}') gives all of them, ctx.pair one at a module's path")
+        return pairs[0]
 
     def _pair_up(self, point: str) -> list[tuple[Tensor, Tensor]]:
         levels = list(zip(self.student.feature(point), self.teacher.feature(point), strict=True))

@@ -181,6 +181,9 @@ def test_a_loss_that_asks_for_what_nobody_captured_names_the_nearest() -> None:
         DistillError, match=r"features at 'model\.4', did you mean 'model\.6'\?; distill\.features lists"
     ):
         task({"img": IMAGES})
+    loss = WeightedLoss("spy", 1.0, spying([], lambda ctx: ctx.pair("neck")))
+    with pytest.raises(DistillError, match=r"'neck' has 3 features, one for each level: ctx\.features\('neck'\)"):
+        distillation(model, [teacher_of(model, [loss])], labels=0)({"img": IMAGES})
     task = distillation(model, [teacher_of(model, losses.build([LossSpec("feature_pkd")]))], labels=0, features=[])
     with pytest.raises(DistillError, match=r"no point is named: list some in distill\.features"):
         task({"img": IMAGES})
