@@ -233,9 +233,7 @@ def original(folder: Path, data: Path) -> Path:
     for convolution in head.m:
         convolution.bias.data.view(2, -1)[:, 4:] = torch.tensor([-4.0, -1.0, -1.0])  # few objects, either class
     model.hyp = {**HYP, "box": 0.1, "cls": 0.1, "obj": 0.3}
-    schedule = Schedule(
-        epochs=9, batch=8, steps=72, lr=5e-3, ema_tau=20, warmup_steps=10, bn_momentum=0.1, scale=0.2, val_every=9
-    )
+    schedule = Schedule(epochs=9, batch=8, steps=72, lr=5e-3, warmup_steps=10, bn_momentum=0.1, scale=0.2, val_every=9)
     options: dict[str, Any] = {"folder": folder / "taught", "console": Console(quiet=True), "device": "cpu"}
     trained = train(model, datasets.load(data), schedule, imgsz=64, **options)
     assert trained.map50_95 is not None and trained.map50_95 > 0.1

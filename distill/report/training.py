@@ -23,7 +23,7 @@ def schedule(values: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         ("learning rate", _rate(values)),
         ("BatchNorm", _batchnorm(values)),
         ("augmentation", _augmentation(values)),
-        ("weights", _words(values, "averaged over about {ema_tau:.0f} steps (EMA)")),
+        ("weights", _words(values, "averaged over the last {averaged:.0%} of the steps so far")),
         ("validation", _validation(values)),
     ]
     return [(name, text) for name, text in pairs if text]

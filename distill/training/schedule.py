@@ -39,7 +39,7 @@ class Schedule:
     scale: float = 0.5  # images are scaled by 1 ± this
     translate: float = 0.1  # and moved by up to this part of their size
     fliplr: float = 0.5  # probability of a left-right flip
-    ema_tau: float = 2000.0  # at step s the averaged weights remember the last exp(s / ema_tau) steps, 10,000 at most
+    averaged: float = 0.05  # the weights that count are a mean that remembers this share of the steps so far
     val_every: int = 1  # epochs between validations; the last epoch is always validated
 
     def lr_at(self, progress: float) -> float:
@@ -125,7 +125,7 @@ def recovery(
         close_mosaic=0 if short else max(1, epochs // 5),
         scale=0.1 if short else 0.5,
         translate=0.05 if short else 0.1,
-        ema_tau=_ema_tau(steps),
+        averaged=0.2,
     )
 
 
@@ -163,7 +163,6 @@ def teacher(
         close_mosaic=max(1, epochs // 5) if mosaic else 0,
         scale=0.1 if epochs < FEW else 0.5,
         translate=0.05 if epochs < FEW else 0.1,
-        ema_tau=_ema_tau(steps),
     )
 
 
@@ -173,14 +172,8 @@ def sparsify(images: int, batch: int, epochs: int, *, lr: float | None = None) -
     The rate ends at a tenth, so that the penalty works to the end. Args: as for `teacher`.
     """
     steps, lr = _steps(images, batch, epochs), LR if lr is None else lr
-    warmup, ema_tau = min(100, steps // 20), _ema_tau(steps)
-    return Schedule(epochs=epochs, batch=batch, steps=steps, lr=lr, lrf=0.1, warmup_steps=warmup, ema_tau=ema_tau)
+    return Schedule(epochs=epochs, batch=batch, steps=steps, lr=lr, lrf=0.1, warmup_steps=min(100, steps // 20))
 
 
 def _steps(images: int, batch: int, epochs: int = 1) -> int:
     return epochs * max(1, math.ceil(images / batch))
-
-
-def _ema_tau(steps: int) -> float:
-    """For an average over exp(3) = 20 steps at the end of a short run; a long one has ultralytics' own."""
-    return min(2000.0, max(1.0, steps / 3))

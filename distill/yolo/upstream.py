@@ -164,10 +164,16 @@ class TrainedModule(nn.Module):
 
 
 class StudentAverage(ModelEMA):
-    """Averages the network in a `TrainedModule`, possibly wrapped for several devices, and nothing beside it."""
+    """Averages the network in a `TrainedModule`, possibly wrapped for several devices, and nothing beside it.
 
-    def __init__(self, model: nn.Module, tau: float) -> None:
-        super().__init__(_student(model), tau=tau)
+    After step t the mean moves by 1 / (1 + share · t) towards the network: it remembers that share of the steps so far,
+    however many there will be, and at first the weights that training began with. Shamir & Zhang, ICML 2013
+    (arXiv:1212.1824), call it polynomial-decay averaging.
+    """
+
+    def __init__(self, model: nn.Module, share: float) -> None:
+        super().__init__(_student(model))
+        self.decay = lambda updates: 1 - 1 / (1 + share * updates)
 
     def update(self, model: nn.Module) -> None:
         """Average the network's weights in, after a step."""

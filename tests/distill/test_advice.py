@@ -117,7 +117,7 @@ def test_a_schedule_reads_as_words_with_units() -> None:
     values = {
         "epochs": 10, "batch": 8, "steps": 260, "optimizer": "AdamW", "lr": 1e-3, "lrf": 0.01, "warmup_steps": 13,
         "momentum": 0.9, "weight_decay": 5e-4, "bn_momentum": 0.03, "freeze_bn": False, "mosaic": 0.3, "close_mosaic": 2,
-        "scale": 0.1, "translate": 0.05, "fliplr": 0.5, "ema_tau": 86.7, "val_every": 1,
+        "scale": 0.1, "translate": 0.05, "fliplr": 0.5, "averaged": 0.2, "val_every": 1,
     }  # fmt: skip
     assert training.schedule(values) == [
         ("length", "10 epochs, 260 steps of 8 images"),
@@ -129,7 +129,7 @@ def test_a_schedule_reads_as_words_with_units() -> None:
             "scaled by up to ±10%, moved by up to 5% of the size, flipped in 50% of the cases, "
             + "mosaic of four images in 30% of the cases, but in the last 2 epochs",
         ),
-        ("weights", "averaged over about 87 steps (EMA)"),
+        ("weights", "averaged over the last 20% of the steps so far"),
         ("validation", "after each epoch"),
     ]
     assert training.schedule({"epochs": 2, "lr": 3e-4}) == [("learning rate", "up to 3e-4")]

@@ -112,7 +112,7 @@ class _Trainer(TrainingLoop):
         return build_dataset(self.job.data, "train", **sizes, augment=True, hyp=self.args)
 
     def before_training(self) -> None:
-        self.ema = StudentAverage(self.model, self.job.schedule.ema_tau)
+        self.ema = StudentAverage(self.model, self.job.schedule.averaged)
         states = self.job.state_dicts
         if states is None:
             return

@@ -41,7 +41,7 @@ CFG = {
     "head": [[-1, 1, "C3", [16]], [-1, 1, "Conv", [24, 3, 2]], [[3, 4], 1, "Detect", ["nc"]]],
 }
 # An average of tau steps or fewer is the last step, so that short tests see what training did.
-SHORT = Schedule(epochs=3, batch=4, steps=9, lr=2e-3, ema_tau=1000)
+SHORT = Schedule(epochs=3, batch=4, steps=9, lr=2e-3)
 LONGER = replace(SHORT, epochs=15, batch=2, steps=90, lr=1e-2, warmup_steps=5, bn_momentum=0.3, scale=0.1, val_every=5)
 
 

@@ -6,6 +6,7 @@ A test that fails here after an upgrade names what has changed. The port is done
 from __future__ import annotations
 
 import ast
+import copy
 import functools
 import inspect
 import logging
@@ -158,7 +159,7 @@ class Recording(upstream.TrainingLoop):
 
     @noted
     def before_training(self) -> None:
-        self.ema = upstream.StudentAverage(self.model, self.schedule.ema_tau)
+        self.ema = upstream.StudentAverage(self.model, self.schedule.averaged)
 
     @noted
     def begin_epoch(self) -> None:
@@ -204,7 +205,7 @@ class Recording(upstream.TrainingLoop):
 @pytest.fixture(scope="module")
 def loop(data: datasets.DataSet, tmp_path_factory: pytest.TempPathFactory) -> Recording:
     with upstream.quiet():
-        loop = Recording(data, tmp_path_factory.mktemp("loop"), Schedule(epochs=2, batch=6, steps=4, ema_tau=1))
+        loop = Recording(data, tmp_path_factory.mktemp("loop"), Schedule(epochs=2, batch=6, steps=4))
         loop.train()
     return loop
 
@@ -244,6 +245,24 @@ def test_the_trainer_trains_a_module_as_it_is(loop):
     rely("the loop keeps no network of its own in the average", type(loop.ema.ema) is upstream.DetectionModel)
     rely("ModelEMA.update is called after each step", loop.ema.updates == 4)
     rely("ModelEMA.update_attr copies `names`", loop.ema.ema.names == loop.learner.student_model.names)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_the_average_remembers_a_share_of_the_steps_so_far(loop, share):
+    learner = copy.deepcopy(loop.learner)
+    weight = next(learner.student_model.parameters())
+    average = upstream.StudentAverage(learner, share)
+    mean = next(average.ema.parameters())
+    age, ages = 0.0, {}
+    for step in range(1, 401):
+        with torch.no_grad():
+            weight.fill_(float(step))  # so that the mean says which steps it remembers
+        average.update(learner)
+        age = step - mean.flatten()[0].item()
+        ages[step] = age
+    # A mean that moves by 1 / (1 + share t) is, on average, share t / (1 + share) steps behind.
+    assert ages[400] == pytest.approx(share * 400 / (1 + share), rel=0.02)
+    assert ages[200] == pytest.approx(ages[400] / 2, rel=0.05) and ages[10] < 10 * share
 
 
 # --- the learner -------------------------------------------------------------------------------------------------------
