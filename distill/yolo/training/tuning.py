@@ -25,7 +25,7 @@ from distill.yolo.data.images import build_dataset
 from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.training.batches import mixed_loader
 from distill.yolo.training.learner import Learner
-from distill.yolo.upstream import StudentAverage, build_dataloader, get_cfg, init_seeds
+from distill.yolo.upstream import build_dataloader, get_cfg, init_seeds
 
 _LOG = logging.getLogger(__name__)
 
@@ -102,13 +102,12 @@ def search_lr(
     candidates: Sequence[float] = CANDIDATES,
     progress: ProgressCallback | None = None,
 ) -> LRSearch:
-    """The highest learning rate at which the averaged weights keep, in a trial, what repair gave.
+    """The highest learning rate whose trial, a tenth of the planned steps, ends at most 5 % above its starting loss.
 
-    High rates undo some of the repair at first, and finish better. What they undo is noise for the most part: the weights
-    move to and fro, and their mean is a better network than any of them. So the mean is judged, as it is in the training
-    to come, while the rate is at its highest: it rises for half of the trial and stays there. All trials start from the
-    same student and see the same augmented batches. The loss before and after is measured on images without augmentation,
-    with BatchNorm as in use.
+    High rates undo some of the repair first, but finish better. So a loss after a few steps says little; one that has
+    recovered after a tenth of the training costs the rest nothing. All trials start from the same student and see the
+    same augmented batches; the rate rises for half of the trial and falls as a half cosine. The loss before and after is
+    measured on images without augmentation.
 
     Args:
         task: the student, its teacher and the losses; copied.
@@ -125,12 +124,11 @@ def search_lr(
     """
     batch_bytes = schedule.batch * 3 * imgsz**2
     steps = max(5, min(TRIAL_STEPS, schedule.steps // 10, CACHE_BYTES // batch_bytes))
-    # The schedule's warm-up may be longer than a trial.
-    trial = replace(schedule, steps=steps, warmup_steps=steps // 2, lrf=1.0)
+    trial = replace(schedule, steps=steps, warmup_steps=steps // 2)  # the schedule's warm-up may be longer than a trial
     init_seeds(seed)
     train_batches = list(islice(_batches(data, schedule, imgsz, augment=True), steps))
     eval_batches = list(islice(_batches(data, schedule, imgsz, augment=False), EVAL_BATCHES))
-    start = _mean_loss(_trial_learner(task, schedule, imgsz, device).eval(), eval_batches)
+    start = _mean_loss(_trial_learner(task, schedule, imgsz, device), eval_batches)
     limit = LOSS_TOLERANCE * start
     tried: dict[float, float] = {}
     rates: Iterable[float] = (
@@ -139,7 +137,7 @@ def search_lr(
     for lr in rates:
         learner = _trial_learner(task, schedule, imgsz, device)
         finished = _train(learner, train_batches, replace(trial, lr=lr), ABORT_FACTOR * start)
-        tried[lr] = _mean_loss(learner.eval(), eval_batches) if finished else math.inf
+        tried[lr] = _mean_loss(learner, eval_batches) if finished else math.inf
         if tried[lr] <= limit:
             break
     _LOG.debug("trials of %d steps: %s; accepted up to %.4g", steps, tried, limit)
@@ -198,11 +196,10 @@ def _trial_learner(task: DistillationTask, schedule: Schedule, imgsz: int, devic
 
 
 def _train(learner: Learner, batches: list[dict[str, Any]], schedule: Schedule, limit: float) -> bool:
-    """Train for a few steps; the student ends with its averaged weights. False if the loss, a mean per image over the last `ABORT_WINDOW` batches, exceeds `limit`."""
+    """Train for a few steps. False if the loss, a mean per image over the last `ABORT_WINDOW` batches, exceeds `limit`."""
     parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=schedule.lr, betas=(schedule.momentum, 0.999), weight_decay=0.0)
     recent: deque[float] = deque(maxlen=ABORT_WINDOW)
-    average = StudentAverage(learner, schedule.averaged)
     for step, batch in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = schedule.lr_at(step / len(batches))
@@ -219,8 +216,6 @@ def _train(learner: Learner, batches: list[dict[str, Any]], schedule: Schedule, 
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 10.0)  # as ultralytics' trainer does
         optimizer.step()
-        average.update(learner)
-    learner.student_model.load_state_dict(average.ema.state_dict())
     return True
 
 
