@@ -32,12 +32,10 @@ from distill.report.summary import collect
 from distill.yolo.data import dataset as datasets
 
 ARMS = "ours,finetune,ours-unlabelled"
-# With the rest of the images as unlabelled ones, three of four images of a batch have no labels. So many more epochs are as
-# many steps as the rows with all labels have.
-LONGER = 2.5
+# Both have as many steps as training with the rest of the images has, and repair sees the rest too.
 TENTH = (
-    "alone=unlabelled=null",  # the same images and teacher, without the rest
-    "labels-alone=unlabelled=null distill.losses={} distill.labels=1",
+    "alone=unlabelled.ratio=0",  # the same labels and teacher
+    "labels-alone=unlabelled.ratio=0 distill.losses={}",
 )
 TOLD = re.compile(r"seed \d+")  # lines of a comparison that are about one of its runs
 
@@ -141,9 +139,8 @@ def command(row: Row, args: argparse.Namespace) -> list[str]:
     """The words of `distill compare` behind the recipe."""
     weights = args.weights or args.data / ".." / "weights"
     data, rest = images(row, args)
-    epochs = args.epochs if rest is None else round(args.epochs * LONGER)
     words = [f"model={(weights / row.model).resolve()}", f"data={data}", f"imgsz={row.imgsz}"]
-    words += [f"prune.flops={row.flops}", f"distill.epochs={epochs}", *args.override]
+    words += [f"prune.flops={row.flops}", f"distill.epochs={args.epochs}", *args.override]
     words += [f"unlabelled.images=[{rest}]"] if rest else []
     for way in row.own:
         words += ["--arm", way]
