@@ -32,6 +32,6 @@ def test_a_row_is_a_comparison(row, tmp_path: Path) -> None:
     if rest is not None:
         assert recipe.unlabelled.images == (str(rest),) and len(rest.read_text().splitlines()) == 9
         alone = [plan.variant(arm, 0, None) for arm in plan.arms[1:]]
-        assert all(each.unlabelled is None for each in alone) and not alone[-1].distill.losses
+        assert all(each.unlabelled.ratio == 0 for each in alone) and not alone[-1].distill.losses
     taken = {option for option, _ in COMMANDS["compare"].arguments}
     assert {word for word in given if word.startswith("--")} <= taken
