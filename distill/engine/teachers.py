@@ -62,7 +62,7 @@ class Teaching:
             return [("losses", ", ".join(parts))] if parts else []
         params = f"{count_params(self.network.model) / 1e6:.2f} M parameters"
         rows = [(f"teacher {self.name}", f"{self.network.source}, {params}, {_family(self.network)}")]
-        how = ["; its box in each cell"] if self.by_cell else []
+        how = ["; by the best box of each cell"] if self.by_cell else []
         how += ["; features through 1x1 projectors"] if any(loss.points((NECK,)) for loss in self.losses) else []
         return [*rows, ("losses", ", ".join(parts) + "".join(how))] if parts else rows
 
