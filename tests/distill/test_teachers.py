@@ -218,7 +218,9 @@ def test_check_says_what_each_teacher_gives_and_what_is_left_out(root: Path) -> 
     assert checked.notes[0].startswith("teacher anchors: loss dfl_kl left out: the heads of both do not predict")
     assert checked.warnings[0].startswith(f"{root}/big.pt was trained at 96 pixels, and imgsz is 64")
     said = str(checked)
-    assert "teacher big" in said and "by the best box of each cell" in said and "features through 1x1 projectors" in said
+    assert (
+        "teacher big" in said and "by the best box of each cell" in said and "features through 1x1 projectors" in said
+    )
 
 
 def test_a_network_of_random_weights_has_the_classes_of_the_data(root: Path) -> None:
