@@ -63,21 +63,26 @@ class Cutter:
         self.alive = [torch.ones(len(g.channels), dtype=torch.bool) for g in graph.groups]
         self.width = [len(g.channels) for g in graph.groups]
         self.counts = {layer.name: (len(layer.inputs), len(layer.outputs)) for layer in graph.layers}
-        self.floor = [self._floor(i, max_ratio) for i in range(len(graph.groups))]
+        self.infinite = [self._infinite(i) for i in range(len(graph.groups))]
+        self.limit = [self._narrowest(i, math.ceil(w * (1 - max_ratio) - ROUNDING)) for i, w in enumerate(self.width)]
+        self.floor = [max(limit, self._narrowest(i, self.infinite[i])) for i, limit in enumerate(self.limit)]
         self.uses = [_uses(graph, g.channels[0]) for g in graph.groups]  # all of a group are used alike
         scaled = [norm.channels for norm in graph.norms if norm.affine]
         self.norms = [sum(channels.count(g.channels[0]) for channels in scaled) for g in graph.groups]
         self.bundles = [bundle for bundle in graph.bundles if not any(self._protected(i, protect) for i in bundle)]
         self.neighbours = self._neighbours()
 
-    def _floor(self, index: int, max_ratio: float) -> int:
-        """As narrow as a group may become. A channel of infinite cost stays."""
-        width, costs = self.width[index], self.scores.cost(index)
+    def _infinite(self, index: int) -> int:
+        """How many channels of a group have an infinite cost: they stay."""
+        costs = self.scores.cost(index)
         if costs.isnan().any():
             name = self.graph.groups[index].name
             raise PruneError(f"the cost of channels of '{name}' is NaN: look for NaN in the images and in the weights")
-        least = max(1, math.ceil(width * (1 - max_ratio) - ROUNDING), int(costs.isinf().sum()))
-        return min(width, math.ceil(least / self.round_to) * self.round_to)
+        return int(costs.isinf().sum())
+
+    def _narrowest(self, index: int, least: int) -> int:
+        """The width of a group that may not have fewer than `least` channels, and is never emptied."""
+        return min(self.width[index], math.ceil(max(1, least) / self.round_to) * self.round_to)
 
     def _protected(self, index: int, patterns: Sequence[str]) -> bool:
         names = [layer.name for layer in self.graph.producers[index]]
@@ -116,13 +121,22 @@ class Cutter:
     def _costs(self, index: int) -> torch.Tensor:
         return self.scores.cost(index).masked_fill(~self.alive[index], torch.inf)
 
-    def least(self) -> float:
-        """What is left when every bundle is as narrow as it may become."""
+    def least(self, floor: Sequence[int] | None = None) -> float:
+        """What is left when every bundle is as narrow as it may become; `floor`: of each group, if not `self.floor`."""
+        floor = floor or self.floor
         lost: dict[int, int] = {}
         for bundle in self.bundles:
-            narrowest = max(self.floor[i] for i in bundle)  # of equal widths, the widest floor stops all
+            narrowest = max(floor[i] for i in bundle)  # of equal widths, the widest floor stops all
             lost |= {i: max(0, self.width[i] - narrowest) for i in bundle}
         return self.left - self.budget.saved(self._change(lost))
+
+    def what_is_infinite(self) -> str:
+        """The channels that stay for their infinite cost, and why it is infinite."""
+        groups = [i for bundle in self.bundles for i in bundle if self.infinite[i]]
+        first, more = self.graph.groups[groups[0]].name, len(groups) - 1
+        of = f"'{first}'" + (f" and {more} other group{'s' * (more > 1)}" if more else "")
+        count, total = sum(self.infinite[i] for i in groups), sum(self.width)
+        return f"{count} of {total} channels, those of {of}, have an infinite cost and stay: {self.scores.infinite}"
 
     def cut_until(self, goal: float) -> Iterator[int]:
         """Cut until no more than `goal` is left; yields each percent of the way."""

@@ -217,11 +217,15 @@ def make_cutter(
     budget = BUDGETS[unit](graph)
     goal = budget.total * (1 - value if unit == "ratio" else value)
     cutter = Cutter(graph, scores, budget, round_to, patterns, max_ratio)
-    least = cutter.least()  # what is infinitely dear stays too
+    asking, least, limited = f"{unit}={value:g}", cutter.least(), cutter.least(cutter.limit)
+    if limited > goal:
+        raise PruneError(
+            f"{asking} cannot be met: {limited / budget.total:.3f} of the model is left when every layer is as "
+            f"narrow as protect, max_ratio={max_ratio:g} and round_to={round_to} allow"
+        )
     if least > goal:
         raise PruneError(
-            f"{unit}={value:g} cannot be met: {least / budget.total:.3f} of the model is left when every layer is as "
-            f"narrow as protect, max_ratio={max_ratio:g} and round_to={round_to} allow"
+            f"{asking} cannot be met: {least / budget.total:.3f} of the model is left, for {cutter.what_is_infinite()}"
         )
     return cutter, goal
 

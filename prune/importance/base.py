@@ -29,7 +29,13 @@ from prune.importance.statistics import Progress, Sensitivity, as_batches
 
 
 class Importance:
-    """Costs of channels, while some of them go. Subclasses define `cost`, and the rest if a removal changes costs."""
+    """Costs of channels, while some of them go. Subclasses define `cost`, and the rest if a removal changes costs.
+
+    Attributes:
+        infinite: Why a channel has an infinite cost, and what to do about it, for messages.
+    """
+
+    infinite = "this importance asks for it"
 
     def cost(self, group: int) -> Tensor:
         """Cost of losing each channel of group number `group` now: (channels,), on the CPU.
@@ -49,8 +55,8 @@ class Importance:
 class StaticImportance(Importance):
     """Costs that do not depend on what else is cut: group index -> (channels,)."""
 
-    def __init__(self, costs: Mapping[int, Tensor] | Sequence[Tensor]) -> None:
-        self._costs = costs
+    def __init__(self, costs: Mapping[int, Tensor] | Sequence[Tensor], infinite: str = Importance.infinite) -> None:
+        self._costs, self.infinite = costs, infinite
 
     def __repr__(self) -> str:
         values = self._costs.values() if isinstance(self._costs, Mapping) else self._costs
@@ -97,7 +103,8 @@ def bn_scale(graph: ChannelGraph, _: Context) -> StaticImportance:
         raise PruneError("bn_scale needs BatchNorm layers with scales, and this model has none: use l1 or obs")
     # A group with no BatchNorm has no scale to go by: it stays.
     return StaticImportance(
-        [torch.where(c > 0, t / c.clamp(min=1), torch.inf) for t, c in zip(total, count, strict=True)]
+        [torch.where(c > 0, t / c.clamp(min=1), torch.inf) for t, c in zip(total, count, strict=True)],
+        "no BatchNorm with scales follows them, and bn_scale goes by nothing else (use l1 or obs)",
     )
 
 

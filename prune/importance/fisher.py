@@ -14,7 +14,7 @@ from torch.nn.grad import conv2d_weight
 from prune.errors import PruneError
 from prune.graph.graph import ChannelGraph
 from prune.importance.base import Context, StaticImportance, per_group, places_in
-from prune.importance.statistics import UNREACHED, backward_with_taps, device_of, seeded
+from prune.importance.statistics import UNKNOWN, UNREACHED, backward_with_taps, device_of, seeded
 from prune.program.geometry import LayerGeometry, geometry_of
 from prune.program.interpret import Program
 from prune.program.raw import raw_copy
@@ -59,7 +59,7 @@ def fisher(graph: ChannelGraph, context: Context) -> StaticImportance:
     unknown = [item for name in places.keys() - reached for item in places[name].items()]
     for group, (channels, _) in unknown:  # what a layer of unknown worth reads stays
         costs[group][channels] = torch.inf
-    return StaticImportance(costs)
+    return StaticImportance(costs, UNKNOWN)
 
 
 def _per_input(layer: LayerGeometry, x: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:

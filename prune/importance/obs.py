@@ -18,7 +18,7 @@ from prune.errors import PruneError
 from prune.graph.graph import ChannelGraph, Layer
 from prune.importance.base import Context, Importance, places_in
 from prune.importance.covariance import CovarianceBlock
-from prune.importance.statistics import POSITIONS, UNREACHED, Weights, device_of, measure_sensitivity, passes
+from prune.importance.statistics import POSITIONS, UNKNOWN, UNREACHED, Weights, device_of, measure_sensitivity, passes
 from prune.program.geometry import geometry_of, input_rows, sample_positions
 from prune.program.interpret import Program
 from prune.program.raw import raw_copy
@@ -59,6 +59,8 @@ class OBS(Importance):
     Memory: float32 n*n per layer with n = C_in * kh * kw, block-diagonal over the input channels past n = 2304. The
     statistics are kept, and a plan in progress takes as much again.
     """
+
+    infinite = UNKNOWN
 
     def __init__(self, graph: ChannelGraph, statistics: dict[str, LayerStatistics], working: bool = False) -> None:
         self.graph, self.statistics, self.working = graph, statistics, working

@@ -31,6 +31,7 @@ MEMORY = 8 * 2**30
 POSITIONS = 8192  # sampled per batch, of each call of a layer
 
 UNREACHED = "no gradient gets from the outputs to a layer: choose an importance that needs none (bn_scale, l1)"
+UNKNOWN = "no gradient gets from the outputs to the layers that read them (l1 and bn_scale need none)"
 
 Weights = dict[tuple[int, int], Tensor]  # (batch, number of the node) -> (sampled positions,)
 Sensitivity = Callable[[Any], Tensor]  # raw outputs -> scalar

@@ -257,8 +257,15 @@ def test_what_is_infinitely_dear_stays() -> None:
     scores = prune.score(graph, "bn_scale")  # the second layer has no scale to go by
     plan = prune.make_plan(graph, scores, flops=0.4, round_to=1)
     assert [(each.before, each.after) for each in plan.groups if each.before != each.after] == [(16, 4)]
-    with pytest.raises(prune.PruneError, match="ratio=0.9 cannot be met"):
+    with pytest.raises(prune.PruneError, match="ratio=0.9 cannot be met") as error:
         prune.make_plan(graph, scores, ratio=0.9, round_to=1)
+    reason = "32 of 48 channels, those of '2', have an infinite cost and stay: no BatchNorm with scales follows them"
+    assert reason in str(error.value) and "use l1 or obs" in str(error.value) and "max_ratio" not in str(error.value)
+    with pytest.raises(prune.PruneError, match="1.000 .* as narrow as protect, max_ratio=0.95 and round_to=32 allow"):
+        prune.make_plan(graph, scores, ratio=0.9, round_to=32)  # not met by any cost
+    with pytest.raises(prune.PruneError, match="those of '0' and 1 other group, .* stay: this importance asks for it"):
+        every = prune.score(graph, lambda graph, _: [torch.full((len(g.channels),), torch.inf) for g in graph.groups])
+        prune.make_plan(graph, every, ratio=0.9, round_to=1)
 
 
 def test_costs_that_are_no_number_are_refused() -> None:
