@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from prune.adapter import PLAIN, Adapter
+from prune.program.paths import name_modules
 
 
 @contextmanager
@@ -72,4 +73,7 @@ def export(model: nn.Module, example_input: Tensor, adapter: Adapter = PLAIN) ->
     """Trace `model` in the mode that it is in. Paths in the result start with `net.`."""
     with warnings.catch_warnings(), unchanged(model):  # a head may cache a grid for the size of its input
         warnings.filterwarnings("ignore", message=".*assigned during export")
-        return torch.export.export(RawOutputs(model, adapter), (example_input,), strict=False)
+        raw = RawOutputs(model, adapter)
+        exported = torch.export.export(raw, (example_input,), strict=False)
+    name_modules(exported.graph, raw)
+    return exported

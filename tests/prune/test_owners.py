@@ -204,3 +204,42 @@ def test_a_module_with_two_names_goes_by_the_first() -> None:
     prune.repair(student, model, plan, torch.rand(4, 3, 16, 16))
     prune.reconstruct(student, model, plan, torch.rand(4, 3, 16, 16), steps=1)
     assert Penalty(graph, 1.0)(model).isfinite() and near_zero(graph, model)["channels"] == 8
+
+
+class Sliced(nn.Module):
+    """Parts of containers run by themselves, as in backbones; one activation is shared, for which torch goes by ways."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        act = nn.SiLU()
+        self.how, self.layers = how, nn.Sequential(*(Block(c1, c2, act=act) for c1, c2 in ((3, 8), (8, 12), (12, 8))))
+        self.others = nn.ModuleList([Block(8, 12, act=act), Block(12, 8, act=act), nn.Conv2d(8, 4, 1)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "called":
+            x = self.layers[1:](self.layers[:1](x))
+        elif self.how == "twice":
+            x = self.layers[1:][-1](self.layers[::1][:-1](x))
+        elif self.how == "walked":
+            for layer in self.layers[:-1]:
+                x = layer(x)
+            x = self.layers[-1](x)
+        else:
+            x = nn.Sequential(self.layers[0], nn.ReLU(), *self.layers[1:])(x)
+        x = self.others[0](x)
+        for layer in self.others[1:]:  # a ModuleList counts what is in its slices from 0
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize("how", ["called", "twice", "walked", "made"])
+def test_a_slice_of_a_container_runs_modules_of_the_model(how: str) -> None:
+    model = randomize(Sliced(how))
+    graph = prune.trace(model, IMAGE)
+    names = ["layers.0.conv", "layers.1.conv", "layers.2.conv", "others.0.conv", "others.1.conv", "others.2"]
+    assert [layer.name for layer in graph.layers] == names
+    assert graph.frozen == {"others.2": "an output of the model"}
+    plan = prune.make_plan(graph, prune.score(graph, "random"), ratio=0.4, round_to=1)
+    student, images = prune.apply(model, plan), torch.rand(2, 3, 16, 16)
+    assert prune.verify(model, student, plan, IMAGE) < 1e-10
+    assert prune.repair(student, model, plan, images) and prune.reconstruct(student, model, plan, images, steps=1)
