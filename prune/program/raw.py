@@ -7,9 +7,13 @@ Decoding is not what pruning must keep exact, and it hides the channels. What a 
 from __future__ import annotations
 
 import copy
+import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import torch
@@ -17,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from prune.adapter import PLAIN, Adapter
+from prune.errors import PruneError
 from prune.program.paths import name_modules
 
 
@@ -66,12 +71,43 @@ class RawOutputs(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, C, H, W) -> raw outputs."""
-        return tuple(tensors(self.adapter.outputs(self.net(x))))
+        try:
+            return tuple(tensors(self.adapter.outputs(self.net(x))))
+        except RuntimeError as error:
+            if "data-dependent" not in str(error):
+                raise
+            raise PruneError(_depends_on_values(error)) from error  # torch would print all that it has traced
+
+
+def _depends_on_values(error: RuntimeError) -> str:
+    """What to say of a step that no trace can follow, and where it is."""
+    torchs = str(Path(torch.__file__).parent) + os.sep
+    own = [frame for frame in extract_tb(error.__traceback__)[1:] if not frame.filename.startswith(torchs)]
+    place = f"{Path(own[-1].filename).name}:{own[-1].lineno}, in {own[-1].name}" if own else "its forward"
+    return (
+        f"a step depends on the values of a tensor ({place}): let `expose` of an adapter make it return what comes before, or "
+        "prune a part of it"
+    )
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """For a while, it says nothing: the error that follows says it better."""
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def export(model: nn.Module, example_input: Tensor, adapter: Adapter = PLAIN) -> torch.export.ExportedProgram:
     """Trace `model` in the mode that it is in. Paths in the result start with `net.`."""
-    with warnings.catch_warnings(), unchanged(model):  # a head may cache a grid for the size of its input
+    # A head may cache a grid for the size of its input.
+    with (
+        warnings.catch_warnings(),
+        _quiet(logging.getLogger("torch.fx.experimental.symbolic_shapes")),
+        unchanged(model),
+    ):
         warnings.filterwarnings("ignore", message=".*assigned during export")
         raw = RawOutputs(model, adapter)
         exported = torch.export.export(raw, (example_input,), strict=False)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -130,12 +132,25 @@ def test_flops_and_parameters_are_those_that_torch_counts(name: str) -> None:
     assert plan.params_after == sum(p.numel() for p in student.parameters())
 
 
-def test_untraceable_and_unprunable_models_are_refused_in_one_line() -> None:
+def test_untraceable_and_unprunable_models_are_refused_in_one_line(capfd: pytest.CaptureFixture) -> None:
     class Branching(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x if x.sum() > 0 else -x
 
     with pytest.raises(prune.PruneError, match=r"^Branching cannot be traced: "):
         prune.trace(Branching(), IMAGE)
+
+    class Selecting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x[x > 0.5].numel() > 10 else -x
+
+    for model, step in (Branching(), "x.sum()"), (Selecting(), "numel"):
+        with pytest.raises(
+            prune.PruneError, match=r"a step depends on the values of a tensor \(test_trace.py:"
+        ) as error:
+            prune.trace(model, IMAGE)
+        line = int(str(error.value).partition(".py:")[2].partition(",")[0])
+        assert step in Path(__file__).read_text().splitlines()[line - 1] and "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "")  # not what torch has traced until then
     with pytest.raises(prune.PruneError, match=r"^Conv2d has no channel that can be cut: an output of the model$"):
         prune.trace(nn.Conv2d(3, 8, 3), IMAGE)
