@@ -28,8 +28,8 @@ from distill.yolo.data import dataset as datasets
 from distill.yolo.families.match import UNLIKE, match
 from distill.yolo.families.outputs import distillation, foreign_teacher, teacher_of
 from distill.yolo.families.points import keep_at
-from distill.yolo.families.table import family_of
-from distill.yolo.families.ultralytics_dfl import DFL
+from distill.yolo.families.table import family_of, gives_of
+from distill.yolo.families.ultralytics_dfl import DIST
 
 _TAKEN = (*(network.name for network in NETWORKS), START)  # what columns call the networks of a run
 
@@ -145,7 +145,7 @@ def trains_towards(recipe: Recipe) -> bool:
 def _open(recipe: Recipe, spec: TeacherSpec, name: str, model: Detector | None) -> Teaching:
     specs = recipe.losses_of(spec) if trains_towards(recipe) else ()
     if name == ORIGINAL:
-        fit, notes = losses.fitting(specs, (family_of(model.model) if model is not None else DFL).gives)
+        fit, notes = losses.fitting(specs, DIST if model is None else gives_of(model.model))
         return Teaching(name, None, _weighted(losses.build(fit), spec, model), tuple(fit), tuple(notes))
     assert model is not None  # a recipe that trains its network first has no other teachers
     network = fitted(checkpoint.load(spec.network, trust=recipe.trust), model)

@@ -37,7 +37,7 @@ from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.families import outputs
 from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.points import keep_at
-from distill.yolo.families.table import family_of
+from distill.yolo.families.table import gives_of
 from distill.yolo.runtimes.in_memory import missing_packages
 from distill.yolo.runtimes.table import RUNTIMES
 from distill.yolo.training.forwards import BFLOAT16, use_forwards
@@ -57,14 +57,14 @@ def learners(name: str, size: int, batch: int, device: torch.device) -> dict[str
     plan = prune.make_plan(graph, prune.score(graph, "bn_scale"), flops=0.5, round_to=8)
     student = prune.apply(model, plan, adapter=YOLO_ADAPTER)
     original = checkpoint.fused(model)
-    ours = losses.build(losses.fitting(DEFAULT_LOSSES, family_of(model).gives)[0])
+    ours = losses.build(losses.fitting(DEFAULT_LOSSES, gives_of(model))[0])
     arms = {ALONE: [], "ours, teacher in PyTorch": ours}
     elsewhere = {}
     if device.type == "cpu":
         elsewhere = {each.title: each.package for each in RUNTIMES if not missing_packages(each)} | {BFLOAT16: BFLOAT16}
     names = {f"ours, teacher in {title}": name for title, name in elsewhere.items()}
     arms |= dict.fromkeys(names, ours)
-    if "dist" in family_of(model).gives:
+    if "dist" in gives_of(model):
         arms["ultralytics' own"] = [losses.WeightedLoss("ultralytics", 1.0, Ultralytics())]
     made = {}
     for arm, terms in arms.items():

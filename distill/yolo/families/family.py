@@ -65,7 +65,8 @@ class Family:
     # (head, what the network returned in train mode) -> the scalar that `prune` back-propagates.
     sensitivity: Callable[[Any, Any], Tensor]
     entry: str  # path in the head of the convolution that reads level {level}
-    gives: frozenset[str]  # what it has of what a loss may ask for: "dist", "objectness", "softmax"
+    # (head) -> what it has of what a loss may ask for: "dist", "objectness", "softmax".
+    gives: Callable[[Any], frozenset[str]]
     # (head, head) -> whether their outputs compare as they are, if classes and grid are the same.
     alike: Callable[[Any, Any], bool]
     by_cell: Callable[[Outputs], Outputs]  # the outputs as one box to a cell, with class scores and nothing beside

@@ -38,7 +38,7 @@ def match(student: nn.Module, teacher: nn.Module) -> Match:
     family, other = family_of(student), family_of(teacher)
     ours, theirs = (cast(Any, network).model[-1] for network in (student, teacher))
     if family is other and family.alike(ours, theirs):
-        return Match(as_they_are, family.gives, by_cell=False)
+        return Match(as_they_are, family.gives(ours), by_cell=False)
     return Match(_view(family.by_cell, other.by_cell), frozenset(), by_cell=True)
 
 

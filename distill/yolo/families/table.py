@@ -28,6 +28,11 @@ def family_of(model: nn.Module, source: object = "the network") -> Family:
     raise DistillError(f"{source} ends in the head {type(head).__name__}{why}: {supported()}")
 
 
+def gives_of(model: nn.Module) -> frozenset[str]:
+    """What a detector's head has of what a loss may ask for, as `Family.gives`."""
+    return family_of(model).gives(model.model[-1])  # type: ignore[index]
+
+
 def supported() -> str:
     """What is supported, for the end of a message."""
     return f"only detectors of {' and of '.join(family.title for family in FAMILIES)} are supported"

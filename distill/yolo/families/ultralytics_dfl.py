@@ -12,7 +12,11 @@ from torch import Tensor, nn
 from distill.losses.context import Decode, Outputs
 from distill.yolo.families.family import Family
 from distill.yolo.families.views import without_distributions
+from distill.yolo.families.yolov5.head import BOX
 from distill.yolo.upstream import Detect
+
+DIST = frozenset({"dist"})  # what a head with distributions over box sides gives; with `reg_max: 1` it has none
+SMALLEST = 0.5  # cells: a box whose sides are predicted closer together, or the wrong way round, is taken as this large
 
 
 def owns(head: nn.Module) -> bool:
@@ -74,18 +78,27 @@ def sensitivity(head: nn.Module, raw: Any) -> Tensor:
     """Noise on scores (B, nc, A) and boxes (B, 4 * R, A), shaped by the outputs' own metric.
 
     Its squared gradient is, in expectation, the Gauss-Newton diagonal of
-    KL(original scores || changed) + best score * KL(original box distributions || changed), summed over anchors.
+    KL(original scores || changed) + best score * KL(original box distributions || changed), summed over anchors. Without
+    distributions (`reg_max: 1`) the latter is BOX^2 * |change of the box's sides in box sizes|^2.
     """
     scores, boxes = raw["scores"].float(), raw["boxes"].float()
     p = scores.detach().sigmoid()
     total = (scores * (p * (1 - p)).sqrt() * torch.randn_like(scores)).sum()
+    best = p.amax(1)[:, None]  # (B, 1, A): a box matters as much as its anchor is believed
+    if cast(Any, head).reg_max == 1:
+        return total + (boxes * _by_size(boxes.detach()) * best.sqrt() * torch.randn_like(boxes)).sum()
     logits = boxes.unflatten(1, (4, cast(Any, head).reg_max))  # (B, 4, R, A)
     root = logits.detach().softmax(2).sqrt()
     noise = torch.randn_like(logits)
     # A square root of diag(q) - q q^T, which is the metric of a softmax.
     shaped = root * (noise - root * (root * noise).sum(2, keepdim=True))
-    best = p.amax(1)[:, None, None]  # (B, 1, 1, A): a box matters as much as its anchor is believed
-    return total + (logits * shaped * best.sqrt()).sum()
+    return total + (logits * shaped * best[:, None].sqrt()).sum()
+
+
+def _by_size(distances: Tensor) -> Tensor:
+    """By how much a cell more at a side weighs: BOX over the box's size across that side. (B, 4, A), all in cells."""
+    width, height = (distances[:, :2] + distances[:, 2:]).clamp(min=SMALLEST).unbind(1)
+    return BOX / torch.stack((width, height, width, height), 1)
 
 
 def reorder(head: nn.Module, order: Sequence[int]) -> None:
@@ -103,7 +116,7 @@ DFL = Family(
     label_terms=label_terms,
     sensitivity=sensitivity,
     entry="cv2.{level}.0.conv",
-    gives=frozenset({"dist"}),
+    gives=lambda head: DIST if head.reg_max > 1 else frozenset(),
     alike=lambda head, other: head.reg_max == other.reg_max,
     by_cell=without_distributions,
     reorder=reorder,

@@ -272,7 +272,7 @@ def test_a_cut_student_learns_from_its_teacher_and_from_labels() -> None:
 
 def test_a_head_is_told_by_its_class() -> None:
     model = network()
-    assert family_of(model) is ANCHOR and ANCHOR.gives == {"objectness"}
+    assert family_of(model) is ANCHOR and ANCHOR.gives(model.model[-1]) == {"objectness"}
     graph = prune.trace(model, IMAGE, adapter=YOLO_ADAPTER)
     scores = prune.score(graph, "obs", batches=IMAGE, sensitivity=sensitivity_of(model), seed=0)
     assert prune.make_plan(graph, scores, flops=0.6, round_to=1).flops_after < 0.61 * graph.flops()

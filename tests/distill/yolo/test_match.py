@@ -167,6 +167,7 @@ def test_heads_that_are_alike_compare_as_they_are_and_others_by_cell() -> None:
     cases = [
         (dfl(), dfl(32), frozenset({"dist"}), False),
         (dfl(), dfl(reg_max=8), frozenset(), True),
+        (dfl(reg_max=1), dfl(32, reg_max=1), frozenset(), False),
         (network(), same, frozenset({"objectness"}), False),
         (network(), network(seed=1), frozenset(), True),  # of other anchors
         (network(), network(boxes=2), frozenset(), True),
