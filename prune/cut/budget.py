@@ -18,11 +18,12 @@ class LayerChange(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One step of a cut: layers that lose channels, how many channels go, and how many with a BatchNorm's scale."""
+    """One step of a cut: layers that lose channels, how many channels go, how many with a BatchNorm's scale, with a parameter."""
 
     layers: list[LayerChange]
     channels: int
     norm_channels: int
+    parameter_channels: int = 0
 
 
 @dataclass(frozen=True)
@@ -34,22 +35,25 @@ class Budget:
         layer: (layer, number of inputs, number of outputs) -> what the layer takes.
         channel: What a channel takes by itself.
         norm: What a BatchNorm with a scale takes for a channel.
+        parameter: What a parameter takes for a channel.
     """
 
     total: float
     layer: Callable[[Layer, int, int], float] = lambda layer, inputs, outputs: 0
     channel: int = 0
     norm: int = 0
+    parameter: int = 0
 
     def saved(self, change: Change) -> float:
         """How much a step saves."""
         layers = sum(self.layer(layer, *before) - self.layer(layer, *after) for layer, before, after in change.layers)
+        layers += self.parameter * change.parameter_channels
         return layers + self.channel * change.channels + self.norm * change.norm_channels
 
 
 # FLOPs are those at the size that the graph was traced at; parameters are the whole model's.
 BUDGETS: Mapping[str, Callable[[ChannelGraph], Budget]] = {
     "flops": lambda graph: Budget(graph.flops(), Layer.flops),
-    "params": lambda graph: Budget(sum(p.numel() for p in graph.model.parameters()), Layer.params, norm=2),
+    "params": lambda graph: Budget(sum(p.numel() for p in graph.model.parameters()), Layer.params, norm=2, parameter=1),
     "ratio": lambda graph: Budget(len(graph.group_of), channel=1),
 }

@@ -69,6 +69,8 @@ class Cutter:
         self.uses = [_uses(graph, g.channels[0]) for g in graph.groups]  # all of a group are used alike
         scaled = [norm.channels for norm in graph.norms if norm.affine]
         self.norms = [sum(channels.count(g.channels[0]) for channels in scaled) for g in graph.groups]
+        scaling = [parameter.channels for parameter in graph.parameters]
+        self.parameters = [sum(channels.count(g.channels[0]) for channels in scaling) for g in graph.groups]
         self.bundles = [bundle for bundle in graph.bundles if not any(self._protected(i, protect) for i in bundle)]
         self.neighbours = self._neighbours()
 
@@ -116,7 +118,8 @@ class Cutter:
                 after = after[0] - inputs * count, after[1] - outputs * count
                 changes[layer.name] = LayerChange(layer, before, after)
         norm_channels = sum(self.norms[i] * count for i, count in lost.items())
-        return Change(list(changes.values()), sum(lost.values()), norm_channels)
+        parameter_channels = sum(self.parameters[i] * count for i, count in lost.items())
+        return Change(list(changes.values()), sum(lost.values()), norm_channels, parameter_channels)
 
     def _costs(self, index: int) -> torch.Tensor:
         return self.scores.cost(index).masked_fill(~self.alive[index], torch.inf)

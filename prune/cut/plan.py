@@ -41,7 +41,8 @@ class PrunePlan:
     """What to keep. Plain data: `to_json` and `from_json` lose nothing.
 
     Attributes:
-        keep: Module path -> kept output channels (ascending), for every layer and BatchNorm that changes.
+        keep: Module path -> kept output channels (ascending), for every layer and BatchNorm that changes, and
+            path of a parameter with a value for each channel -> kept values.
         keep_inputs: Module path -> kept input channels, for every layer that changes.
         parts: Module path -> new width of each part of a chunk or split in its forward, if the module stores that width.
         groups: Width of every group before and after.
@@ -169,7 +170,8 @@ def plan_from_channels(graph: ChannelGraph, kept: Collection[int]) -> PrunePlan:
     total = sum(p.numel() for p in graph.model.parameters())
     return PrunePlan(
         keep={layer.name: indices(layer.outputs) for layer in graph.layers}
-        | {norm.name: indices(norm.channels) for norm in graph.norms},
+        | {norm.name: indices(norm.channels) for norm in graph.norms}
+        | {parameter.name: indices(parameter.channels) for parameter in graph.parameters},
         keep_inputs={layer.name: indices(layer.inputs) for layer in graph.layers},
         parts={split.owner: len(indices(split.parts[0])) for split in graph.splits if split.stored},
         groups=tuple(Width(g.name, len(g.channels), len(indices(g.channels))) for g in graph.groups),

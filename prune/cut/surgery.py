@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from prune.cut.plan import PrunePlan
 from prune.errors import PruneError
 from prune.keywords import public
 
-LAYERS = (nn.Conv2d, nn.Linear)
+LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 @public()
@@ -38,8 +38,10 @@ def apply(model: nn.Module, plan: PrunePlan, *, adapter: Adapter | None = None) 
     modules = dict(student.named_modules(remove_duplicate=False))
     with torch.no_grad():
         for name, keep in plan.keep.items():
-            module: Any = modules[name]
-            if name in plan.keep_inputs:
+            module: Any = modules.get(name)
+            if module is None:
+                _shrink_parameter(modules, name, list(keep))
+            elif name in plan.keep_inputs:
                 _shrink_layer(module, list(keep), list(plan.keep_inputs[name]))
             else:
                 _shrink_norm(module, list(keep))
@@ -55,7 +57,7 @@ def check_student(student: nn.Module, plan: PrunePlan) -> None:
     """Raise if the student does not have the channels that the plan keeps."""
     modules: dict[str, Any] = dict(student.named_modules(remove_duplicate=False))
     for name, keep in plan.keep.items():
-        width = _width(modules.get(name))
+        width = _width(_named(modules, name))
         if width != len(keep):
             raise PruneError(
                 f"the student is not cut by this plan: '{name}' has {width} channels, the plan keeps {len(keep)}"
@@ -66,14 +68,14 @@ def check(model: nn.Module, plan: PrunePlan) -> None:
     """Raise if the plan cannot have been made for this model."""
     modules: dict[str, Any] = dict(model.named_modules(remove_duplicate=False))
     for name in [*plan.keep, *plan.keep_inputs, *plan.parts]:
-        if name not in modules:
+        if _named(modules, name) is None:
             raise _another(f"{type(model).__name__} has no module '{name}'")
     if lonely := [name for name in plan.keep_inputs if name not in plan.keep]:
         raise PruneError(f"the plan says which inputs of '{lonely[0]}' to keep, and not which outputs")
     for name, keep in plan.keep.items():
-        module, inputs = modules[name], plan.keep_inputs.get(name)
+        module, inputs = _named(modules, name), plan.keep_inputs.get(name)
         kind, types = ("BatchNorm", _BatchNorm) if inputs is None else ("convolution or linear layer", LAYERS)
-        if not isinstance(module, types):
+        if not isinstance(module, types) and not (isinstance(module, nn.Parameter) and inputs is None):
             raise _another(f"'{name}' is a {type(module).__name__}, the plan cuts a {kind}")
         _fits(name, "channels", _width(module), keep)
         if inputs is not None:
@@ -83,12 +85,21 @@ def check(model: nn.Module, plan: PrunePlan) -> None:
         raise _another(f"{type(model).__name__} has {total:,} parameters, the plan's model had {plan.params_before:,}")
 
 
-def _width(module: nn.Module | None) -> int:
-    """Channels that a BatchNorm, a convolution or a linear layer gives."""
+def _named(modules: Mapping[str, Any], name: str) -> Any:
+    """The module of this path, or the parameter; None if there is neither."""
+    owner, _, attribute = name.rpartition(".")
+    parameters = modules[owner]._parameters if owner in modules else {}
+    return modules.get(name, parameters.get(attribute))
+
+
+def _width(module: Any) -> int:
+    """Channels that a BatchNorm, a convolution or a linear layer gives; values of a parameter."""
+    if isinstance(module, nn.Parameter):
+        return module.numel() if module.numel() == max(module.shape, default=0) else 0
     return _attribute(module, "num_features", "out_features", "out_channels")
 
 
-def _attribute(module: nn.Module | None, *names: str) -> int:
+def _attribute(module: Any, *names: str) -> int:
     """The first of these attributes that the module has; 0 if it has none."""
     return next((getattr(module, name) for name in names if hasattr(module, name)), 0)
 
@@ -105,8 +116,10 @@ def _another(why: str) -> PruneError:
     return PruneError(f"the plan is for another model: {why}")
 
 
-def _shrink_layer(module: nn.Conv2d | nn.Linear, keep: list[int], keep_inputs: list[int]) -> None:
-    weight, size = module.weight[keep], module.weight.shape[1]  # size: inputs per convolution group
+def _shrink_layer(module: Any, keep: list[int], keep_inputs: list[int]) -> None:
+    # A transposed convolution has its inputs first, and the outputs of one group behind them.
+    first, there = (keep_inputs, keep) if isinstance(module, nn.ConvTranspose2d) else (keep, keep_inputs)
+    weight, size = module.weight[first], module.weight.shape[1]  # size: per convolution group
     if isinstance(module, nn.Linear):
         weight = weight[:, keep_inputs]
         module.in_features, module.out_features = len(keep_inputs), len(keep)
@@ -114,7 +127,7 @@ def _shrink_layer(module: nn.Conv2d | nn.Linear, keep: list[int], keep_inputs: l
         if module.groups == module.in_channels == module.out_channels:  # depthwise: a channel is a group
             module.groups = len(keep)
         else:  # the same places are kept in every group
-            weight = weight[:, [i for i in keep_inputs if i < size]]
+            weight = weight[:, [i for i in there if i < size]]
         module.in_channels, module.out_channels = len(keep_inputs), len(keep)
     module.weight = _parameter(weight, module.weight)
     if module.bias is not None:
@@ -129,6 +142,16 @@ def _shrink_norm(module: _BatchNorm, keep: list[int]) -> None:
     if module.running_mean is not None and module.running_var is not None:
         module.running_mean = module.running_mean[keep].clone()
         module.running_var = module.running_var[keep].clone()
+
+
+def _shrink_parameter(modules: Mapping[str, Any], path: str, keep: list[int]) -> None:
+    """A parameter with a value for each channel, along its one dimension of more than one value."""
+    owner, _, name = path.rpartition(".")
+    parameter = getattr(modules[owner], name)
+    dim = max(range(parameter.dim()), key=lambda d: parameter.shape[d])
+    setattr(modules[owner], name, _parameter(parameter.movedim(dim, 0)[keep].movedim(0, dim), parameter))
+    if isinstance(modules[owner], nn.PReLU):
+        modules[owner].num_parameters = len(keep)
 
 
 def _parameter(value: Tensor, like: Tensor) -> nn.Parameter:

@@ -19,7 +19,18 @@ from prune.program.operators import channel_dim
 from prune.program.raw import raw_copy, tensors
 
 # Operators that move values, or take them together, and make nothing else of zeros than zeros.
-MOVING = (rules.spatial, rules.cat, rules.split, rules.getitem, rules.slicing, rules.view, rules.reduction)
+MOVING = (
+    rules.spatial,
+    rules.cat,
+    rules.split,
+    rules.getitem,
+    rules.slicing,
+    rules.view,
+    rules.reduction,
+    rules.unsqueeze,
+    rules.squeeze,
+    rules.permute,
+)
 
 
 @public()
@@ -81,7 +92,7 @@ def masked_outputs(model: nn.Module, plan: PrunePlan, x: Tensor, adapter: Adapte
             dim = channel_dim(node) % value.dim()
             channels = value.new_zeros(value.shape[dim])
             channels[list(plan.keep[name])] = 1.0
-            masks[node] = channels.view([-1] + [1] * (value.dim() - 1 - dim)).expand(value.shape)
+            masks[node] = channels.view([-1] + [1] * (value.dim() - 1 - dim)).expand(value.shape).contiguous()
         elif (mask := propagate_mask(node, value, masks, adapter)) is not None:
             masks[node] = mask
         for unused in masks.keys() - values.keys() - {node}:
@@ -102,7 +113,7 @@ def propagate_mask(node: Node, value: Any, masks: dict[Node, Any], adapter: Adap
         return compute(node, {**ones, **masks})
     if rule is rules.padding:
         return _padded(node, sources[0], value)
-    if rule in (rules.pointwise, rules.arithmetic):
+    if rule in (rules.pointwise, rules.arithmetic, rules.prelu):
         return torch.stack([source.expand(value.shape) for source in sources]).amin(0)
     if rule in rules.RULES.values() or len(sources) > 1 or sources[0].shape != value.shape:
         return None

@@ -26,11 +26,12 @@ class Layer:
 
     Attributes:
         name: Path of the module, as in `model.named_modules()`.
-        kind: "conv", "depthwise", "grouped" or "linear".
+        kind: "conv", "depthwise", "grouped" (transposed convolutions too) or "linear".
         inputs: Channel id of every input channel (with repeats where a concat repeats a tensor).
         outputs: Channel id of every output channel.
         kernel: Elements of the kernel, kh * kw; 1 for linear.
-        positions: Output positions per image, h * w (tokens for linear), summed over calls.
+        positions: Output positions per image, h * w (tokens for linear), summed over calls; of a transposed
+            convolution its input's.
         groups: Convolution groups.
         bias: Whether it has a bias.
     """
@@ -68,6 +69,17 @@ class Norm:
 
     def __repr__(self) -> str:
         return f"Norm({self.name!r}, {len(self.channels)} channels)"
+
+
+@dataclass(frozen=True)
+class ChannelParameter:
+    """A parameter with a value for each channel, as a LayerScale's: its path and the channel ids."""
+
+    name: str
+    channels: Channels
+
+    def __repr__(self) -> str:
+        return f"ChannelParameter({self.name!r}, {len(self.channels)} channels)"
 
 
 @dataclass(frozen=True)
@@ -110,7 +122,8 @@ class ChannelGraph:
         splits: Parts that must keep equal widths.
         frozen: Layer name -> reason, for layers with output channels that may not be cut.
         adapter: What `prune` was told about the model.
-        whole_flops: FLOPs per image of the layers that surgery cannot cut.
+        whole_flops: FLOPs per image of all that is no layer here: layers that surgery cannot cut, matrix products.
+        parameters: Parameters that are cut with the channels that they are multiplied with or added to.
     """
 
     model: nn.Module
@@ -122,6 +135,7 @@ class ChannelGraph:
     frozen: Mapping[str, str]
     adapter: Adapter = PLAIN
     whole_flops: int = 0
+    parameters: tuple[ChannelParameter, ...] = ()
 
     def __repr__(self) -> str:
         channels, params = len(self.group_of), sum(p.numel() for p in self.model.parameters())
@@ -151,7 +165,8 @@ class ChannelGraph:
     @cached_property
     def staying(self) -> frozenset[int]:
         """Every channel that is in no group."""
-        used = [*(layer.inputs + layer.outputs for layer in self.layers), *(norm.channels for norm in self.norms)]
+        used = [layer.inputs + layer.outputs for layer in self.layers] + [norm.channels for norm in self.norms]
+        used += [parameter.channels for parameter in self.parameters]
         return frozenset().union(*used) - self.group_of.keys()
 
     @cached_property
@@ -187,12 +202,13 @@ class ChannelGraph:
         return [tuple(sorted(bundle)) for i, bundle in bundles.items() if i == min(bundle)]
 
     def flops(self, kept: Collection[int] | None = None) -> int:
-        """FLOPs per image of all traced layers (two per multiply-add), with the `kept` channels or with all."""
+        """FLOPs per image as torch's `FlopCounterMode` counts them (two per multiply-add), with the `kept` channels or with all."""
         return self.whole_flops + sum(layer.flops(*_counts(layer, kept)) for layer in self.layers)
 
     def params(self, kept: Collection[int] | None = None) -> int:
-        """Parameters of the traced layers and BatchNorms, with the `kept` channels or with all."""
+        """Parameters of the traced layers and BatchNorms, and those of `parameters`, with the `kept` channels or with all."""
         weights = sum(layer.params(*_counts(layer, kept)) for layer in self.layers)
+        weights += sum(_count(parameter.channels, kept) for parameter in self.parameters)
         return weights + sum(2 * _count(norm.channels, kept) for norm in self.norms if norm.affine)
 
 

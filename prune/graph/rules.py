@@ -20,18 +20,16 @@ channels (`tracker.give_up`). An operator without a rule freezes what enters it,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from math import prod
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.fx import Node
 
 from prune.adapter import Adapter
-from prune.graph.graph import Layer
-from prune.graph.tracker import ChannelTracker, Vector
-from prune.program.operators import module_path, operator_name, plain_name, where, within
+from prune.graph.layers import batch_norm, convolution, linear, prelu
+from prune.graph.shapes import permute, reduction, slicing, squeeze, unsqueeze, view
+from prune.graph.tracker import ChannelTracker, Vector, shape_of
+from prune.program.operators import operator_name, plain_name, where
 
 # Rules take a node as Any: torch's type of its arguments is recursive, and mypy takes minutes over it.
 Rule = Callable[[ChannelTracker, Node], Vector | None]
@@ -66,6 +64,12 @@ def follow(tracker: ChannelTracker, node: Node) -> None:
     rule = rule_of(node, tracker.adapter)
     if rule is None or not isinstance(node.meta.get("val"), (Tensor, list, tuple)):
         rule = _unknown
+    constants = tracker.constants.intersection(node.all_input_nodes)
+    if constants and len(constants) == len(node.all_input_nodes):
+        tracker.constants.add(node)
+    elif rule not in (arithmetic, prelu):  # what is made of a parameter elsewhere is not zero if its channel is
+        for value in constants:
+            tracker.freeze(value, f"a parameter is used {where(node)}")
     tracker.vectors[node] = rule(tracker, node)
 
 
@@ -89,73 +93,12 @@ def spatial(tracker: ChannelTracker, node: Any) -> Vector | None:
     return vector
 
 
-def conv2d(tracker: ChannelTracker, node: Any) -> Vector | None:
-    """Reads the channels of its input and makes new ones; a depthwise convolution hands them through."""
-    x, weight = node.args[:2]
-    shape, groups = _shape(weight), node.args[6] if len(node.args) > 6 else 1
-    atoms = tracker.entering(node, x, 1)
-    kind = "conv" if groups == 1 else "depthwise" if groups == shape[0] == len(atoms) else "grouped"
-    sizes = {"kernel": prod(shape[2:]), "positions": prod(_shape(node)[2:]), "groups": groups}
-    outputs = _layer(tracker, node, kind, atoms, shape[0], sizes)
-    if kind == "grouped":  # equally many per group: the i-th channels of all groups go together
-        tracker.atoms.tie(atoms, groups)
-        tracker.atoms.tie(outputs, groups)
-    return Vector(1, outputs)
-
-
-def linear(tracker: ChannelTracker, node: Any) -> Vector | None:
-    """Reads the last dimension and makes a new one."""
-    dim = len(_shape(node)) - 1
-    atoms = tracker.entering(node, node.args[0], dim)
-    sizes = {"kernel": 1, "positions": prod(_shape(node)[1:-1]), "groups": 1}
-    return Vector(dim, _layer(tracker, node, "linear", atoms, _shape(node.args[1])[0], sizes))
-
-
-def _layer(
-    tracker: ChannelTracker, node: Any, kind: str, inputs: list[int], width: int, sizes: dict[str, Any]
-) -> list[int]:
-    """Note a layer; its output atoms."""
-    name, obstacle = tracker.owners.layer(node, operator_name(node))
-    bias = len(node.args) > 2 and node.args[2] is not None
-    layer = Layer(name, kind, tuple(inputs), (), bias=bias, **sizes)
-    if obstacle is not None:
-        tracker.whole_flops += layer.flops(len(inputs), width)
-        outputs = inputs if kind == "depthwise" else tracker.atoms.fresh(width, ("whole",))
-        tracker.atoms.freeze([*inputs, *outputs], obstacle)
-        tracker.keep_whole(node, name, obstacle)
-        return outputs
-    if first := tracker.layers.get(name):  # one module called twice: both calls read and write the same weights
-        tracker.atoms.unite(first.inputs, inputs)
-        tracker.layers[name] = replace(first, positions=first.positions + layer.positions)
-        return list(first.outputs)
-    outputs = inputs if kind == "depthwise" else tracker.atoms.fresh(width, ("layer", len(tracker.layers)))
-    tracker.layers[name] = replace(layer, outputs=tuple(outputs))
-    return outputs
-
-
-def batch_norm(tracker: ChannelTracker, node: Any) -> Vector | None:
-    """Normalises each channel by itself."""
-    vector = tracker.vector(node.args[0])
-    if vector is None:
-        return None
-    name, obstacle = tracker.owners.layer(node, "batch_norm")
-    if obstacle is None and vector.dim != 1:  # a linear layer's channels stand last, and this one normalizes its tokens
-        obstacle = f"'{name}' normalizes another dimension than that of the channels"
-    if obstacle is not None:
-        tracker.keep_whole(node, name, obstacle)
-        return vector
-    if name in tracker.norms:
-        tracker.atoms.unite(tracker.norms[name][0], vector.atoms)
-    tracker.norms[name] = (vector.atoms, node.args[1] is not None)
-    return vector
-
-
 def padding(tracker: ChannelTracker, node: Any) -> Vector | None:
     """Adds values on some sides; channels that it adds stay."""
     vector, amounts = tracker.vector(node.args[0]), list(node.args[1])
     if vector is None:
         return None
-    place = 2 * (len(_shape(node)) - 1 - vector.dim)  # amounts are (before, after), from the last dimension on
+    place = 2 * (len(shape_of(node)) - 1 - vector.dim)  # amounts are (before, after), from the last dimension on
     before, after = (*amounts, 0, 0)[place : place + 2] if place < len(amounts) else (0, 0)
     if before == after == 0:
         return vector
@@ -171,24 +114,29 @@ def arithmetic(tracker: ChannelTracker, node: Any) -> Vector | None:
     operands = [value for value in node.args[:2] if isinstance(value, Node)]
     if len(operands) == 1:
         return tracker.vector(operands[0])
-    rank = len(_shape(node))
+    rank = len(shape_of(node))
     sides = {value: vector for value in operands if (vector := tracker.vector(value)) is not None}
-    dims = {v.dim + rank - len(_shape(n)) for n, v in sides.items()}  # broadcasting aligns shapes from the right
+    places = {n: v.dim + rank - len(shape_of(n)) for n, v in sides.items()}  # broadcasting aligns shapes from the right
+    dims = {place for n, place in places.items() if n not in tracker.constants} or set(places.values())
     if len(dims) != 1:
         return tracker.give_up(node, f"the operands {where(node)} do not line up") if dims else None
     (dim,) = dims
-    width = _shape(node)[dim]
-    whole = [v for v in (tracker.vector(n) for n in operands) if v is not None and len(v.atoms) == width]
+    width = shape_of(node)[dim]
+    for value in [n for n in sides if places[n] != dim]:  # a parameter with a value for each column, say
+        tracker.atoms.freeze(sides.pop(value).atoms, f"it is broadcast {where(node)}")
     for value in operands:  # something without channels, as wide as they are: a constant cannot be cut with them
-        offset = dim - rank + len(_shape(value))
-        if value not in sides and offset >= 0 and _shape(value)[offset] == width != 1:
+        offset = dim - rank + len(shape_of(value))
+        if value not in sides and offset >= 0 and shape_of(value)[offset] == width != 1:
             return tracker.give_up(node, f"a tensor {where(node)} cannot be followed")
-    for vector in sides.values():
-        if len(vector.atoms) != width:  # one channel broadcast over all of them must stay
+    whole = {n: v for n, v in sides.items() if len(v.atoms) == width}
+    lone = node not in tracker.constants and tracker.constants.issuperset(whole)  # its zeros would not be zeros here
+    for value, vector in sides.items():
+        if value not in whole or lone:  # one channel broadcast over all of them must stay
             tracker.atoms.freeze(vector.atoms, f"it is broadcast {where(node)}")
-    if len(whole) == 2:
-        tracker.atoms.unite(whole[0].atoms, whole[1].atoms)
-    return Vector(dim, whole[0].atoms)
+    first, *others = (v.atoms for v in whole.values())
+    for atoms in others:
+        tracker.atoms.unite(first, atoms)
+    return Vector(dim, first)
 
 
 def cat(tracker: ChannelTracker, node: Any) -> Vector | None:
@@ -198,7 +146,7 @@ def cat(tracker: ChannelTracker, node: Any) -> Vector | None:
     vectors = [v for n in parts if (v := tracker.vector(n)) is not None]
     if len(vectors) < len(parts) or len({v.dim for v in vectors}) != 1:
         return tracker.give_up(node, f"a tensor concatenated {where(node)} cannot be followed")
-    if dim % len(_shape(node)) == vectors[0].dim:
+    if dim % len(shape_of(node)) == vectors[0].dim:
         return Vector(vectors[0].dim, [atom for v in vectors for atom in v.atoms])
     for vector in vectors[1:]:
         tracker.atoms.unite(vectors[0].atoms, vector.atoms)
@@ -233,74 +181,17 @@ def getitem(tracker: ChannelTracker, node: Any) -> Vector | None:
     return tracker.lists[source][index] if source in tracker.lists else tracker.vector(source)
 
 
-def slicing(tracker: ChannelTracker, node: Any) -> Vector | None:
-    """A range of positions: a range of channels is a fixed one."""
-    vector = tracker.vector(node.args[0])
-    dim, start, end, step = (list(node.args[1:]) + [0, None, None, 1][len(node.args) - 1 :])[:4]
-    if vector is None or dim % len(_shape(node)) != vector.dim:
-        return vector
-    atoms = vector.atoms[slice(start, end, step)]
-    if len(atoms) < len(vector.atoms):
-        tracker.freeze(node.args[0], f"sliced at fixed positions {where(node)}")
-    return Vector(vector.dim, atoms)
-
-
-def reduction(tracker: ChannelTracker, node: Any) -> Vector | None:
-    """A mean, sum or maximum over dimensions other than that of the channels."""
-    vector = tracker.vector(node.args[0])
-    dims = node.args[1] if len(node.args) > 1 else None
-    rank = len(_shape(node.args[0]))
-    if vector is None or dims is None or vector.dim in [d % rank for d in dims]:
-        return tracker.give_up(node, f"channels are reduced {where(node)}")
-    keepdim = len(node.args) > 2 and node.args[2]
-    return Vector(vector.dim - (0 if keepdim else sum(d % rank < vector.dim for d in dims)), vector.atoms)
-
-
-def view(tracker: ChannelTracker, node: Any) -> Vector | None:
-    """Another shape: dimensions behind the channels may be merged or split, or merged into the channels."""
-    vector = tracker.vector(node.args[0])
-    if vector is None:
-        _keep_entering(tracker, node)
-        return None
-    dim, atoms = vector
-    old, new = _shape(node.args[0]), _shape(node)
-    if old[: dim + 1] == new[: dim + 1]:  # only what stands after the channels is merged or split
-        return vector
-    if old[:dim] == new[:dim] and len(new) == dim + 1:  # (B, C, H, W) -> (B, C*H*W): one atom feeds H*W columns
-        return Vector(dim, [atom for atom in atoms for _ in range(prod(old[dim + 1 :]))])
-    return tracker.give_up(node, f"channels are reshaped {where(node)}")
-
-
-def _keep_entering(tracker: ChannelTracker, node: Any) -> None:
-    """Freeze what enters the module of a view whose input cannot be followed.
-
-    Attention takes the shape of that view from what enters it (`B, C, H, W = x.shape`), which a trace does not show. If
-    x were cut, the shape would not fit any more.
-    """
-    owner = module_path(node)
-    for inner in node.graph.nodes:
-        if inner is node:
-            return
-        if within(inner, owner):
-            for value in inner.all_input_nodes:
-                if not within(value, owner):
-                    tracker.freeze(value, f"a tensor {where(node)} may be given its shape")
-
-
-def _shape(node: Any) -> torch.Size:
-    return node.meta["val"].shape
-
-
 def _named(rule: Rule, operators: str) -> dict[str, Rule]:
     return dict.fromkeys(operators.split(), rule)
 
 
 RULES: Mapping[str, Rule] = {
-    **_named(conv2d, "conv2d"),
+    **_named(convolution, "conv2d conv_transpose2d"),
     **_named(linear, "linear"),
     **_named(batch_norm, "batch_norm"),
+    **_named(prelu, "prelu"),
     **_named(pointwise, "silu relu relu6 leaky_relu hardswish hardsigmoid hardtanh sigmoid tanh gelu mish elu selu"),
-    **_named(pointwise, "softplus clamp exp sqrt neg abs pow rsqrt dropout feature_dropout alpha_dropout"),
+    **_named(pointwise, "softplus clamp exp sqrt square neg abs pow rsqrt dropout feature_dropout alpha_dropout"),
     **_named(pointwise, "clone contiguous detach to _to_copy alias"),
     **_named(spatial, "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest2d"),
     **_named(spatial, "upsample_bilinear2d upsample_bicubic2d _upsample_nearest_exact2d"),
@@ -312,5 +203,8 @@ RULES: Mapping[str, Rule] = {
     **_named(getitem, "getitem"),
     **_named(slicing, "slice"),
     **_named(reduction, "mean sum amax"),
-    **_named(view, "view _unsafe_view reshape flatten"),
+    **_named(view, "view _unsafe_view reshape flatten unflatten"),
+    **_named(unsqueeze, "unsqueeze"),
+    **_named(squeeze, "squeeze"),
+    **_named(permute, "permute transpose t"),
 }

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from prune.adapter import Adapter, adapter_for
 from prune.errors import PruneError
-from prune.graph.graph import ChannelGraph, Channels, Group, Layer, Norm, Split
+from prune.graph.flops import whole_flops
+from prune.graph.graph import ChannelGraph, ChannelParameter, Channels, Group, Layer, Norm, Split
 from prune.graph.rules import follow
 from prune.graph.tracker import ChannelTracker, Vector
 from prune.keywords import public
@@ -45,7 +46,7 @@ def trace(model: nn.Module, example_input: Tensor, *, adapter: Adapter | None = 
         copied = raw_copy(model, adapter)
         program = export(copied, example_input, adapter)
     tracker = follow_all(copied, program, adapter)
-    graph = _graph(tracker, model, tuple(example_input.shape))
+    graph = _graph(tracker, model, program)
     if not graph.groups:
         reasons = "; ".join(sorted(set(graph.frozen.values()))) or "it has no convolution or linear layer"
         raise PruneError(f"{type(model).__name__} has no channel that can be cut: {reasons}")
@@ -67,7 +68,8 @@ def in_a_line(model: nn.Module) -> Iterator[None]:
 def follow_all(copied: nn.Module, program: torch.export.ExportedProgram, adapter: Adapter) -> ChannelTracker:
     """The channels of every value of an exported raw copy."""
     signature = program.graph_signature
-    tracker = ChannelTracker(Owners(copied, signature), adapter)
+    inputs = [node for node in program.graph.nodes if node.name in signature.user_inputs]
+    tracker = ChannelTracker(Owners(copied, signature), adapter, images=len(inputs[0].meta["val"]))
     for node in program.graph.nodes:
         if node.op == "call_function":
             follow(tracker, node)
@@ -79,17 +81,17 @@ def follow_all(copied: nn.Module, program: torch.export.ExportedProgram, adapter
             tracker.vectors[node] = Vector(dim, tracker.atoms.fresh(shape[dim], ("input",)))
             tracker.freeze(node, "the model's input")
         else:
-            tracker.vectors[node] = None  # a weight or a constant
+            tracker.constant(node)
     return tracker
 
 
-def _graph(tracker: ChannelTracker, model: nn.Module, shape: tuple[int, ...]) -> ChannelGraph:
+def _graph(tracker: ChannelTracker, model: nn.Module, program: torch.export.ExportedProgram) -> ChannelGraph:
     while any(tie_split_parts(tracker, split.parts) for split in tracker.splits):
         pass  # one split may tie what another took as free
     roots, keys, frozen = _keys(tracker)
     members: dict[Hashable, list[int]] = {}
     for root, key in keys.items():
-        if root not in frozen:
+        if root not in frozen and any(label[0] == "layer" for label in key[0]):  # no parameter that scales no channel
             members.setdefault(key, []).append(root)
 
     def ids(atoms: Iterable[int]) -> Channels:
@@ -98,23 +100,26 @@ def _graph(tracker: ChannelTracker, model: nn.Module, shape: tuple[int, ...]) ->
     layers = tuple(
         replace(layer, inputs=ids(layer.inputs), outputs=ids(layer.outputs)) for layer in tracker.layers.values()
     )
+    shrinking = {root for roots in members.values() for root in roots}
+    parameters = {path: ids(atoms) for path, atoms in tracker.parameters.items()}
     reasons = {layer.name: [frozen[c] for c in layer.outputs if c in frozen] for layer in layers}
     return ChannelGraph(
         model=model,
-        input_shape=shape,
+        input_shape=tuple(program.example_inputs[0][0].shape),
         layers=layers,
         norms=tuple(Norm(name, ids(atoms), affine) for name, (atoms, affine) in tracker.norms.items()),
+        parameters=tuple(ChannelParameter(*each) for each in parameters.items() if shrinking.intersection(each[1])),
         groups=tuple(
             Group(i, _group_name(channels, layers), tuple(channels)) for i, channels in enumerate(members.values())
         ),
         splits=tuple(Split(split.owner, split.stored, tuple(map(ids, split.parts))) for split in tracker.splits),
         frozen={name: why[0] for name, why in reasons.items() if why} | tracker.whole,
         adapter=tracker.adapter,
-        whole_flops=tracker.whole_flops,
+        whole_flops=whole_flops(program, tracker),
     )
 
 
-def _keys(tracker: ChannelTracker) -> tuple[list[int], dict[int, Hashable], dict[int, str]]:
+def _keys(tracker: ChannelTracker) -> tuple[list[int], dict[int, tuple[frozenset, frozenset]], dict[int, str]]:
     """Root of every atom; per root, what tells its group: (labels, how often each layer reads it); frozen roots."""
     roots = tracker.atoms.roots()
     labels: dict[int, set[tuple]] = {}
@@ -124,7 +129,9 @@ def _keys(tracker: ChannelTracker) -> tuple[list[int], dict[int, Hashable], dict
     for name, layer in tracker.layers.items():
         for atom in layer.inputs:
             reads[roots[atom]][name] += 1
-    keys: dict[int, Hashable] = {r: (frozenset(labels[r]), frozenset(reads[r].items())) for r in labels}
+    keys: dict[int, tuple[frozenset, frozenset]] = {
+        r: (frozenset(labels[r]), frozenset(reads[r].items())) for r in labels
+    }
     return roots, keys, {roots[a]: reason for a, reason in tracker.atoms.reasons.items()}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import torch
 from torch.fx import Node
 
 from prune.adapter import Adapter
@@ -72,6 +73,11 @@ class Atoms:
             self.reasons.setdefault(atom, reason)
 
 
+def shape_of(node: Any) -> torch.Size:
+    """The shape of a node's tensor."""
+    return node.meta["val"].shape
+
+
 class ChannelTracker:
     """The channels at one point of the trace.
 
@@ -84,25 +90,39 @@ class ChannelTracker:
         layers: Path -> layer, with atoms for channels.
         norms: Path of a BatchNorm -> (atoms, affine).
         whole: Path of a layer that cannot be cut -> why; `layers` and `norms` lack it.
-        whole_flops: FLOPs per image of the layers in `whole`.
+        parameters: Path of a parameter with a value for each channel -> its atoms.
+        constants: Nodes that are parameters, or are made of nothing else.
+        images: How many the trace is of.
         splits: Equal splits, of atoms.
         lost: Node -> why the channels of its value cannot be followed.
     """
 
-    def __init__(self, owners: Owners, adapter: Adapter) -> None:
+    def __init__(self, owners: Owners, adapter: Adapter, images: int = 1) -> None:
+        self.images = images
         self.atoms, self.owners, self.adapter = Atoms(), owners, adapter
         self.vectors: dict[Node, Vector | None] = {}
         self.lists: dict[Node, list[Vector]] = {}
         self.layers: dict[str, Layer] = {}
         self.norms: dict[str, tuple[list[int], bool]] = {}
         self.whole: dict[str, str] = {}
-        self.whole_flops = 0
+        self.parameters: dict[str, list[int]] = {}
+        self.constants: set[Node] = set()
         self.splits: list[Split] = []
         self.lost: dict[Node, str] = {}
 
     def vector(self, value: Any) -> Vector | None:
         """The channels of an operator's argument."""
         return self.vectors.get(value) if isinstance(value, Node) else None
+
+    def constant(self, node: Node) -> None:
+        """Note a parameter, a buffer or a constant. A parameter with one dimension of values may be cut along it."""
+        self.constants.add(node)
+        path, shape = self.owners.parameter(node), shape_of(node) if "val" in node.meta else ()
+        dims = [dim for dim, size in enumerate(shape) if size > 1]
+        self.vectors[node] = None
+        if path is not None and len(dims) == 1:
+            self.parameters[path] = self.atoms.fresh(shape[dims[0]], ("parameter", path))
+            self.vectors[node] = Vector(dims[0], self.parameters[path])
 
     def freeze(self, value: Any, reason: str) -> None:
         """None of the channels of a node's value may be cut."""

@@ -26,6 +26,7 @@ from torch import Tensor
 from prune.errors import PruneError
 from prune.graph.graph import ChannelGraph, Channels
 from prune.importance.statistics import Progress, Sensitivity, as_batches
+from prune.program.geometry import matrix_of
 
 
 class Importance:
@@ -111,7 +112,7 @@ def bn_scale(graph: ChannelGraph, _: Context) -> StaticImportance:
 def l1(graph: ChannelGraph, _: Context) -> StaticImportance:
     """L1 norm of the filters that produce a channel (Li et al. 2017, arXiv:1608.08710), relative to the layer's mean."""
     modules: dict[str, Any] = dict(graph.model.named_modules())
-    norms = {layer: modules[layer.name].weight.detach().abs().flatten(1).sum(1) for layer in graph.layers}
+    norms = {layer: matrix_of(modules[layer.name]).abs().flatten(1).sum(1) for layer in graph.layers}
     relative = ((layer.outputs, norm / norm.mean().clamp(min=1e-12)) for layer, norm in norms.items())
     return StaticImportance(per_group(graph, relative))
 

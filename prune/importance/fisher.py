@@ -15,8 +15,9 @@ from prune.errors import PruneError
 from prune.graph.graph import ChannelGraph
 from prune.importance.base import Context, StaticImportance, per_group, places_in
 from prune.importance.statistics import UNKNOWN, UNREACHED, backward_with_taps, device_of, seeded
-from prune.program.geometry import LayerGeometry, geometry_of
+from prune.program.geometry import LayerGeometry, as_convolution, geometry_of
 from prune.program.interpret import Program
+from prune.program.operators import operator_name
 from prune.program.raw import raw_copy
 
 
@@ -39,7 +40,9 @@ def fisher(graph: ChannelGraph, context: Context) -> StaticImportance:
         if name is None or name not in places:
             return None
         x, weight = (values[used].detach() for used in node.all_input_nodes[:2])
-        return partial(add, name, geometry_of(node), x, weight)
+        layer = geometry_of(node)
+        weight = as_convolution(weight, layer.groups) if operator_name(node) == "conv_transpose2d" else weight
+        return partial(add, name, layer, x, weight)
 
     def add(name: str, layer: LayerGeometry, x: Tensor, weight: Tensor, gradient: Tensor) -> None:
         if gradient.any():
@@ -68,7 +71,8 @@ def _per_input(layer: LayerGeometry, x: Tensor, weight: Tensor, gradient: Tensor
         grad = gradient.reshape(-1, gradient.shape[-1]).T @ x.reshape(-1, x.shape[-1])
     else:
         left, right, top, bottom = layer.padding
-        padding = (top, left) if (left, top) == (right, bottom) else (0, 0)
+        even = (left, top) == (right, bottom) and min(left, top) >= 0 and layer.spacing == (1, 1)
+        padding = (top, left) if even else (0, 0)
         x = x if any(padding) else layer.padded(x)
         grad = conv2d_weight(x, weight.shape, gradient, layer.stride, padding, layer.dilation, layer.groups)
     product = (weight * grad).unflatten(0, (layer.groups, -1)).sum(1)  # (groups, C_in / groups, ...)

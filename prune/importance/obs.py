@@ -19,7 +19,7 @@ from prune.graph.graph import ChannelGraph, Layer
 from prune.importance.base import Context, Importance, places_in
 from prune.importance.covariance import CovarianceBlock
 from prune.importance.statistics import POSITIONS, UNKNOWN, UNREACHED, Weights, device_of, measure_sensitivity, passes
-from prune.program.geometry import geometry_of, input_rows, sample_positions
+from prune.program.geometry import geometry_of, input_rows, matrix_of, sample_positions
 from prune.program.interpret import Program
 from prune.program.raw import raw_copy
 
@@ -131,7 +131,7 @@ def obs(graph: ChannelGraph, context: Context) -> OBS:
     )
     if not sensitivity.channels:
         raise PruneError(UNREACHED)
-    statistics = {layer.name: _empty(graph, layer, modules[layer.name].weight) for layer in mixing}
+    statistics = {layer.name: _empty(graph, layer, matrix_of(modules[layer.name])) for layer in mixing}
     for name, channels in sensitivity.channels.items():
         statistics[name].sensitivity = channels
     for index, batch in enumerate(images):

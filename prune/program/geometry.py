@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Node
 
-from prune.program.operators import channel_dim
+from prune.program.operators import channel_dim, operator_name
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class LayerGeometry:
         kernel, stride, dilation: (vertical, horizontal).
         padding: Zeros around the input: (left, right, top, bottom).
         groups: Convolution groups.
+        spacing: Of the input's values, (vertical, horizontal): a transposed convolution is a convolution of its input
+            with zeros between the values.
     """
 
     dim: int
@@ -34,9 +36,15 @@ class LayerGeometry:
     dilation: tuple[int, int] = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     groups: int = 1
+    spacing: tuple[int, int] = (1, 1)
 
     def padded(self, inputs: Tensor) -> Tensor:
-        """The input with its zeros around it."""
+        """The input with its zeros around it, and between its values."""
+        if self.spacing != (1, 1):
+            (height, width), (down, right) = inputs.shape[-2:], self.spacing
+            spaced = inputs.new_zeros(*inputs.shape[:-2], (height - 1) * down + 1, (width - 1) * right + 1)
+            spaced[..., ::down, ::right] = inputs
+            inputs = spaced
         return F.pad(inputs, self.padding) if any(self.padding) else inputs
 
     def positions(self, output: Tensor) -> int:
@@ -50,6 +58,8 @@ def geometry_of(node: Node) -> LayerGeometry:
     if dim == -1:
         return LayerGeometry(dim)
     args: Any = node.args
+    if operator_name(node) == "conv_transpose2d":
+        return _transposed(args)
     options: list[Any] = list(args[3:])
     options += [[1], [0], [1], 1][len(options) :]
     stride, padding, dilation, groups = options
@@ -62,6 +72,30 @@ def geometry_of(node: Node) -> LayerGeometry:
         top, left = _pair([0] if padding == "valid" else padding)
         sides = left, left, top, top
     return LayerGeometry(dim, kernel, _pair(stride), spacing, sides, groups)
+
+
+def _transposed(args: Any) -> LayerGeometry:
+    options: list[Any] = list(args[3:])
+    options += [[1], [0], [0], 1, [1]][len(options) :]
+    stride, padding, added, groups, dilation = options
+    kernel, steps = _pair(args[1].meta["val"].shape[2:]), _pair(dilation)
+    top, left = (d * (k - 1) - p for d, k, p in zip(steps, kernel, _pair(padding), strict=True))
+    down, right = _pair(added)
+    return LayerGeometry(1, kernel, (1, 1), steps, (left, left + right, top, top + down), groups, _pair(stride))
+
+
+def as_convolution(weight: Tensor, groups: int) -> Tensor:
+    """The weights of a transposed convolution, (C_in, C_out / groups, kh, kw), as those of the convolution that it is.
+
+    Its own inverse: of (C_out, C_in / groups, kh, kw) it gives the transposed ones.
+    """
+    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1).flip(-2, -1)
+
+
+def matrix_of(module: Any) -> Tensor:
+    """The weights of a layer as (C_out, C_in / groups, ...), a transposed convolution's too."""
+    weight = module.weight.detach()
+    return as_convolution(weight, module.groups) if isinstance(module, nn.ConvTranspose2d) else weight
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 # Operator -> the module that surgery can cut, and what this module calls the operator's arguments after the input.
 CUTTABLE: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "conv2d": (nn.Conv2d, ("weight", "bias")),
+    "conv_transpose2d": (nn.ConvTranspose2d, ("weight", "bias")),
     "linear": (nn.Linear, ("weight", "bias")),
     "batch_norm": (_BatchNorm, ("weight", "bias", "running_mean", "running_var")),
 }
@@ -79,6 +80,7 @@ class Owners:
     def __init__(self, model: nn.Module, signature: ExportGraphSignature) -> None:
         state_names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         self.paths = {placeholder: name.removeprefix("net.") for placeholder, name in state_names.items()}
+        self._parameters = frozenset(signature.inputs_to_parameters)
         self._modules = dict(model.named_modules(remove_duplicate=False))
         self._names = {module: name for name, module in model.named_modules()}
         state = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
@@ -91,6 +93,12 @@ class Owners:
         """The module in whose forward the node ran, and its name."""
         module = self._modules[module_path(node)]
         return self._names[module], module
+
+    def parameter(self, node: Node) -> str | None:
+        """Path of the parameter that a placeholder stands for; None if it is none, or goes by several names."""
+        path = self.paths.get(node.name)
+        alone = path is not None and len(self._aliases[self._tensors[path]]) == 1
+        return path if node.name in self._parameters and alone else None
 
     def layer(self, node: Node, operator: str) -> tuple[str, str | None]:
         """Name of the module that computes a node of a `CUTTABLE` operator; and why it cannot be cut, None if it can."""

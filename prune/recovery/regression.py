@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prune.program.geometry import matrix_of
+
 RIDGE = 1e-3  # of the mean diagonal of the inputs' covariance
 STRIPE = 144  # rows of a covariance that are made at once
 
@@ -17,7 +19,7 @@ class Regression:
     def __init__(self, module: Any, constant: bool) -> None:
         self.module, self.constant = module, constant
         self.groups = getattr(module, "groups", 1)
-        self.weight = module.weight.detach().flatten(1).unflatten(0, (self.groups, -1))  # (G, O/G, n)
+        self.weight = matrix_of(module).flatten(1).unflatten(0, (self.groups, -1))  # (G, O/G, n)
         # Inputs are taken relative to this: sums around it do not drown a small variance in a large mean.
         self.origin = module.weight.new_zeros(self.groups * self.weight.shape[2])
         self.total: float = 0.0

@@ -25,7 +25,7 @@ from prune.importance.statistics import (
     no_progress,
 )
 from prune.keywords import public
-from prune.program.geometry import geometry_of, input_rows, output_rows, sample_positions
+from prune.program.geometry import as_convolution, geometry_of, input_rows, matrix_of, output_rows, sample_positions
 from prune.program.raw import emitting_raw
 from prune.recovery.pair import LayerRepair, Pair, prepare_pair, prepare_teacher
 from prune.recovery.regression import Regression
@@ -139,7 +139,10 @@ class _Solver:
             step, shift = solution
             if fit.constant:
                 shift = shift - (step @ fit.grouped(fit.origin.double())[:, :, None])[:, :, 0].flatten()
-            module.weight += step.reshape_as(module.weight).to(module.weight.dtype)
+            change = step.reshape(matrix_of(module).shape)
+            if isinstance(module, nn.ConvTranspose2d):
+                change = as_convolution(change, module.groups)
+            module.weight += change.to(module.weight.dtype)
             if norm is not None:
                 self.modules[norm].running_mean -= shift.to(module.weight.dtype)
             elif module.bias is not None:

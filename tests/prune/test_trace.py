@@ -56,13 +56,13 @@ def test_a_flatten_gives_each_channel_its_columns() -> None:
 
 
 class Strange(nn.Module):
-    """Something without a rule in the middle, and a gate that is a parameter."""
+    """Something without a rule in the middle, and a gate that is a parameter, with a value for each place."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
         self.how = how
         self.first, self.second, self.out = Block(3, 8), Block(8, 8), nn.Conv2d(8, 4, 1)
-        self.scale = nn.Parameter(torch.rand(1, 8, 1, 1))
+        self.scale = nn.Parameter(torch.rand(1, 8, 16, 16))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
@@ -86,7 +86,7 @@ class Strange(nn.Module):
     [
         ("cumsum", "cumsum.default in the model's own forward has no rule"),
         ("parameter", "a tensor in the model's own forward cannot be followed"),
-        ("permuted", "permute.default in the model's own forward has no rule"),
+        ("permuted", "softmax.int in the model's own forward has no rule"),
         ("reshaped", "channels are reshaped in the model's own forward"),
         ("sliced", "sliced at fixed positions in the model's own forward"),
         ("summed", "channels are reduced in the model's own forward"),
