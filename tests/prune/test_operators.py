@@ -182,10 +182,7 @@ class Windows(nn.Module):
         b, c, h, w = x.shape
         x = x.unflatten(2, (4, h // 4)).unflatten(4, (4, w // 4)).permute(0, 2, 4, 3, 5, 1).reshape(b * 16, -1, c)
         q, k, v = self.qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
-        if self.own:
-            x = (q @ k.transpose(-2, -1)).softmax(-1) @ v
-        else:
-            x = F.scaled_dot_product_attention(q, k, v)
+        x = (q @ k.transpose(-2, -1)).softmax(-1) @ v if self.own else F.scaled_dot_product_attention(q, k, v)
         x = self.proj(x.transpose(1, 2).flatten(2))
         return self.out(self.up(x.reshape(b, 16, -1, c).permute(0, 3, 1, 2)))
 
