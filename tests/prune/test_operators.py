@@ -38,12 +38,12 @@ class Around(nn.Module):
 
 
 TRANSPOSED = {
-    "plain": dict(kernel_size=2, stride=2),
-    "output padding": dict(kernel_size=3, stride=2, padding=1, output_padding=1, bias=False),
-    "more padding than kernel": dict(kernel_size=2, stride=3, padding=2, dilation=1),
-    "dilated, uneven": dict(kernel_size=(3, 2), stride=(2, 1), dilation=(2, 1), output_padding=(1, 0)),
-    "grouped": dict(kernel_size=2, stride=2, groups=4),
-    "depthwise": dict(kernel_size=4, stride=2, padding=1, groups=8),
+    "plain": {"kernel_size": 2, "stride": 2},
+    "output padding": {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1, "bias": False},
+    "more padding than kernel": {"kernel_size": 2, "stride": 3, "padding": 2, "dilation": 1},
+    "dilated, uneven": {"kernel_size": (3, 2), "stride": (2, 1), "dilation": (2, 1), "output_padding": (1, 0)},
+    "grouped": {"kernel_size": 2, "stride": 2, "groups": 4},
+    "depthwise": {"kernel_size": 4, "stride": 2, "padding": 1, "groups": 8},
 }
 
 
