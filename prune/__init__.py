@@ -33,7 +33,7 @@ from prune.adapter import Adapter, adapter_for
 from prune.cut.plan import PrunePlan, check_budget, keep_all, make_plan
 from prune.cut.surgery import apply
 from prune.cut.verify import verify
-from prune.errors import PruneError
+from prune.errors import PruneError, PruneWarning
 from prune.graph import rules
 from prune.graph.graph import ChannelGraph
 from prune.graph.outputs import ModuleOutput, trace_outputs
@@ -58,6 +58,7 @@ __all__ = [
     "ModuleOutput",
     "PruneError",
     "PrunePlan",
+    "PruneWarning",
     "Weights",
     "adapter_for",
     "apply",

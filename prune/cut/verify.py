@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch.nn.functional import pad
 
 from prune.adapter import PLAIN, Adapter, adapter_for
 from prune.cut.plan import PrunePlan
-from prune.errors import PruneError
+from prune.errors import PruneError, PruneWarning
 from prune.graph import rules
 from prune.keywords import public
 from prune.program.interpret import Program, compute
@@ -31,6 +33,7 @@ MOVING = (
     rules.squeeze,
     rules.permute,
 )
+ROUNDING = 1e-8  # largest difference between outputs in float64 that is rounding
 
 
 @public()
@@ -38,6 +41,9 @@ def verify(
     model: nn.Module, student: nn.Module, plan: PrunePlan, example_input: Tensor, *, adapter: Adapter | None = None
 ) -> float:
     """Largest difference between the raw outputs of the masked model and of the pruned one, in float64.
+
+    A `PruneWarning` says if this proves nothing: the outputs do not change even if the layers that are cut lose all channels,
+    as behind a head of zeros.
 
     The masked model is `model` run operator by operator, with every cut channel set to zero after its BatchNorm, after
     its activation and after all else that makes more of it. `student` must come straight from `prune.apply`, before any
@@ -61,7 +67,8 @@ def verify(
     x = example_input.to(next(model.parameters()).device, torch.float64)
     with torch.no_grad():
         try:
-            reference = masked_outputs(raw_copy(model, adapter).double(), plan, x, adapter)
+            program = Program(raw_copy(model, adapter).double(), x, adapter)
+            reference = _masked(program, plan, x)
         except RuntimeError as error:
             raise PruneError(f"{type(model).__name__} does not run in float64: {error}") from error
         try:
@@ -72,7 +79,34 @@ def verify(
         raise PruneError("the student's outputs have other shapes than the model's")
     if not any(t.numel() for t in reference):
         raise PruneError(f"nothing to compare: {type(model).__name__} returns no tensor")
-    return max(_difference(a, b) for a, b in zip(reference, outputs, strict=True))
+    with torch.no_grad():
+        _warn_if_vacuous(program, plan, x, reference)
+    return _largest_difference(reference, outputs)
+
+
+def _warn_if_vacuous(program: Program, plan: PrunePlan, x: Tensor, reference: list[Tensor]) -> None:
+    """A cut that leaves the outputs as they are may be of dead channels; if those that are kept count for nothing too, it is not."""
+    before = program.run(x)
+    if _largest_difference(before, reference) > ROUNDING:
+        return
+    none = dict(plan.keep)
+    for node in program.nodes:
+        name = program.layer(node)
+        if name in none and len(none[name]) < node.meta["val"].shape[channel_dim(node)]:
+            none[name] = ()
+    moved = _largest_difference(before, _masked(program, replace(plan, keep=none), x))
+    if moved <= ROUNDING and none != plan.keep:
+        warnings.warn(
+            PruneWarning(
+                f"verify proves nothing here: the outputs of {type(program.model).__name__} move by {moved:.1e} if the layers "
+                "that are cut lose all channels, as behind a head of zeros: verify with weights that are not zero"
+            ),
+            stacklevel=4,
+        )
+
+
+def _largest_difference(before: list[Tensor], after: list[Tensor]) -> float:
+    return max(_difference(a, b) for a, b in zip(before, after, strict=True))
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
@@ -83,7 +117,12 @@ def _difference(a: Tensor, b: Tensor) -> float:
 
 def masked_outputs(model: nn.Module, plan: PrunePlan, x: Tensor, adapter: Adapter = PLAIN) -> list[Tensor]:
     """Raw outputs of `model`, in the mode that it is in, with the channels that the plan cuts set to zero."""
-    program = Program(model, x, adapter)
+    return _masked(Program(model, x, adapter), plan, x)
+
+
+def _masked(program: Program, plan: PrunePlan, x: Tensor) -> list[Tensor]:
+    """Outputs of a program with the channels that the plan cuts set to zero."""
+    adapter = program.adapter
     masks: dict[Node, Any] = {}  # of values with cut channels, and in their shape: 0 if cut, more if not
 
     def visit(node: Node, value: Any, values: dict[Node, Any]) -> Any:

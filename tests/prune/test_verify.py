@@ -167,3 +167,29 @@ def test_a_network_without_an_output_is_refused() -> None:
         network.__class__ = Silent
     with pytest.raises(prune.PruneError, match="^nothing to compare: Silent returns no tensor"):
         prune.verify(model, student, plan, x)
+
+
+@pytest.mark.parametrize("dead", ["head", "channels", "nothing"])
+def test_a_proof_that_says_nothing_says_so(dead: str, recwarn: pytest.WarningsRecorder) -> None:
+    """Behind a head of zeros any cut is exact; channels that are dead, as after network slimming, are a cut like any other."""
+    model, x = (
+        randomize(nn.Sequential(Block(3, 8, act=nn.ReLU()), Block(8, 6), nn.Conv2d(6, 4, 1))),
+        torch.rand(1, 3, 8, 8),
+    )
+    with torch.no_grad():
+        if dead == "head":
+            model[2].weight.zero_()
+        elif dead == "channels":
+            model[0].bn.weight[4:], model[0].bn.bias[4:] = 0.0, 0.0
+    graph = prune.trace(model, x)
+    plan = prune.make_plan(graph, prune.score(graph, "bn_scale"), ratio=0.2, round_to=1, protect="1")
+    kept = plan.keep["0.conv"]
+    assert len(kept) < 8 and (dead != "channels" or kept[:4] == (0, 1, 2, 3))
+    assert prune.verify(model, prune.apply(model, plan), plan, x) < 1e-10
+    told = [str(warning.message) for warning in recwarn if warning.category is prune.PruneWarning]
+    assert len(told) == (dead == "head") and all(
+        "proves nothing" in text and "move by 0.0e+00" in text for text in told
+    )
+    recwarn.clear()
+    prune.verify(model, prune.apply(model, prune.keep_all(graph)), prune.keep_all(graph), x)
+    assert not [warning for warning in recwarn if warning.category is prune.PruneWarning]  # nothing was to be proved
