@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from distill.cli.main import main
 from distill.demo.dataset import generate
 from distill.engine.planning import calibration_images, make_plan
 from distill.engine.preflight import check_network, preflight, size_warnings
+from distill.engine.stages.cut import CUT
 from distill.engine.teachers import open_teachers
 from distill.errors import DistillError
 from distill.recipe import load as recipes
@@ -141,6 +144,24 @@ def test_a_network_with_a_stride_of_64_can_be_cut(tmp_path: Path) -> None:
     )
     with pytest.raises(DistillError, match=r"^imgsz is 96, and this network takes multiples of 64: give 64 or 128$"):
         check_network(recipes.load("half", [*given, "imgsz=96"]), teacher)
+
+
+def test_a_proof_that_says_nothing_is_a_warning_of_the_run(tmp_path: Path, teacher: Detector) -> None:
+    """Behind a head of zeros any cut is exact."""
+    data = datasets.load(generate(tmp_path / "data", train=2, val=1, imgsz=64))
+    for module in teacher.model.model[-1].modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.requires_grad_(False).weight.zero_()
+    given = [f"data={data.path}", "model=best.pt", "prune.importance=l1", "prune.round_to=1", "imgsz=64"]
+    wanted, saved = recipes.load("half", given), []
+    session: Any = SimpleNamespace(
+        recipe=wanted, data=data, device=torch.device("cpu"), console=Told(), base=None, load=lambda network: teacher
+    )
+    session.images = lambda network, count: calibration_images(wanted, network, data, count)
+    session.folder, session.save = SimpleNamespace(write_text=lambda *_: None), lambda *given: saved.append(given)
+    assert CUT.work(session).verify < 1e-9 and len(saved) == 1
+    (warning,) = session.console.warnings
+    assert warning.startswith("verify proves nothing here: the outputs of ")
 
 
 def test_another_size_than_that_of_training_is_a_warning(teacher: Detector) -> None:
