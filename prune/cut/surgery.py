@@ -150,6 +150,9 @@ def _shrink_parameter(modules: Mapping[str, Any], path: str, keep: list[int]) ->
     parameter = getattr(modules[owner], name)
     dim = max(range(parameter.dim()), key=lambda d: parameter.shape[d])
     setattr(modules[owner], name, _parameter(parameter.movedim(dim, 0)[keep].movedim(0, dim), parameter))
+    if isinstance(modules[owner], nn.GroupNorm) and name == "weight":  # whole groups are kept
+        modules[owner].num_groups = modules[owner].num_groups * len(keep) // modules[owner].num_channels
+        modules[owner].num_channels = len(keep)
     if isinstance(modules[owner], nn.PReLU):
         modules[owner].num_parameters = len(keep)
 

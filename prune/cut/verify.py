@@ -152,7 +152,7 @@ def propagate_mask(node: Node, value: Any, masks: dict[Node, Any], adapter: Adap
         return compute(node, {**ones, **masks})
     if rule is rules.padding:
         return _padded(node, sources[0], value)
-    if rule in (rules.pointwise, rules.arithmetic, rules.prelu):
+    if rule in (rules.pointwise, rules.arithmetic, rules.prelu, rules.group_norm, rules.layer_norm):
         return torch.stack([source.expand(value.shape) for source in sources]).amin(0)
     if rule in rules.RULES.values() or len(sources) > 1 or sources[0].shape != value.shape:
         return None

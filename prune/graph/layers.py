@@ -1,10 +1,12 @@
-"""Rules of what has weights for each channel: convolutions, linear layers, BatchNorm, PReLU."""
+"""Rules of what has weights for each channel: convolutions, linear layers, normalizations, PReLU."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from math import prod
 from typing import Any
+
+from torch import nn
 
 from prune.graph.graph import Layer
 from prune.graph.tracker import ChannelTracker, Vector, shape_of
@@ -88,3 +90,29 @@ def prelu(tracker: ChannelTracker, node: Any) -> Vector | None:
         return tracker.give_up(node, f"the slopes {where(node)} cannot be cut")
     tracker.atoms.unite(vector.atoms, slopes.atoms)
     return vector
+
+
+def group_norm(tracker: ChannelTracker, node: Any) -> Vector | None:
+    """Normalises groups of channels, each by itself: whole groups may go."""
+    x, groups = node.args[:2]
+    vector, (name, module) = tracker.vector(x), tracker.owners.module(node)
+    affine = [tracker.vector(value) for value in node.args[2:4]]
+    own = {f"{name}.weight", f"{name}.bias"} <= tracker.parameters.keys() and isinstance(module, nn.GroupNorm)
+    if vector is None or groups == 1 or vector.dim != 1 or None in affine or len(affine) < 2 or not own:
+        return tracker.give_up(node, f"channels are normalized together {where(node)}")
+    size = len(vector.atoms) // groups
+    for start in range(0, len(vector.atoms), size):
+        first, *others = vector.atoms[start : start + size]
+        tracker.atoms.unite([first] * len(others), others)
+    for parameter in filter(None, affine):
+        tracker.atoms.unite(vector.atoms, parameter.atoms)
+    return vector
+
+
+def layer_norm(tracker: ChannelTracker, node: Any) -> Vector | None:
+    """A mean over the channels changes if some of them go: they stay."""
+    vector, rank = tracker.vector(node.args[0]), len(shape_of(node))
+    if vector is not None and vector.dim < rank - len(node.args[1]):
+        return vector  # over other dimensions alone
+    reason = f"layer_norm {where(node)} takes a mean over the channels, which would be another one without some of them"
+    return tracker.give_up(node, reason)

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from prune.adapter import Adapter
-from prune.graph.layers import batch_norm, convolution, linear, prelu
+from prune.graph.layers import batch_norm, convolution, group_norm, layer_norm, linear, prelu
 from prune.graph.shapes import permute, reduction, slicing, squeeze, unsqueeze, view
 from prune.graph.tracker import ChannelTracker, Vector, shape_of
 from prune.program.operators import operator_name, plain_name, where
@@ -67,10 +67,19 @@ def follow(tracker: ChannelTracker, node: Node) -> None:
     constants = tracker.constants.intersection(node.all_input_nodes)
     if constants and len(constants) == len(node.all_input_nodes):
         tracker.constants.add(node)
-    elif rule not in (arithmetic, prelu):  # what is made of a parameter elsewhere is not zero if its channel is
+    elif rule not in (
+        arithmetic,
+        prelu,
+        group_norm,
+    ):  # what is made of a parameter elsewhere is not zero if its channel is
         for value in constants:
             tracker.freeze(value, f"a parameter is used {where(node)}")
     tracker.vectors[node] = rule(tracker, node)
+    for value in tracker.folded.keys() & node.all_input_nodes:
+        if rule is pointwise:
+            tracker.folded[node] = tracker.folded[value]
+        elif rule not in (view, permute):
+            tracker.freeze(value, f"channels are reshaped {where(node)}")
 
 
 def _unknown(tracker: ChannelTracker, node: Any) -> Vector | None:
@@ -190,6 +199,8 @@ RULES: Mapping[str, Rule] = {
     **_named(linear, "linear"),
     **_named(batch_norm, "batch_norm"),
     **_named(prelu, "prelu"),
+    **_named(group_norm, "group_norm"),
+    **_named(layer_norm, "layer_norm"),
     **_named(pointwise, "silu relu relu6 leaky_relu hardswish hardsigmoid hardtanh sigmoid tanh gelu mish elu selu"),
     **_named(pointwise, "softplus clamp exp sqrt square neg abs pow rsqrt dropout feature_dropout alpha_dropout"),
     **_named(pointwise, "clone contiguous detach to _to_copy alias"),

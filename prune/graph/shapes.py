@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from prune.graph.tracker import ChannelTracker, Vector, shape_of
+from prune.graph.tracker import ChannelTracker, Folded, Vector, shape_of
 from prune.program.operators import module_path, operator_name, where, within
 
 
@@ -34,6 +34,8 @@ def reduction(tracker: ChannelTracker, node: Any) -> Vector | None:
 
 def view(tracker: ChannelTracker, node: Any) -> Vector | None:
     """Another shape: dimensions behind the channels may be merged or split, or merged into the channels."""
+    if node.args[0] in tracker.folded:
+        return _unfold(tracker, node, tracker.folded[node.args[0]])
     vector = tracker.vector(node.args[0])
     if vector is None:
         if node not in tracker.constants:
@@ -47,6 +49,30 @@ def view(tracker: ChannelTracker, node: Any) -> Vector | None:
         return vector
     if old[:dim] == new[:dim] and len(new) == dim + 1:  # (B, C, H, W) -> (B, C*H*W): one atom feeds H*W columns
         return Vector(dim, [atom for atom in atoms for _ in range(prod(old[dim + 1 :]))])
+    if _fold(tracker, node, vector):
+        return None
+    return tracker.give_up(node, f"channels are reshaped {where(node)}")
+
+
+def _fold(tracker: ChannelTracker, node: Any, vector: Vector) -> bool:
+    """(B, g * n, ...) -> (B, g, n, ...) if g is written down and n is not: all g parts lose the same places."""
+    (dim, atoms), old, new = vector, tuple(shape_of(node.args[0])), tuple(shape_of(node))
+    if new[:dim] != old[:dim] or new[dim + 2 :] != old[dim + 1 :] or len(new) != len(old) + 1:
+        return False
+    open_sizes = tracker.sizes().get((old, new), set())
+    if dim in open_sizes or dim + 1 not in open_sizes:
+        return False
+    tracker.atoms.tie(atoms, new[dim])
+    tracker.folded[node] = Folded(dim, (new[dim], new[dim + 1]), atoms)
+    return True
+
+
+def _unfold(tracker: ChannelTracker, node: Any, folded: Folded) -> Vector | None:
+    dim, old, new = folded.dim, shape_of(node.args[0]), shape_of(node)
+    if new == (*old[:dim], len(folded.atoms), *old[dim + 2 :]):
+        open_sizes = tracker.sizes().get((tuple(old), tuple(new)), {dim})  # none if it is a flatten
+        if dim in open_sizes:
+            return Vector(dim, folded.atoms)
     return tracker.give_up(node, f"channels are reshaped {where(node)}")
 
 
@@ -74,16 +100,26 @@ def squeeze(tracker: ChannelTracker, node: Any) -> Vector | None:
 
 def permute(tracker: ChannelTracker, node: Any) -> Vector | None:
     """The dimensions in another order."""
-    vector, rank = tracker.vector(node.args[0]), len(shape_of(node))
-    if vector is None:
-        return None
+    vector, rank, folded = tracker.vector(node.args[0]), len(shape_of(node)), tracker.folded.get(node.args[0])
     order = list(range(rank))
     if operator_name(node) == "permute":
         order = [dim % rank for dim in node.args[1]]
     elif rank > 1:
         first, second = node.args[1:3] if len(node.args) > 2 else (0, 1)  # `t` names none
         order[first], order[second] = order[second], order[first]
-    return Vector(order.index(vector.dim), vector.atoms)
+    if folded is not None:
+        _turn(tracker, node, folded, order)
+    return None if vector is None else Vector(order.index(vector.dim), vector.atoms)
+
+
+def _turn(tracker: ChannelTracker, node: Any, folded: Folded, order: list[int]) -> None:
+    """The two dimensions of the channels change places, and no other does."""
+    (dim, (first, second), atoms), plain = folded, list(range(len(order)))
+    if order == [*plain[:dim], dim + 1, dim, *plain[dim + 2 :]]:
+        turned = [atoms[i * second + j] for j in range(second) for i in range(first)]
+        tracker.folded[node] = Folded(dim, (second, first), turned)
+    else:
+        tracker.give_up(node, f"channels are reshaped {where(node)}")
 
 
 def _keep_entering(tracker: ChannelTracker, node: Any) -> None:

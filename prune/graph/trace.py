@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from prune.graph.tracker import ChannelTracker, Vector
 from prune.keywords import public
 from prune.program.operators import Owners
 from prune.program.raw import export, raw_copy
+from prune.program.sizes import Shapes, sizes_read
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,7 +71,12 @@ def follow_all(copied: nn.Module, program: torch.export.ExportedProgram, adapter
     """The channels of every value of an exported raw copy."""
     signature = program.graph_signature
     inputs = [node for node in program.graph.nodes if node.name in signature.user_inputs]
-    tracker = ChannelTracker(Owners(copied, signature), adapter, images=len(inputs[0].meta["val"]))
+
+    @cache
+    def sizes() -> dict[Shapes, set[int]]:  # a pass forward, for models that shuffle channels alone
+        return sizes_read(copied, program.example_inputs[0][0])
+
+    tracker = ChannelTracker(Owners(copied, signature), adapter, len(inputs[0].meta["val"]), sizes)
     for node in program.graph.nodes:
         if node.op == "call_function":
             follow(tracker, node)

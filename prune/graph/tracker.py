@@ -5,7 +5,7 @@ An *atom* is one channel of one tensor. Atoms that must live and die together ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -14,12 +14,21 @@ from torch.fx import Node
 from prune.adapter import Adapter
 from prune.graph.graph import Layer, Split
 from prune.program.operators import Owners, module_path
+from prune.program.sizes import Shapes
 
 
 class Vector(NamedTuple):
     """The channels of one tensor: the dimension that carries them, and the atom at each position of it."""
 
     dim: int
+    atoms: list[int]
+
+
+class Folded(NamedTuple):
+    """Channels that a view has laid out over two dimensions, `dim` and the next, as a channel shuffle does."""
+
+    dim: int
+    sizes: tuple[int, int]
     atoms: list[int]
 
 
@@ -92,13 +101,17 @@ class ChannelTracker:
         whole: Path of a layer that cannot be cut -> why; `layers` and `norms` lack it.
         parameters: Path of a parameter with a value for each channel -> its atoms.
         constants: Nodes that are parameters, or are made of nothing else.
+        folded: Node -> channels over two dimensions; its vector is None.
         images: How many the trace is of.
+        sizes: Gives `sizes_read` of the model.
         splits: Equal splits, of atoms.
         lost: Node -> why the channels of its value cannot be followed.
     """
 
-    def __init__(self, owners: Owners, adapter: Adapter, images: int = 1) -> None:
-        self.images = images
+    def __init__(
+        self, owners: Owners, adapter: Adapter, images: int, sizes: Callable[[], Mapping[Shapes, set[int]]]
+    ) -> None:
+        self.images, self.sizes = images, sizes
         self.atoms, self.owners, self.adapter = Atoms(), owners, adapter
         self.vectors: dict[Node, Vector | None] = {}
         self.lists: dict[Node, list[Vector]] = {}
@@ -107,6 +120,7 @@ class ChannelTracker:
         self.whole: dict[str, str] = {}
         self.parameters: dict[str, list[int]] = {}
         self.constants: set[Node] = set()
+        self.folded: dict[Node, Folded] = {}
         self.splits: list[Split] = []
         self.lost: dict[Node, str] = {}
 
@@ -126,7 +140,7 @@ class ChannelTracker:
 
     def freeze(self, value: Any, reason: str) -> None:
         """None of the channels of a node's value may be cut."""
-        for vector in [self.vectors.get(value), *self.lists.get(value, [])]:
+        for vector in [self.vectors.get(value), self.folded.get(value), *self.lists.get(value, [])]:
             self.atoms.freeze(vector.atoms if vector else (), reason)
 
     def give_up(self, node: Node, reason: str) -> Vector | None:

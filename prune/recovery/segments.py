@@ -122,7 +122,8 @@ def kept_channels(program: Program, plan: PrunePlan, node: Node) -> Channels | N
         source = used.meta["val"]
         if source.dim() == value.dim() and source.shape[dim] == 1 < value.shape[dim]:
             continue  # one channel weighs all those of another operand
-        if source.dim() == value.dim() and source.shape[dim] == value.shape[dim]:
+        turned = operator_name(node) in ("permute", "transpose", "t")
+        if not turned and source.dim() == value.dim() and source.shape[dim] == value.shape[dim]:
             return channels
         # Elements moved between dimensions can only be compared if none is missing.
         return (1, None) if indices is None else None

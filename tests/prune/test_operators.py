@@ -201,3 +201,90 @@ def test_flops_are_those_of_the_counter_of_torch(own: bool, images: int) -> None
         student(x)
     assert plan.flops_after * images == counter.get_total_flops()
     assert prune.verify(model, student, plan, x) < 1e-10
+
+
+def shuffle(x: Tensor, groups: int = 2) -> Tensor:
+    b, c, h, w = x.shape
+    return x.view(b, groups, c // groups, h, w).transpose(1, 2).contiguous().view(b, c, h, w)
+
+
+class Shuffling(nn.Module):
+    """ShuffleNet's stage: half of the channels go through a branch, and all are shuffled."""
+
+    def __init__(self, how: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.stem, self.branch, self.last, self.out = Block(3, 16), Block(8, 8), Block(16, 8), nn.Conv2d(8, 4, 1)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.stem(x).chunk(2, 1)
+        x = self.how(torch.cat([a, self.branch(b)], 1))
+        return self.out(self.last(x))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        shuffle,
+        lambda x: x.reshape(x.size(0), 2, -1, 16, 16).transpose(1, 2).reshape(len(x), -1, 16, 16),
+        lambda x: x.reshape(x.size(0), 4, x.shape[1] // 4, 16, 16).transpose(2, 1).relu().flatten(1, 2),
+    ],
+)
+def test_shuffled_channels_are_followed_place_by_place(how: Callable[[Tensor], Tensor]) -> None:
+    model = randomize(Shuffling(how))
+    graph = prune.trace(model, IMAGE)
+    assert list(graph.frozen) == ["out"]
+    for seed in range(3):
+        plan, _, difference = cut(model, seed)
+        assert difference < 1e-10
+        assert len(plan.keep["branch.conv"]) < 8
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda x: x.view(-1, 2, 8, 16, 16).transpose(1, 2).reshape(-1, 16, 16, 16),  # a cut network could not run
+        lambda x: x.reshape(len(x), x.shape[1] // 2, 2, 16, 16).transpose(1, 2).reshape(len(x), -1, 16, 16),
+        lambda x: x.reshape(len(x), 2, -1, 16, 16).sum(2).repeat(1, 8, 1, 1),
+        lambda x: x.reshape(len(x), 2, -1, 16, 16).transpose(1, 3).transpose(1, 3).reshape(len(x), -1, 16, 16),
+    ],
+)
+def test_shapes_that_a_cut_would_not_follow_freeze_channels(how: Callable[[Tensor], Tensor]) -> None:
+    model = randomize(Shuffling(how))
+    plan, _, difference = cut(model)
+    assert difference < 1e-10 and len(plan.keep["branch.conv"]) == 8
+
+
+def test_whole_groups_of_a_group_norm_are_cut() -> None:
+    torch.manual_seed(0)
+    model = randomize(Around(nn.Sequential(nn.Conv2d(8, 12, 1), nn.GroupNorm(4, 12), nn.SiLU()), 12))
+    plan, student, difference = cut(model)
+    assert difference < 1e-10
+    kept, norm = plan.keep["between.0"], student.between[1]
+    assert len(kept) < 12 and all(3 * (i // 3) + j in kept for i in kept for j in range(3))
+    assert (
+        (norm.num_groups, norm.num_channels) == (len(kept) // 3, len(kept)) == (len(norm.bias) // 3, len(norm.weight))
+    )
+
+
+@pytest.mark.parametrize("norm", [nn.GroupNorm(1, 8), nn.GroupNorm(4, 8, affine=False)])
+def test_a_norm_over_all_channels_keeps_them(norm: nn.Module) -> None:
+    model = randomize(Around(norm))
+    assert len(cut(model)[0].keep["first.conv"]) == 8
+    assert prune.trace(model, IMAGE).frozen["first.conv"] == "channels are normalized together in 'between'"
+
+
+def test_a_layer_norm_says_why_its_channels_stay() -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.up, self.down = nn.LayerNorm(8), nn.Linear(8, 16), nn.Linear(16, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.down(self.up(self.norm(x.permute(0, 2, 3, 1))).relu()).permute(0, 3, 1, 2)
+
+    model = randomize(Around(Last()))
+    plan, _, difference = cut(model)
+    assert difference < 1e-10 and len(plan.keep["between.up"]) < 16 and len(plan.keep["between.down"]) < 8
+    reason = prune.trace(model, IMAGE).frozen["first.conv"]
+    assert reason.startswith("layer_norm in 'between.norm' takes a mean over the channels")
