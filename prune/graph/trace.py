@@ -93,9 +93,12 @@ def follow_all(copied: nn.Module, program: torch.export.ExportedProgram, adapter
 
 
 def _graph(tracker: ChannelTracker, model: nn.Module, program: torch.export.ExportedProgram) -> ChannelGraph:
-    while any(tie_split_parts(tracker, split.parts) for split in tracker.splits):
-        pass  # one split may tie what another took as free
-    roots, keys, frozen = _keys(tracker)
+    roots, keys, frozen = known = _keys(tracker)
+    waiting = list(tracker.splits)
+    while waiting:
+        if tie_split_parts(tracker, waiting.pop().parts, known):
+            roots, keys, frozen = known = _keys(tracker)
+            waiting = list(tracker.splits)  # one split may tie what another took as free
     members: dict[Hashable, list[int]] = {}
     for root, key in keys.items():
         if root not in frozen and any(label[0] == "layer" for label in key[0]):  # no parameter that scales no channel
@@ -126,7 +129,10 @@ def _graph(tracker: ChannelTracker, model: nn.Module, program: torch.export.Expo
     )
 
 
-def _keys(tracker: ChannelTracker) -> tuple[list[int], dict[int, tuple[frozenset, frozenset]], dict[int, str]]:
+Keys = tuple[list[int], dict[int, tuple[frozenset, frozenset]], dict[int, str]]
+
+
+def _keys(tracker: ChannelTracker) -> Keys:
     """Root of every atom; per root, what tells its group: (labels, how often each layer reads it); frozen roots."""
     roots = tracker.atoms.roots()
     labels: dict[int, set[tuple]] = {}
@@ -142,13 +148,18 @@ def _keys(tracker: ChannelTracker) -> tuple[list[int], dict[int, tuple[frozenset
     return roots, keys, {roots[a]: reason for a, reason in tracker.atoms.reasons.items()}
 
 
-def tie_split_parts(tracker: ChannelTracker, parts: tuple[Channels, ...]) -> bool:
+def tie_split_parts(tracker: ChannelTracker, parts: tuple[Channels, ...], known: Keys) -> bool:
     """Unite the parts of a split that must lose the same channels. Parts of one group each need only lose equally many.
+
+    Args:
+        tracker: Of the trace.
+        parts: Atoms of the split's parts.
+        known: What `_keys` gives now.
 
     Returns:
         Whether that ties channels that were free of each other.
     """
-    roots, keys, frozen = _keys(tracker)
+    roots, keys, frozen = known
     kinds = [{keys[roots[a]] for a in part} for part in parts]
     repeats = {len(part) // len({roots[a] for a in part}) for part in parts}  # how often a part holds a channel
     free = not any(roots[a] in frozen for part in parts for a in part)

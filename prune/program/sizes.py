@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from prune.program.raw import unchanged
+
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]  # before and after a view
 
 
@@ -57,9 +59,9 @@ def sizes_read(model: nn.Module, x: Tensor) -> dict[Shapes, set[int]]:
 
     Empty if the model does not run on sizes that are watched.
     """
-    with torch.no_grad(), _Watch() as watch:
+    with torch.no_grad(), unchanged(model), _Watch() as watch:
         try:
             model(x.clone())
-        except Exception:  # the forward wants a torch.Size, say: nothing is known then
+        except (TypeError, ValueError, AttributeError, RuntimeError):  # the forward wants a torch.Size, say
             return {}
     return watch.read
