@@ -130,11 +130,16 @@ def per_group(graph: ChannelGraph, values: Iterable[tuple[Channels, Tensor]]) ->
         graph: From `prune.trace`.
         values: Pairs of a layer's `outputs` or `inputs` (or a BatchNorm's `channels`) and a value for each, (channels,).
 
+    Raises:
+        PruneError: There are more or fewer values than channels.
+
     Returns:
         Per group, the sum of all values that are given to each of its channels, float32 (channels,), on the CPU.
     """
     sums = [torch.zeros(len(group.channels)) for group in graph.groups]
     for channels, each in values:
+        if len(each) != len(channels):  # the weight of a transposed convolution has its inputs first
+            raise PruneError(f"{len(each)} values are given for {len(channels)} channels of a layer: give one for each")
         each = each.float().cpu()
         for group, (places, columns) in places_in(graph, channels).items():
             sums[group].index_add_(0, places, each[columns])

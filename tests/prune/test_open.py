@@ -27,6 +27,13 @@ def spread(graph: prune.ChannelGraph, context: prune.Context) -> list[Tensor]:
     return prune.per_group(graph, ((layer.outputs, w.flatten(1).std(1)) for layer, w in weights.items()))
 
 
+def test_a_value_for_each_channel_is_asked_for() -> None:
+    """The weight of a transposed convolution has its inputs first."""
+    graph = prune.trace(nn.Sequential(Block(3, 8), nn.ConvTranspose2d(8, 6, 2), nn.Conv2d(6, 4, 1)), IMAGE)
+    with pytest.raises(prune.PruneError, match="8 values are given for 6 channels of a layer"):
+        prune.score(graph, spread)
+
+
 class Even(prune.Importance):
     """A channel costs more, the more of its group are gone."""
 
