@@ -92,11 +92,11 @@ def possible(comparison: Comparison, console: Console, folder: Path | None = Non
             teacher = common.teacher if variant.model == recipe.model else open_model(variant)
             variant, _ = with_size(variant, teacher)
             as_all = (variant.model, variant.prune, variant.imgsz) == (recipe.model, recipe.prune, recipe.imgsz)
-            rehearsal = common.rehearsal if as_all else check_network(variant, teacher)
+            loss_check = common.loss_check if as_all else check_network(variant, teacher)
             teachers = open_teachers(variant, teacher)
             check_losses(variant, teachers)
             _differs(variant, recipe, _losses(teachers) == whole)
-            rehearsal.run(variant, teachers, common.data)
+            loss_check.run(variant, teachers, common.data)
             arms.append(arm)
         except (DistillError, prune.PruneError) as error:
             if comparison.named or arm.name == OURS or arm not in BUILTIN:  # an arm of the user's own is never left out

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 import prune
+from distill.engine.folder import PLAN
 from distill.engine.size import image_size
 from distill.errors import DistillError
 from distill.losses.context import NECK
@@ -18,8 +19,6 @@ from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.families.outputs import run
 from distill.yolo.families.points import check_alike, image_of, is_feature, neck_keep, outputs_of
 from prune.cut.surgery import check
-
-PLAN = "plan.json"
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ _LOG = logging.getLogger(__name__)
 
 FORMAT = 2  # of stages.json
 RECIPE, STAGES, ENV, LOG = "recipe.yaml", "stages.json", "env.json", "log.txt"
+PLAN = "plan.json"  # what the cut has kept
 TRAINING = "training"  # a folder for each stage that trains, by its name
 COMPARISON, SWEEP = "compare.json", "sweep.json"  # instead of stages, in the folders of commands of many runs
 _KINDS = {SWEEP: ("sweep", "a sweep"), COMPARISON: ("compare", "a comparison"), STAGES: ("run", "a run")}

@@ -18,6 +18,7 @@ from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import calibration
 from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.outputs import sensitivity_of
+from distill.yolo.families.points import image_of
 from distill.yolo.families.table import family_of, stride_of
 
 
@@ -44,8 +45,7 @@ def calibration_images(recipe: Recipe, teacher: Detector, data: DataSet, count: 
 
 def trace(model: nn.Module, size: int) -> prune.ChannelGraph:
     """The channels of a detector, followed at an image size in pixels, on the device that it is on."""
-    image = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
-    return prune.trace(model, image, adapter=YOLO_ADAPTER)
+    return prune.trace(model, image_of(model, size), adapter=YOLO_ADAPTER)
 
 
 def make_plan(

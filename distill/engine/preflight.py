@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 import prune
+from distill.engine.loss_check import LossCheck
 from distill.engine.planning import budget, importance_of, trace
-from distill.engine.rehearsal import Rehearsal
 from distill.engine.size import ImageSize, image_size, with_size
 from distill.engine.teachers import Teaching, names_in, open_model, open_teachers, trains_towards
 from distill.engine.unlabelled import in_words, unread, with_frames, with_unlabelled
@@ -52,7 +52,7 @@ class Preflight:
     data: DataSet | None  # None if it is still to be generated
     notes: tuple[str, ...]  # lines about what is left out
     warnings: tuple[str, ...]  # lines that the user must know, on the screen and in the report
-    rehearsal: Rehearsal  # of the recipe's networks, for other losses
+    loss_check: LossCheck  # between the recipe's networks, for other losses
 
     @property
     def losses(self) -> tuple[WeightedLoss, ...]:
@@ -140,7 +140,7 @@ def preflight(
     teachers = open_teachers(recipe, teacher)
     recipe, size = with_size(recipe, trained_network(recipe, teacher, teachers))
     notes = check_losses(recipe, teachers)
-    rehearsal = check_network(recipe, teacher)
+    loss_check = check_network(recipe, teacher)
     warnings = size_warnings(recipe, teacher)
     for each in teachers:
         warnings += size_warnings(recipe, each.network)
@@ -156,10 +156,10 @@ def preflight(
         notes += unread(recipe, data, bool(teaching))
         notes += data.notes
         warnings += data.warnings
-    rehearsal.run(recipe, teachers, data)
+    loss_check.run(recipe, teachers, data)
     weights = {f"{each.name}/{loss.name}": loss.weight for each in teachers for loss in each.losses}
     _LOG.debug("weights of losses %s; device %s; torch uses %d threads", weights, device, torch.get_num_threads())
-    return Preflight(recipe, size, device, teacher, teachers, data, notes, tuple(warnings), rehearsal)
+    return Preflight(recipe, size, device, teacher, teachers, data, notes, tuple(warnings), loss_check)
 
 
 def load_data(path: str | Path, model: Detector | None, progress: ProgressCallback | None) -> DataSet:
@@ -218,7 +218,7 @@ def _check_labels(recipe: Recipe, data: DataSet, teaching: Sequence[WeightedLoss
         )
 
 
-def check_network(recipe: Recipe, teacher: Detector | None) -> Rehearsal:
+def check_network(recipe: Recipe, teacher: Detector | None) -> LossCheck:
     """Check that the network takes images of `imgsz` and can be cut as far as the recipe says. One to be trained is built.
 
     Returns:
@@ -242,4 +242,4 @@ def check_network(recipe: Recipe, teacher: Detector | None) -> Rehearsal:
         graph = trace(network, recipe.size)
         prune.check_budget(graph, **budget(recipe.prune))
         importance_of(recipe.prune.importance)
-    return Rehearsal(network, graph, recipe)
+    return LossCheck(network, graph, recipe)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import prune
 from distill.demo import dataset as shapes
-from distill.engine.folder import TRAINING, RunFolder
+from distill.engine.folder import PLAN, TRAINING, RunFolder
 from distill.engine.judge import Judge
 from distill.engine.planning import calibration_images
 from distill.engine.preflight import preflight
@@ -35,7 +35,7 @@ from distill.yolo.training.loggers import Loggers
 from distill.yolo.training.train import Trained, train
 from distill.yolo.training.tuning import reestimate_batchnorm
 
-PLAN, METRICS = "plan.json", "metrics.csv"
+METRICS = "metrics.csv"
 
 
 class Session:

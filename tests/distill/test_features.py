@@ -12,8 +12,8 @@ import torch
 import distill
 import prune
 from distill.cli.main import main
+from distill.engine.loss_check import LossCheck
 from distill.engine.preflight import check_network
-from distill.engine.rehearsal import Rehearsal
 from distill.engine.teachers import open_teachers
 from distill.errors import DistillError
 from distill.recipe import load as recipes
@@ -49,7 +49,7 @@ def recipe(*words: str) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def rehearsal(teacher: Detector) -> Rehearsal:
+def loss_check(teacher: Detector) -> LossCheck:
     """Runs losses between the network and a cut copy."""
     return check_network(recipe(), teacher)
 
@@ -81,15 +81,15 @@ def rehearsal(teacher: Detector) -> Rehearsal:
     ],
 )
 def test_points_are_checked_before_anything_is_done(
-    teacher: Detector, rehearsal: Rehearsal, tmp_path: Path, words: list[str], says: str | None
+    teacher: Detector, loss_check: LossCheck, tmp_path: Path, words: list[str], says: str | None
 ) -> None:
     (tmp_path / "own.py").write_text(OWN)
     wanted = recipe(*(word.replace("{root}", str(tmp_path)) for word in words))
     if says is None:
-        rehearsal.run(wanted, open_teachers(wanted, teacher), None)
+        loss_check.run(wanted, open_teachers(wanted, teacher), None)
         return
     with pytest.raises(DistillError, match=says) as error:
-        rehearsal.run(wanted, open_teachers(wanted, teacher), None)
+        loss_check.run(wanted, open_teachers(wanted, teacher), None)
     assert "\n" not in str(error.value)
 
 

@@ -6,8 +6,9 @@ import warnings
 from dataclasses import dataclass, replace
 
 import prune
+from distill.engine.folder import PLAN
 from distill.engine.planning import make_plan
-from distill.engine.session import PLAN, Session
+from distill.engine.session import Session
 from distill.engine.stage import Stage
 from distill.errors import DistillError
 from distill.results import networks

@@ -1,4 +1,4 @@
-"""A rehearsal of the training, before anything is done: every loss once forward and back between the real networks."""
+"""Checks losses before anything is done: each runs once forward and back between networks of the training's widths."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IMAGES = 2  # BatchNorm in training needs more than one value to a channel, and 
 NOISE = 0.01  # part by which weights move, so that a network that is not cut differs from itself
 
 
-class Rehearsal:
+class LossCheck:
     """The networks of a recipe as its training will see them, but for their weights.
 
     Args:
@@ -46,7 +46,7 @@ class Rehearsal:
         """Run every loss forward and back, as training does on a CPU. The same losses are not run again.
 
         Args:
-            recipe: whose losses these are; its `prune` is that of this rehearsal.
+            recipe: whose losses these are; its `prune` is that of the constructor's recipe.
             teachers: who teaches, and with which losses.
             data: images to run on; noise if None.
 

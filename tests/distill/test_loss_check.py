@@ -48,7 +48,7 @@ CUT = ("prune.flops=0.3", "prune.round_to=1", "imgsz=64", "export=[]")
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("rehearsal")
+    root = tmp_path_factory.mktemp("loss_check")
     write_images(root / "data")
     (root / "mine.py").write_text(LOSSES)
     checkpoint.save(tiny(), root / "best.pt", names={0: "square", 1: "disc"}, imgsz=64)
@@ -63,7 +63,7 @@ def recipe(here: Path, *losses: str, more: tuple[str, ...] = ()) -> Recipe:
     return recipes.load("half", [f"model={here}/best.pt", *words(here, *losses), *more])
 
 
-def rehearse(wanted: Recipe, data: str | None = None) -> None:
+def check_losses_of(wanted: Recipe, data: str | None = None) -> None:
     teacher = checkpoint.load(str(wanted.model))
     images = None if data is None else datasets.load(data, teacher.names)
     check_network(wanted, teacher).run(wanted, open_teachers(wanted, teacher), images)
@@ -90,7 +90,7 @@ def test_what_would_fail_after_the_cut_fails_before_anything(
 
 
 def test_a_network_that_is_not_cut_has_all_channels(here: Path) -> None:
-    rehearse(recipe(here, "box_iou", f"{here}/mine.py:whole", more=("prune=null",)))
+    check_losses_of(recipe(here, "box_iou", f"{here}/mine.py:whole", more=("prune=null",)))
 
 
 def test_every_shipped_loss_passes_with_and_without_a_cut(here: Path) -> None:
@@ -99,30 +99,30 @@ def test_every_shipped_loss_passes_with_and_without_a_cut(here: Path) -> None:
     )
     names += " feature_mgd crosskd pseudo_labels ultralytics"
     for more in ((), ("prune=null",)):
-        rehearse(recipe(here, *names.split(), more=more), f"{here}/data/data.yaml")
+        check_losses_of(recipe(here, *names.split(), more=more), f"{here}/data/data.yaml")
 
 
 def test_labels_are_there_only_where_the_training_has_some(here: Path) -> None:
     wanted = recipe(here, f"{here}/mine.py:of_labels")
-    rehearse(wanted)
-    rehearse(wanted, f"{here}/data/data.yaml")
+    check_losses_of(wanted)
+    check_losses_of(wanted, f"{here}/data/data.yaml")
     fails = r"^loss 'of_labels' failed at mine.py:15: TypeError: 'NoneType' object is not subscriptable$"
     with pytest.raises(DistillError, match=fails):
-        rehearse(wanted, f"{here}/data/images/train")
+        check_losses_of(wanted, f"{here}/data/images/train")
     with pytest.raises(DistillError, match=fails):  # in a batch that mixes both
-        rehearse(recipe(here, f"{here}/mine.py:of_labels", more=(f"unlabelled={here}/data/images/val",)))
+        check_losses_of(recipe(here, f"{here}/mine.py:of_labels", more=(f"unlabelled={here}/data/images/val",)))
 
 
 def test_a_network_that_is_trained_first_has_the_classes_of_the_data(here: Path) -> None:
     train = ["model=null", "teacher.train={model: yolov5n.yaml, width: 0.1}"]
     for name, fails in (("of_classes", False), ("detached", True)):
         wanted = recipes.load("half", [*train, *words(here, f"{here}/mine.py:{name}")])
-        rehearsal, teachers = check_network(wanted, None), open_teachers(wanted, None)
+        loss_check, teachers = check_network(wanted, None), open_teachers(wanted, None)
         if fails:
             with pytest.raises(DistillError, match="has no gradient"):
-                rehearsal.run(wanted, teachers, None)
+                loss_check.run(wanted, teachers, None)
         else:
-            rehearsal.run(wanted, teachers, None)
+            loss_check.run(wanted, teachers, None)
 
 
 def test_other_teachers_take_part(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,16 +143,16 @@ def opened(here: Path) -> Iterator[tuple[Recipe, Detector]]:
 
 def test_the_same_losses_are_run_once_and_the_runs_random_numbers_stay(opened: tuple[Recipe, Detector]) -> None:
     wanted, teacher = opened
-    teachers, rehearsal = open_teachers(wanted, teacher), check_network(wanted, teacher)
+    teachers, loss_check = open_teachers(wanted, teacher), check_network(wanted, teacher)
     calls = teachers[0].losses[0].call.func.__globals__["calls"]  # type: ignore[attr-defined]
     before, count = torch.random.get_rng_state(), len(calls)
     weights = {name: value.clone() for name, value in teacher.model.state_dict().items()}
-    rehearsal.run(wanted, teachers, None)
-    rehearsal.run(wanted, teachers, None)
+    loss_check.run(wanted, teachers, None)
+    loss_check.run(wanted, teachers, None)
     assert len(calls) == count + 1 and torch.equal(torch.random.get_rng_state(), before)
     ctx = calls[-1]
     student, whole = ctx.student.features[0].shape[1], ctx.teacher.features[0].shape[1]
     assert student < whole and ctx.images.shape == (2, 3, 64, 64)
     assert all(torch.equal(value, weights[name]) for name, value in teacher.model.state_dict().items())
-    rehearsal.run(wanted, [replace(teachers[0], specs=teachers[0].specs[:1])], None)
+    loss_check.run(wanted, [replace(teachers[0], specs=teachers[0].specs[:1])], None)
     assert len(calls) == count + 2
