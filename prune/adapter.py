@@ -25,6 +25,8 @@ class Adapter:
         outputs: Selects what counts as output of all that the model returns. What it drops may change its channels.
         widths: Names of attributes in which a block stores the width of the parts of its own chunk or split. A split at
             a stored width can be cut, and surgery updates the attribute.
+        shares: Called with a model; gives by module path the share of its FLOPs that counts, for it and all inside it: 0.5
+            for each of two heads if only one of them is deployed.
         rules: Operator -> rule, as in `prune.rules.register`, for models of this family alone.
     """
 
@@ -32,6 +34,7 @@ class Adapter:
     outputs: Callable[[Any], Any] = lambda outputs: outputs
     widths: tuple[str, ...] = ()
     rules: Mapping[Any, Callable[..., Any]] = field(default_factory=dict)
+    shares: Callable[[nn.Module], Mapping[str, float]] = lambda model: {}
 
     def width_attribute(self, module: nn.Module) -> str | None:
         """Name of the attribute in which `module` stores a width; None if it has none."""

@@ -29,7 +29,7 @@ from distill.recipe.keys import Key
 from distill.recipe.schema import Distill, Prune, Recipe
 from distill.recipe.section import write as plain
 from distill.results.curve import FORMAT, CurvePoint, CurveResults, CurveSetting, in_order
-from distill.yolo.checkpoint.detector import fused
+from distill.yolo.checkpoint.detector import deployed
 from distill.yolo.evaluation.evaluate import EvalSettings
 from distill.yolo.families.adapter import YOLO_ADAPTER
 
@@ -225,5 +225,5 @@ class _Curve:
 
     def _cost(self, network: nn.Module) -> tuple[float, int]:
         """GFLOPs and parameters as they are deployed, with BatchNorm in the convolutions."""
-        deployed = fused(network)
-        return measure.count_gflops(deployed, self.recipe.size), measure.count_params(deployed)
+        folded = deployed(network)
+        return measure.count_gflops(folded, self.recipe.size), measure.count_params(folded)

@@ -14,7 +14,7 @@ import prune
 from distill.engine.loss_check import LossCheck
 from distill.engine.planning import budget, importance_of, trace
 from distill.engine.size import ImageSize, image_size, with_size
-from distill.engine.teachers import Teaching, names_in, open_model, open_teachers, trains_towards
+from distill.engine.teachers import Teaching, open_model, open_teachers, trains_towards, untrained
 from distill.engine.unlabelled import in_words, unread, with_frames, with_unlabelled
 from distill.errors import DistillError
 from distill.losses.base import WeightedLoss, points_of
@@ -27,7 +27,6 @@ from distill.machine.measure import count_params
 from distill.machine.progress import ProgressCallback
 from distill.machine.words import html_table, printable, text_table
 from distill.recipe.schema import SHAPES, Recipe
-from distill.yolo.checkpoint.build import build
 from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.data import dataset as datasets
 from distill.yolo.data.dataset import DataSet
@@ -228,12 +227,7 @@ def check_network(recipe: Recipe, teacher: Detector | None) -> LossCheck:
         DistillError: `teacher.train.model` is no detector that is supported, or `imgsz` is none that the network takes.
         PruneError: a budget that cannot be met, or a pattern of `prune.protect` that names nothing.
     """
-    options, graph = recipe.teacher.train, None
-    if teacher is not None:
-        network = teacher.model
-    else:
-        assert options is not None  # a recipe without a model has it
-        network = build(options.model, names_in(recipe) or {0: "object"}, width=options.width)
+    network, graph = untrained(recipe) if teacher is None else teacher.model, None
     stride = stride_of(network)
     if recipe.size % stride:
         sizes = f"{recipe.size // stride * stride} or {-(-recipe.size // stride) * stride}"

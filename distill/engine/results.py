@@ -109,7 +109,8 @@ def _models(session: Session, chosen: Network, *, trained: bool) -> dict[str, Mo
 
 
 def _row(evaluation: Evaluation, cost: Cost, network: Network) -> ModelResult:
-    quality = ("map50_95", "map50", "per_class", "agreement50_95", "agreement50", "agreement_per_class", "curves")
+    quality = ["map50_95", "map50", "map50_95_without_nms", "per_class", "agreement50_95", "agreement50"]
+    quality += ["agreement_per_class", "curves"]
     fields: dict[str, Any] = {name: getattr(evaluation, name) for name in quality} | vars(cost)
     return ModelResult(**fields, file=network.file)
 

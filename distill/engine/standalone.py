@@ -55,7 +55,9 @@ class Evaluated(Metrics):
     @property
     def rows(self) -> list[tuple[str, float]]:
         """Each figure with its name."""
-        rows = [("mAP50-95", self.map50_95), ("mAP50", self.map50), *self.per_class.items()]
+        rows = [("mAP50-95", self.map50_95), ("mAP50", self.map50)]
+        rows += [] if self.map50_95_without_nms is None else [("mAP50-95 without NMS", self.map50_95_without_nms)]
+        rows += self.per_class.items()
         rows += [(f"mAP50-95 with the teacher's {part}", value) for part, value in self.swapped.items()]
         return rows + ([("mAP50-95 of the teacher", self.teacher.map50_95)] if self.teacher is not None else [])
 

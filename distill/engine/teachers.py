@@ -29,7 +29,6 @@ from distill.yolo.families.match import UNLIKE, match
 from distill.yolo.families.outputs import distillation, foreign_teacher, teacher_of
 from distill.yolo.families.points import keep_at
 from distill.yolo.families.table import family_of, gives_of
-from distill.yolo.families.ultralytics_dfl import DIST
 
 _TAKEN = (*(network.name for network in NETWORKS), START)  # what columns call the networks of a run
 
@@ -145,14 +144,23 @@ def trains_towards(recipe: Recipe) -> bool:
 def _open(recipe: Recipe, spec: TeacherSpec, name: str, model: Detector | None) -> Teaching:
     specs = recipe.losses_of(spec) if trains_towards(recipe) else ()
     if name == ORIGINAL:
-        fit, notes = losses.fitting(specs, DIST if model is None else gives_of(model.model))
+        fit, notes = losses.fitting(specs, gives_of(untrained(recipe) if model is None else model.model))
         return Teaching(name, None, _weighted(losses.build(fit), spec, model), tuple(fit), tuple(notes))
     assert model is not None  # a recipe that trains its network first has no other teachers
     network = fitted(checkpoint.load(spec.network, trust=recipe.trust), model)
     common = match(model.model, network.model)
     fit, notes = losses.fitting(specs, common.gives, UNLIKE)
+    if common.alone and fit:
+        notes.append("it has no branch that works without NMS, so the student's learns from labels alone")
     lines = tuple(f"teacher {name}: {note}" for note in notes)
     return Teaching(name, network, _weighted(losses.build(fit), spec, network), tuple(fit), lines, common.by_cell)
+
+
+def untrained(recipe: Recipe) -> nn.Module:
+    """The network that a recipe trains first, with random weights. Raises `DistillError`: it cannot be built."""
+    options = recipe.teacher.train
+    assert options is not None  # a recipe without a model has it
+    return build(options.model, names_in(recipe) or {0: "object"}, width=options.width)
 
 
 def _weighted(built: list[WeightedLoss], spec: TeacherSpec, network: Detector | None) -> tuple[WeightedLoss, ...]:

@@ -17,6 +17,7 @@ from distill.losses.spec import ALWAYS, ORIGINAL, Ramp
 
 # What a loss may say that it reads, as the context calls it. Any other word is a point of features: "neck" or a module's path.
 READABLE = ("scores", "objectness", "boxes", "dist", "quality", "features", "targets", "images")
+PREDICTED = frozenset({"scores", "objectness", "boxes", "dist"})  # those of a head
 
 
 class Loss(Protocol):
@@ -117,6 +118,12 @@ class WeightedLoss:
         reads = reads_of(self.call)
         given = features if self.features is None else self.features
         return tuple(dict.fromkeys([*(given if reads is None or "features" in reads else ()), *points_in(reads)]))
+
+    @property
+    def by_branch(self) -> bool:
+        """Whether it may look at what a head predicts, and so at each branch of it; features are the same for all of them."""
+        reads = reads_of(self.call)
+        return reads is None or not PREDICTED.isdisjoint(reads)
 
     def weight_at(self, progress: float) -> float:
         """Its factor in the sum when a part `progress`, 0 to 1, of the training is over."""

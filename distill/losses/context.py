@@ -58,6 +58,8 @@ class Outputs:
         raw: the outputs as the network's own loss takes them.
         objectness_logits: (B, A) for a head that predicts beside the classes whether an anchor holds an object.
         at: outputs of modules by path ("model.4"), (B, C, H, W) each, as far as losses read them.
+        beside: what further branches of the head make of the same features, at the same anchors. Only a task looks at
+            them: it hands a loss one branch after the other.
     """
 
     neck: tuple[Tensor, ...]
@@ -68,10 +70,16 @@ class Outputs:
     raw: Any = None
     objectness_logits: Tensor | None = None
     at: Mapping[str, Tensor] = field(default_factory=dict)
+    beside: tuple[Outputs, ...] = ()
 
     def __repr__(self) -> str:
         batch, anchors, classes = self.class_logits.shape
         return f"Outputs({batch} images, {anchors} anchors, {classes} classes, {len(self.neck)} levels)"
+
+    @property
+    def branches(self) -> tuple[Outputs, ...]:
+        """The outputs of each branch of the head by itself, all with the same features."""
+        return (replace(self, beside=()), *(replace(each, at=self.at) for each in self.beside))
 
     @cached_property
     def features(self) -> tuple[Tensor, ...]:
@@ -135,7 +143,8 @@ class Outputs:
         decode = None if self.decode is None else lambda: self.boxes[images]
         if isinstance(self.decode, Decode):
             decode = replace(self.decode, predicted=self.decode.predicted[images])
-        return Outputs(**taken, decode=decode, strides=self.strides)
+        beside = tuple(each.part(images) for each in self.beside)
+        return Outputs(**taken, decode=decode, strides=self.strides, beside=beside)
 
     def pick(self, image: Tensor, anchor: Tensor) -> Outputs:
         """The outputs of N anchors as those of one image, given the index of their image and their own, (N,) each."""
@@ -157,7 +166,9 @@ class Outputs:
     def tensors(self) -> list[Tensor]:
         """Every tensor that a loss can reach the network through."""
         reachable = [*self.neck, *self.at.values(), self.class_logits, self.side_logits, self.objectness_logits]
-        return [tensor for tensor in reachable if tensor is not None and tensor.requires_grad]
+        reachable += [self.decode.predicted] if isinstance(self.decode, Decode) else []
+        own = [tensor for tensor in reachable if tensor is not None and tensor.requires_grad]
+        return [*own, *(tensor for each in self.beside for tensor in each.tensors())]
 
 
 class Channels(nn.Module):

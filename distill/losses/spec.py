@@ -11,7 +11,7 @@ FADES = ("none", "linear", "cosine")
 # What stands beside a loss's options in a recipe and is none of them.
 RESERVED = ("weight", "warmup", "until", "fade", "features")
 # Columns that exist already: the sum, a penalty, and the terms of the labels, of either kind of head.
-TAKEN = frozenset("loss labels penalty box_loss cls_loss dfl_loss box obj cls epoch lr map50 map50_95".split())  # noqa: SIM905
+TAKEN = frozenset("loss labels penalty box_loss cls_loss dfl_loss l1_loss box obj cls epoch lr map50 map50_95".split())  # noqa: SIM905
 
 
 def half_cosine(share: float) -> float:

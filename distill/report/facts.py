@@ -34,6 +34,7 @@ class Quantity:
 QUANTITIES = (
     Quantity("mAP50-95", lambda network: network.map50_95, "{:.3f}".format, difference),
     Quantity("mAP50", lambda network: network.map50, "{:.3f}".format, difference),
+    Quantity("mAP50-95 without NMS", lambda network: network.map50_95_without_nms, "{:.3f}".format, difference),
     Quantity("agreement 50-95", lambda network: network.agreement50_95, "{:.3f}".format, difference),
     Quantity("agreement 50", lambda network: network.agreement50, "{:.3f}".format, difference),
     Quantity("params (M)", lambda network: network.params, lambda value: digits(value / 1e6), percent),

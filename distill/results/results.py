@@ -36,12 +36,15 @@ class Evaluation(Brief):
     teacher_boxes: dict[str, int] | None = None  # of each class, by its name
     confidence: float | None = None  # a box of the teacher counts from this score on
     curves: Curves | None = None  # against the labels, or against the teacher's own boxes
+    map50_95_without_nms: float | None = None  # of a head's branch that works without NMS, if it has one
 
     @property
     def figures(self) -> str:
         """The means in a line."""
         if self.map50_95 is not None:
-            return f"mAP50-95 {self.map50_95:.3f}, mAP50 {self.map50:.3f}"
+            free = self.map50_95_without_nms
+            beside = "" if free is None else f", mAP50-95 without NMS {free:.3f}"
+            return f"mAP50-95 {self.map50_95:.3f}, mAP50 {self.map50:.3f}{beside}"
         if self.agreement50_95 is None:
             return ""
         return f"agreement with the teacher 50-95 {self.agreement50_95:.3f}, 50 {self.agreement50:.3f}"
@@ -102,6 +105,7 @@ class ModelResult(Brief):
     file: str
     deployed: tuple[Deployed, ...] = ()  # latency of its exports
     curves: Curves | None = None  # as that of `Evaluation`
+    map50_95_without_nms: float | None = None  # as that of `Evaluation`
 
     @property
     def latencies(self) -> dict[str, Latency]:
@@ -130,6 +134,11 @@ class OtherTeacher(Brief):
     def map50(self) -> float | None:
         """As of a network of the run."""
         return self.evaluation.map50
+
+    @property
+    def map50_95_without_nms(self) -> float | None:
+        """As of a network of the run."""
+        return self.evaluation.map50_95_without_nms
 
     @property
     def agreement50_95(self) -> float | None:
@@ -383,7 +392,17 @@ class Results:
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat row per network, for `pandas.DataFrame(results.rows())`."""
-        keys = ("map50_95", "map50", "agreement50_95", "agreement50", "params", "gflops", "size_mb", "file")
+        keys = (
+            "map50_95",
+            "map50",
+            "map50_95_without_nms",
+            "agreement50_95",
+            "agreement50",
+            "params",
+            "gflops",
+            "size_mb",
+            "file",
+        )
         return [
             {
                 "network": name,
@@ -407,6 +426,7 @@ class Results:
         figures: dict[str, Callable[[Any], float | None]] = {
             "mAP50-95": lambda model: model.map50_95,
             "mAP50": lambda model: model.map50,
+            "mAP50-95 without NMS": lambda model: model.map50_95_without_nms,
             "agreement 50-95": lambda model: model.agreement50_95,
             "params (M)": lambda model: model.params / 1e6,
             f"GFLOPs at {self.imgsz} px": lambda model: model.gflops,

@@ -34,7 +34,8 @@ class DistillationTask(nn.Module):
     that are Modules, and projectors, are in `learned`: their parameters train, and stay behind when the student is taken
     out.
 
-    A loss of the only teacher has its own name; with several teachers it is called `teacher/loss`.
+    A loss of the only teacher has its own name; with several teachers it is called `teacher/loss`. If the heads of both have
+    several branches, a loss on what these predict is the mean over the branches.
 
     The first three batches check each loss: one that is not a finite scalar, stays zero, or has no gradient to the
     student ends the run with its name, instead of being a silent column of the report. The check looks at the value
@@ -149,12 +150,15 @@ class DistillationTask(nn.Module):
                 ours, theirs = teacher.view(student, outputs)
                 channels = self._channels[teacher.name]
                 for points, losses in self._by_points(own).items():
-                    whole = LossContext(images, ours, theirs, targets, progress, points, channels)
-                    parts = list(self._parts(whole, known))
+                    wholes = (
+                        LossContext(images, *pair, targets, progress, points, channels)
+                        for pair in zip(ours.branches, theirs.branches, strict=False)  # those that both have
+                    )
+                    branches = [list(self._parts(whole, known)) for whole in wholes]
                     for loss in losses:
-                        values[loss.name] = sum(
-                            (share * _evaluate(loss, ctx) for share, ctx in parts), images.new_zeros(())
-                        )
+                        seen = branches if loss.by_branch else branches[:1]
+                        terms = (share * _evaluate(loss, ctx) for parts in seen for share, ctx in parts)
+                        values[loss.name] = sum(terms, images.new_zeros(())) / len(seen)
         return values
 
     def _points(self, losses: Iterable[WeightedLoss]) -> tuple[str, ...]:

@@ -34,7 +34,14 @@ from ultralytics.engine.exporter import export_formats as _export_formats
 from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
 from ultralytics.nn import tasks  # layers of a description by name
 from ultralytics.nn.distill_model import DistillationModel  # its own distillation
-from ultralytics.nn.modules import Detect, Focus, block, conv, transformer  # the last three have the original YOLOv5's
+from ultralytics.nn.modules import (  # block to transformer have the original YOLOv5's
+    Detect,
+    Focus,
+    block,
+    conv,
+    transformer,
+    v10Detect,
+)
 from ultralytics.nn.tasks import DetectionModel, torch_safe_load, yaml_model_load
 from ultralytics.utils import DATASETS_DIR, DEFAULT_CFG, DEFAULT_CFG_DICT, LOGGER, nms
 from ultralytics.utils.ops import segments2boxes
@@ -273,6 +280,14 @@ class TrainingLoop(DetectionTrainer):
     def resume_training(self, ckpt: Any) -> None:
         """Call the hook: optimizer and loaders are there."""
         self.before_training()
+
+    def resume_loss(self, epochs: int) -> None:
+        """Give the network's own loss the weights that it has after so many epochs, if it moves them."""
+        student: Any = _student(self.model)
+        if getattr(student.model[-1], "one2one_cv2", None) is not None:
+            student.criterion = student.init_criterion()
+            student.criterion.updates = epochs - 1
+            student.criterion.update()
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
         self.check_losses()

@@ -34,6 +34,7 @@ class Layer:
             convolution its input's.
         groups: Convolution groups.
         bias: Whether it has a bias.
+        share: Of its FLOPs, what counts: see `Adapter.shares`.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Layer:
     positions: int
     groups: int
     bias: bool
+    share: float = 1.0
 
     def __repr__(self) -> str:
         return f"Layer({self.name!r}, {self.kind}, {len(self.inputs)} -> {len(self.outputs)} channels)"
@@ -51,7 +53,7 @@ class Layer:
     def flops(self, inputs: int, outputs: int) -> int:
         """FLOPs per image (two per multiply-add) with that many input and output channels."""
         per_output = 1 if self.kind == "depthwise" else inputs // self.groups
-        return 2 * self.kernel * self.positions * per_output * outputs
+        return int(2 * self.share * self.kernel * self.positions * per_output * outputs)
 
     def params(self, inputs: int, outputs: int) -> int:
         """Parameters with that many input and output channels."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -107,8 +107,10 @@ def _graph(tracker: ChannelTracker, model: nn.Module, program: torch.export.Expo
     def ids(atoms: Iterable[int]) -> Channels:
         return tuple(roots[a] for a in atoms)
 
+    shares = tracker.adapter.shares(model)
     layers = tuple(
-        replace(layer, inputs=ids(layer.inputs), outputs=ids(layer.outputs)) for layer in tracker.layers.values()
+        replace(layer, inputs=ids(layer.inputs), outputs=ids(layer.outputs), share=_share(layer.name, shares))
+        for layer in tracker.layers.values()
     )
     shrinking = {root for roots in members.values() for root in roots}
     parameters = {path: ids(atoms) for path, atoms in tracker.parameters.items()}
@@ -168,6 +170,10 @@ def tie_split_parts(tracker: ChannelTracker, parts: tuple[Channels, ...], known:
     for part in parts[1:]:
         tracker.atoms.unite(parts[0], part)
     return tracker.atoms.roots() != roots
+
+
+def _share(path: str, shares: Mapping[str, float]) -> float:
+    return next((share for module, share in shares.items() if f"{path}.".startswith(f"{module}.")), 1.0)
 
 
 def _group_name(channels: list[int], layers: tuple[Layer, ...]) -> str:

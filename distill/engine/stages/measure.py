@@ -34,7 +34,7 @@ class MeasureRecord:
 
 def _work(session: Session) -> MeasureRecord:
     size, runs = session.recipe.size, session.recipe.latency.runs
-    networks = {network.name: checkpoint.fused(session.load(network).model) for network in (TEACHER, STUDENT)}
+    networks = {network.name: checkpoint.deployed(session.load(network).model) for network in (TEACHER, STUDENT)}
     deployed = [_deployed(session, networks, runtime) for runtime in runtimes_for(session.recipe.export)]
     latency = measure.measure_latency(networks, size, session.device, runs, WARMUP, session.console.track)
     costs = {

@@ -27,6 +27,7 @@ from distill.yolo.upstream import DEFAULT_CFG_DICT, DetectionModel, Focus, __ver
 _LOG = logging.getLogger(__name__)
 
 _LONGEST_NAME = 200  # characters
+ASIDE = "aside"  # where parts of a head wait
 _LARGEST_SIZE = 8192  # pixels; a file that says more is not believed
 
 
@@ -108,8 +109,26 @@ def save(
 
 
 def fused(model: nn.Module) -> nn.Module:
-    """A copy for inference: eval mode, every BatchNorm folded into its convolution. `model` is not changed."""
+    """A copy in eval mode, every BatchNorm folded into its convolution, with all branches of the head. `model` is not changed."""
     network: Any = bare_copy(model).eval()
+    head, names = network.model[-1], family_of(network).second
+    # ultralytics drops the branch that it will not deploy: what lies outside the head is folded all the same.
+    network.model.add_module(ASIDE, nn.ModuleDict({name: getattr(head, name) for name in names}))
+    for name in names:
+        delattr(head, name)
+    _fuse(network)
+    for name, part in getattr(network.model, ASIDE).items():
+        setattr(head, name, part)
+    delattr(network.model, ASIDE)
+    return network
+
+
+def deployed(model: nn.Module) -> nn.Module:
+    """A copy as ultralytics runs it to predict: `fused`, and of a head with two branches the one that NMS follows."""
+    return _fuse(bare_copy(model).eval())
+
+
+def _fuse(network: Any) -> nn.Module:
     try:
         return network.fuse(verbose=False)
     except Exception as error:  # whatever a changed part of it leads to
@@ -175,9 +194,9 @@ def check_network(path: Path, model: Any) -> None:
     Raises:
         DistillError: the message begins with `path`.
     """
-    family_of(model, path)
     if model.is_fused():
         raise fused_network(path)
+    family_of(model, path)
     channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
     if isinstance(model.model[0], Focus):  # YOLOv5 v5.0: it lays four pixels into the channels of one
         channels //= 4
@@ -192,6 +211,7 @@ def _renew(model: Any, args: Mapping[str, Any]) -> None:
     model.task = "detect"
     if not hasattr(model, "stride"):
         model.stride = model.model[-1].stride
+    vars(model.model[-1]).pop("_end2end", None)  # which branch was used last: ultralytics chooses anew each time
     for module in model.modules():
         if hasattr(module, "inplace"):
             module.inplace = True

@@ -6,7 +6,7 @@ With the teacher's boxes or scores in place of a student's, it says what the stu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,8 @@ class Metrics(Brief):
     images: int
     instances: int  # labelled objects on the images
     curves: Curves  # the confusion matrix is of boxes with a score above SURE
+    # mAP50-95 of the head's branch that works without NMS, as by `yolo val nms=False`; None if it has none.
+    map50_95_without_nms: float | None = field(default=None, kw_only=True)
 
 
 def evaluate(
@@ -88,16 +90,21 @@ def evaluate(
     if not data.labelled:
         raise DistillError(f"{data.path}: has no labels, so there is no mAP to measure: give a data.yaml as 'data'")
     validator, network = _validator(model, data, settings)
+    rules = family_of(network).evaluation
+    other = None if rules.without_nms is None or swap else _rules(validator.dataloader, network, data, validator.device)
     with torch.inference_mode():
-        for images, boxes in _predictions(validator, network, bar, swap):
+        for images, boxes, raw in _predictions(validator, network, bar, swap):
             validator.update_metrics(boxes, images)
+            if other is not None and rules.without_nms is not None:
+                other.update_metrics(other.postprocess(rules.without_nms(network.model[-1], raw)), images)
             if seen is not None:
                 seen.update(_by_file(images, boxes, KEPT))
-        found = validator.results(family_of(network).evaluation.average_precision)
+        found = validator.results(rules.average_precision)
         precision, confusion = found.pop("precision_curves"), found.pop("confusion")
         classes: Mapping[int, str] = network.names  # type: ignore[assignment]
         curves = compact(list(found["per_class"]), precision, confusion, classes)
-        return Metrics(**found, curves=curves)
+        without_nms = None if other is None else other.results()["map50_95"]
+        return Metrics(**found, curves=curves, map50_95_without_nms=without_nms)
 
 
 def detect(
@@ -110,7 +117,7 @@ def detect(
     result: Boxes = {}
     validator, network = _validator(model, data, settings)
     with torch.inference_mode():
-        for images, boxes in _predictions(validator, network, bar):
+        for images, boxes, _ in _predictions(validator, network, bar):
             result.update(_by_file(images, boxes, least))
     return result
 
@@ -129,7 +136,7 @@ def swap_with_teacher(teacher: nn.Module, part: str, device: torch.device) -> Sw
     network = checkpoint.fused(teacher).to(device)
 
     def swap(images: Tensor, predicted: Tensor) -> Tensor:
-        from_teacher = _predict(network, images)
+        from_teacher, _ = _predict(network, images)
         if from_teacher.shape != predicted.shape:
             sizes = f"{tuple(from_teacher.shape[1:])} and {tuple(predicted.shape[1:])} values an image"
             raise DistillError(f"teacher and student do not predict at the same places ({sizes}): is it its teacher?")
@@ -140,7 +147,7 @@ def swap_with_teacher(teacher: nn.Module, part: str, device: torch.device) -> Sw
     return swap
 
 
-def _validator(model: nn.Module, data: DataSet, settings: EvalSettings) -> tuple[Validator, nn.Module]:
+def _validator(model: nn.Module, data: DataSet, settings: EvalSettings) -> tuple[Validator, Any]:
     """The validator, ready for the val images, and a fused copy of the network on its device."""
     device, family = pick_device(settings.device), family_of(model)
     network: Any = checkpoint.fused(model).to(device)
@@ -151,30 +158,35 @@ def _validator(model: nn.Module, data: DataSet, settings: EvalSettings) -> tuple
     on_gpu = device.type == "cuda"
     workers = loaders() if on_gpu else 0
     loader = DataLoader(dataset, settings.batch, num_workers=workers, collate_fn=dataset.collate_fn, pin_memory=on_gpu)
-    limits = {"confidence": CONFIDENCE, "nms_iou": family.evaluation.nms_iou, "sure": SURE}
-    return Validator(loader, network, data.config, device=device, **limits), network
+    return _rules(loader, network, data, device), network
+
+
+def _rules(loader: Any, network: nn.Module, data: DataSet, device: torch.device) -> Validator:
+    limits = {"confidence": CONFIDENCE, "nms_iou": family_of(network).evaluation.nms_iou, "sure": SURE}
+    return Validator(loader, network, data.config, device=device, **limits)
 
 
 def _predictions(
     validator: Validator, network: nn.Module, bar: Bar | None, swap: Swap | None = None
-) -> Iterator[tuple[dict[str, Any], list[dict[str, Tensor]]]]:
-    """Each batch with the boxes on each of its images, in pixels of the padded image."""
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Tensor]], Any]]:
+    """Each batch with the boxes on each of its images, in pixels of the padded image, and the raw outputs."""
     clip = family_of(network).evaluation.clip_boxes
     loader: Any = validator.dataloader
     for images in loader:
         images = validator.preprocess(images)
-        predicted = _predict(network, images["img"])
+        predicted, raw = _predict(network, images["img"])
         if swap is not None:
             predicted = swap(images["img"], predicted)
         boxes = validator.postprocess(predicted)
-        yield images, _clipped(boxes, images) if clip else boxes
+        yield images, _clipped(boxes, images) if clip else boxes, raw
         if bar is not None:
             bar.advance(len(images["img"]))
 
 
-def _predict(network: nn.Module, images: Tensor) -> Tensor:
+def _predict(network: nn.Module, images: Tensor) -> tuple[Tensor, Any]:
+    """(B, 4 + nc, A) boxes and scores, and the raw outputs if the network gives them beside."""
     output = network(images)
-    return output[0] if isinstance(output, tuple) else output
+    return output if isinstance(output, tuple) else (output, None)
 
 
 def _image_areas(batch: dict[str, Any]) -> Iterator[tuple[float, float, float, float]]:

@@ -28,4 +28,10 @@ def outputs(returned: Any) -> Any:
     return returned
 
 
-YOLO_ADAPTER = Adapter(expose=expose, outputs=outputs, widths=("c",))
+def shares(model: nn.Module) -> dict[str, float]:
+    """Half of the FLOPs of a head with two branches: only one of them is deployed, and which one is not known."""
+    named = model.named_modules()
+    return {name: 0.5 for name, module in named if getattr(module, "one2one_cv2", None) is not None}
+
+
+YOLO_ADAPTER = Adapter(expose=expose, outputs=outputs, widths=("c",), shares=shares)

@@ -32,6 +32,9 @@ class Evaluation:
     # (hits (detections, thresholds), confidence, predicted class, label class) -> AP (classes, thresholds); None for
     # ultralytics' own.
     average_precision: Callable[[NDArray, NDArray, NDArray, NDArray], NDArray] | None = None
+    # (head in eval mode, its raw outputs) -> boxes that need no NMS, (B, k, 6): x1 y1 x2 y2 in input pixels, score, class; None
+    # if all boxes need it.
+    without_nms: Callable[[Any, Any], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,10 @@ class Family:
     checkpoints: Checkpoints = Checkpoints()
     # (head) -> None. Makes the head give what the code expects that such a network is deployed with.
     prepare_export: Callable[[Any], None] = lambda head: None
+    # Modules of the head that make its second branch, which `outputs` gives beside the first.
+    second: tuple[str, ...] = ()
+    # (head, its inputs) -> what it returns in train mode, with a gradient to each input.
+    through: Callable[[Any, Sequence[Tensor]], Any] = lambda head, features: head(list(features))
     native: NativeFormat | None = None  # None if the family's own project is ultralytics
     # Why none is trained from scratch, to follow the file's name in a message; empty if one can be.
     untrainable: str = ""

@@ -27,6 +27,7 @@ class Match:
     view: View
     gives: frozenset[str]  # what both have of what a loss may need, as `Family.gives`
     by_cell: bool  # whether the boxes of each cell are compared, and not those of each anchor
+    alone: bool = False  # whether the student's head has a second branch, and the teacher's has none to teach it
 
 
 def match(student: nn.Module, teacher: nn.Module) -> Match:
@@ -39,7 +40,8 @@ def match(student: nn.Module, teacher: nn.Module) -> Match:
     ours, theirs = (cast(Any, network).model[-1] for network in (student, teacher))
     if family is other and family.alike(ours, theirs):
         return Match(as_they_are, family.gives(ours), by_cell=False)
-    return Match(_view(family.by_cell, other.by_cell), frozenset(), by_cell=True)
+    alone = bool(family.second and not other.second)
+    return Match(_view(family.by_cell, other.by_cell), frozenset(), by_cell=True, alone=alone)
 
 
 def _view(ours: Callable[[Outputs], Outputs], theirs: Callable[[Outputs], Outputs]) -> View:

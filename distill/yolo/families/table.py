@@ -5,11 +5,12 @@ from __future__ import annotations
 from torch import nn
 
 from distill.errors import DistillError
+from distill.yolo.families.end_to_end import END_TO_END
 from distill.yolo.families.family import Family
 from distill.yolo.families.ultralytics_dfl import DFL
 from distill.yolo.families.yolov5.family import ANCHOR
 
-FAMILIES: tuple[Family, ...] = (ANCHOR, DFL)
+FAMILIES: tuple[Family, ...] = (ANCHOR, DFL, END_TO_END)
 
 
 def family_of(model: nn.Module, source: object = "the network") -> Family:
@@ -23,8 +24,7 @@ def family_of(model: nn.Module, source: object = "the network") -> Family:
     for family in FAMILIES:
         if family.owns(head):
             return family
-    end_to_end = getattr(head, "one2one_cv2", None) is not None or getattr(head, "end2end", False)
-    why = ", which works without NMS (YOLOv10, YOLO26)" if end_to_end else ""
+    why = " with one of its two branches, as fusing leaves it" if getattr(head, "cv2", head) is None else ""
     raise DistillError(f"{source} ends in the head {type(head).__name__}{why}: {supported()}")
 
 
@@ -35,7 +35,8 @@ def gives_of(model: nn.Module) -> frozenset[str]:
 
 def supported() -> str:
     """What is supported, for the end of a message."""
-    return f"only detectors of {' and of '.join(family.title for family in FAMILIES)} are supported"
+    *first, last = (family.title for family in FAMILIES)
+    return f"only detectors of {', of '.join(first)} and of {last} are supported"
 
 
 def stride_of(model: nn.Module) -> int:

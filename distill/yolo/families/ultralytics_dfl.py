@@ -1,8 +1,8 @@
-"""ultralytics' Detect head with NMS (YOLOv5u, YOLOv8, YOLO11): one box to a cell, its sides as distributions."""
+"""ultralytics' Detect head with NMS (YOLOv3 to YOLO12): one box to a cell, its sides as distributions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -16,12 +16,14 @@ from distill.yolo.families.yolov5.head import BOX
 from distill.yolo.upstream import Detect
 
 DIST = frozenset({"dist"})  # what a head with distributions over box sides gives; with `reg_max: 1` it has none
+ENTRY = "cv2.{level}.0.conv"  # one of the convolutions that read a level
 SMALLEST = 0.5  # cells: a box whose sides are predicted closer together, or the wrong way round, is taken as this large
 
 
 def owns(head: nn.Module) -> bool:
     """Whether a last layer is this head. The same class can have a second branch, which works without NMS."""
-    return type(head) is Detect and getattr(head, "one2one_cv2", None) is None and not getattr(head, "end2end", False)
+    both = [getattr(head, name, None) for name in ("cv2", "one2one_cv2")]
+    return type(head) is Detect and both[0] is not None and both[1] is None
 
 
 def outputs(head: nn.Module, raw: Any) -> Outputs:
@@ -103,21 +105,36 @@ def _by_size(distances: Tensor) -> Tensor:
 
 def reorder(head: nn.Module, order: Sequence[int]) -> None:
     """Put the classes of a head into another order: class i is what was class order[i]."""
+    reorder_classes(cast(Any, head).cv3, order)
+
+
+def reorder_classes(branches: Iterable[Any], order: Sequence[int]) -> None:
+    """The same of the parts of a head that give its scores, one for a level."""
     with torch.no_grad():
-        for branch in cast(Any, head).cv3:
+        for branch in branches:
             for parameter in branch[-1].parameters():  # weight and bias of the last convolution, a row to a class
                 parameter.copy_(parameter[list(order)])
 
 
+def gives(head: Any) -> frozenset[str]:
+    """What the head has of what a loss may ask for."""
+    return DIST if head.reg_max > 1 else frozenset()
+
+
+def alike(head: Any, other: Any) -> bool:
+    """Whether two heads predict box sides in as many bins."""
+    return head.reg_max == other.reg_max
+
+
 DFL = Family(
-    title="ultralytics' YOLOv5, YOLOv8 and YOLO11",
+    title="ultralytics' YOLOv3, YOLOv5, YOLOv6, YOLOv8, YOLOv9, YOLO11 and YOLO12",
     owns=owns,
     outputs=outputs,
     label_terms=label_terms,
     sensitivity=sensitivity,
-    entry="cv2.{level}.0.conv",
-    gives=lambda head: DIST if head.reg_max > 1 else frozenset(),
-    alike=lambda head, other: head.reg_max == other.reg_max,
+    entry=ENTRY,
+    gives=gives,
+    alike=alike,
     by_cell=without_distributions,
     reorder=reorder,
 )

@@ -13,7 +13,7 @@ from distill.losses.context import Outputs
 
 def without_distributions(outputs: Outputs) -> Outputs:
     """The same boxes and scores, without the distributions over box sides. For a head of one box to a cell."""
-    return replace(outputs, side_logits=None)
+    return replace(outputs, side_logits=None, beside=tuple(map(without_distributions, outputs.beside)))
 
 
 def best_of_cell(outputs: Outputs) -> Outputs:

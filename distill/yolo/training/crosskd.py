@@ -26,7 +26,7 @@ class CrossKD(LossModule):
 
     and objectness_bce(s, t) if the head has that. The student's own head is not in it, so labels and teacher do not pull
     the same outputs in two directions. Unlike a loss on features it asks for what the head reads of them, and unlike one on
-    outputs it is 0 once the kept channels are the teacher's, whatever was cut.
+    outputs it is 0 once the kept channels are the teacher's, whatever was cut. Of a head with two branches it is their mean.
 
     The paper hands over a feature from inside the head, whose width is the same for both networks there. Here both have the
     neck's output in common, which is the paper's variant i = 0.
@@ -47,7 +47,7 @@ class CrossKD(LossModule):
     def setup(self, networks: Networks) -> None:
         """Copy the teacher's head, which stays as it is."""
         self.head = copy.deepcopy(cast(Any, networks.teacher).model[-1]).requires_grad_(False)
-        self._read = family_of(networks.teacher).outputs
+        self._family = family_of(networks.teacher)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> CrossKD:
@@ -64,6 +64,10 @@ class CrossKD(LossModule):
         with torch.no_grad():
             teacher = self._through(own)
         student = self._through([self._in_place(ctx, level, feature) for level, feature in enumerate(own)])
+        values = [self._compare(*pair) for pair in zip(student.branches, teacher.branches, strict=True)]
+        return torch.stack(values).mean()
+
+    def _compare(self, student: Outputs, teacher: Outputs) -> Tensor:
         quality, there = anchor_quality(teacher.scores, teacher.objectness), teacher.objectness
         weighting: dict[str, Any] = {"weighting": "difference", "gamma": 1.0}
         value = score_bce(student.scores, teacher.scores, quality, there is not None, **weighting)
@@ -74,7 +78,7 @@ class CrossKD(LossModule):
         return value + self.box * box_giou(student.boxes, teacher.boxes, quality)
 
     def _through(self, features: Any) -> Outputs:
-        return self._read(self.head, self.head(list(features)))
+        return self._family.outputs(self.head, self._family.through(self.head, features))
 
     @staticmethod
     def _in_place(ctx: LossContext, level: int, teacher: Tensor) -> Tensor:

@@ -127,6 +127,7 @@ class _Trainer(TrainingLoop):
             what = f"{self.wdir}: the state of another network or other losses"
             raise DistillError(f"{what}; delete the folder to start anew") from error
         self.start_epoch = self.job.state.epoch
+        self.resume_loss(self.start_epoch)
 
     def begin_epoch(self) -> None:
         # A seed for each epoch: a resumed run draws what an unbroken one would have drawn.
