@@ -105,7 +105,7 @@ def test_a_users_loss_is_called_before_anything_is_done(
     [
         ("yolov5n", "teacher.train.model: no model 'yolov5n': use yolov5n.yaml, "),
         ("yolo5n.yaml", "teacher.train.model: no model 'yolo5n.yaml': use "),
-        ("yolov10n.yaml", "yolov10n.yaml ends in the head v10Detect, which works without NMS"),
+        ("yolov8-rtdetr.yaml", "yolov8-rtdetr.yaml ends in the head RTDETRDecoder"),
         ("yolov8n-seg.yaml", "yolov8n-seg.yaml ends in the head Segment"),
         ("yolov8-world.yaml", "teacher.train.model: no detector comes of 'yolov8-world.yaml' ("),
         ("{tmp}/data.yaml", "teacher.train.model: no detector comes of '{tmp}/data.yaml' ("),
@@ -188,7 +188,7 @@ def test_one_preflight_returns_what_it_opened_and_what_to_warn_of(tmp_path: Path
     checked.introduce(told, Path("runs/half-1"))
     facts = told.known
     assert list(facts) == ["model", "family", "classes", "images", "size", "losses", "device", "folder"]
-    assert facts["model"].startswith(f"{raw}, 0.") and facts["family"].endswith("YOLOv5, YOLOv8 and YOLO11")
+    assert facts["model"].startswith(f"{raw}, 0.") and facts["family"].endswith("v9, YOLO11 and YOLO12")
     assert (
         facts["classes"] == "2: square, disc"
         and facts["images"] == f"{len(data.train)} train, {len(data.val)} val: {data.path}"

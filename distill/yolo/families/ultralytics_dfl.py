@@ -127,7 +127,7 @@ def alike(head: Any, other: Any) -> bool:
 
 
 DFL = Family(
-    title="ultralytics' YOLOv3, YOLOv5, YOLOv6, YOLOv8, YOLOv9, YOLO11 and YOLO12",
+    title="ultralytics' YOLOv3, v5, v6, v8, v9, YOLO11 and YOLO12",
     owns=owns,
     outputs=outputs,
     label_terms=label_terms,

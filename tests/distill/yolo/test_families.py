@@ -17,6 +17,7 @@ from ultralytics.nn.modules.head import Detect
 from distill.errors import DistillError
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.families import table
+from distill.yolo.families.end_to_end import END_TO_END
 from distill.yolo.families.family import Evaluation
 from distill.yolo.families.outputs import run, sensitivity_of
 from distill.yolo.families.points import neck_keep
@@ -41,6 +42,13 @@ def ending_in(head: nn.Module) -> Any:
     return model
 
 
+def of_one_branch(head: Any) -> nn.Module:
+    """As a network is left that runs without NMS and was fused."""
+    head.end2end = True
+    head.fuse()
+    return head
+
+
 UNKNOWN: dict[str, Callable[[], nn.Module]] = {
     "Shifted": lambda: Shifted(3, ch=CH),
     "Identity": nn.Identity,
@@ -49,13 +57,21 @@ UNKNOWN: dict[str, Callable[[], nn.Module]] = {
     "OBB": lambda: heads.OBB(3, ch=CH),
     "WorldDetect": lambda: heads.WorldDetect(3, ch=CH),
     "RTDETRDecoder": lambda: heads.RTDETRDecoder(3, ch=CH, hd=16, nh=2, ndl=1, d_ffn=16),
-    "v10Detect, which works without NMS": lambda: heads.v10Detect(3, ch=CH),
-    "Detect, which works without NMS": lambda: Detect(3, reg_max=1, end2end=True, ch=CH),  # YOLO26's
+    "v10Detect with one of its two branches": lambda: of_one_branch(heads.v10Detect(3, ch=CH)),
+    "Detect with one of its two branches": lambda: of_one_branch(Detect(3, reg_max=1, end2end=True, ch=CH)),  # YOLO26's
 }
 
 
 @pytest.mark.parametrize(
-    ("model", "family"), [(tiny, DFL), (lambda: tiny("yolo11n.yaml"), DFL), (network, ANCHOR)], ids=["v8", "11", "v5"]
+    ("model", "family"),
+    [
+        (tiny, DFL),
+        (lambda: tiny("yolo11n.yaml"), DFL),
+        (network, ANCHOR),
+        (lambda: ending_in(heads.v10Detect(3, ch=CH)), END_TO_END),
+        (lambda: tiny("yolo26n.yaml"), END_TO_END),
+    ],
+    ids=["v8", "11", "v5", "v10", "26"],
 )
 def test_a_network_is_of_the_family_of_its_head(model: Callable[[], Any], family: Any) -> None:
     assert family_of(model()) is family
@@ -76,11 +92,11 @@ def test_an_unknown_head_is_refused_by_name(name: str, tmp_path: Path) -> None:
             use(model)
         text = str(error.value)
         assert f"ends in the head {name}" in text and "\n" not in text
-        assert "the original YOLOv5" in text and "YOLOv8 and YOLO11 are supported" in text
+        assert "the original YOLOv5" in text and "YOLOv10 and YOLO26 are supported" in text
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["Segment", "Pose", "OBB", "WorldDetect", "Detect, which works without NMS"])
+@pytest.mark.parametrize("name", ["Segment", "Pose", "OBB", "WorldDetect", "Detect with one of its two branches"])
 def test_a_checkpoint_with_an_unknown_head_is_refused(name: str, tmp_path: Path) -> None:
     torch.save({"model": ending_in(UNKNOWN[name]())}, tmp_path / "best.pt")
     with pytest.raises(DistillError, match=rf"best\.pt ends in the head {name}"):
