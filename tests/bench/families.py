@@ -120,7 +120,9 @@ def run(folder: Path, words: list[str]) -> int:
     ]
     start = time.monotonic()
     with (folder.parent / f"{folder.name}.log").open("a") as log:
-        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=dict(os.environ)).returncode
+        status = subprocess.run(
+            command, check=False, stdout=log, stderr=subprocess.STDOUT, env=dict(os.environ)
+        ).returncode
     print(f"{folder.name}: exit status {status} after {time.monotonic() - start:.0f} s", flush=True)
     return status
 
