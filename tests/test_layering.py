@@ -18,7 +18,7 @@ LAYERS = (
     ("distill.api",),
     ("distill.comparison",),
     ("distill.engine",),
-    ("distill.yolo", "distill.training", "distill.report", "distill.demo"),
+    ("distill.yolo", "distill.kinds", "distill.training", "distill.report", "distill.demo"),
     ("distill.recipe", "distill.results"),
     ("distill.losses",),
     ("prune", "distill.machine"),
@@ -125,6 +125,12 @@ def test_one_module_imports_ultralytics() -> None:
     """Beside its package, which decides how ultralytics behaves before it is imported: a port is one file."""
     users = {name for name in MODULES if any(used.split(".")[0] == "ultralytics" for used in imports(name))}
     assert users == {"distill.yolo", "distill.yolo.upstream"}
+
+
+def test_the_engine_reaches_kinds_of_networks_by_one_file() -> None:
+    for module in filter(lambda name: layer(name) <= layer("distill.engine"), MODULES):
+        used = {name for name in ours(module) if belongs(name, "distill.yolo")}
+        assert used <= ({"distill.yolo.kind"} if module == "distill.engine.kinds" else set()), module
 
 
 @pytest.mark.parametrize("part", TORCH_FREE)

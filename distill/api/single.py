@@ -31,9 +31,9 @@ def load(path: str | Path, *, trust: bool = False) -> nn.Module:
     Raises:
         DistillError: it cannot be opened, or is no detector that can be pruned.
     """
-    from distill.yolo.checkpoint import detector as checkpoint
+    from distill.engine.kinds import kind_at
 
-    return checkpoint.load(path, trust=trust).model
+    return kind_at(path).open(path, trust=trust).model
 
 
 @public

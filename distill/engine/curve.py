@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 import prune
-from distill.engine.judge import Judge
+from distill.engine.kinds import kind_of
 from distill.engine.planning import budget as budget_of
 from distill.engine.preflight import Preflight, preflight
 from distill.engine.stages.repair import mend
@@ -29,9 +29,6 @@ from distill.recipe.keys import Key
 from distill.recipe.schema import Distill, Prune, Recipe
 from distill.recipe.section import write as plain
 from distill.results.curve import FORMAT, CurvePoint, CurveResults, CurveSetting, in_order
-from distill.yolo.checkpoint.detector import deployed
-from distill.yolo.evaluation.evaluate import EvalSettings
-from distill.yolo.families.adapter import YOLO_ADAPTER
 
 BUDGETS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 RESOLUTION = 0.04  # between the last budget that is accepted and the first that is not
@@ -109,9 +106,10 @@ class _Curve:
         assert checked.teacher is not None and checked.data is not None  # a curve is of a checkpoint and its images
         self.recipe, self.device, self.console, self.save = checked.recipe, checked.device, console, save
         self.options, self.data, self.teacher = options, checked.data, checked.teacher
+        self.kind = kind_of(checked.recipe)
         self.shared = Statistics(checked, console)
-        settings = EvalSettings(self.recipe.size, self.recipe.batch, self.device)
-        self.judge = Judge(lambda: self.shared.model, self.data, settings, console)
+        settings: dict[str, Any] = {"imgsz": self.recipe.size, "batch": self.recipe.batch, "device": self.device}
+        self.judge = self.kind.judge(lambda: self.shared.model, self.data, console, **settings)
         self.results = self._begin(before)
 
     @property
@@ -215,15 +213,15 @@ class _Curve:
         start = time.monotonic()
         self.console.header(f"{self.results.key} {budget:g}")
         plan = prune.make_plan(shared.graph, scores, progress=self.console.track, **self._budget(budget))
-        student = prune.apply(shared.model, plan, adapter=YOLO_ADAPTER)
+        student = prune.apply(shared.model, plan, adapter=self.kind.adapter)
         pruned, repaired = self.judge.evaluate(student).yardstick[1], None
         if images is not None:
             steps = self.results.setting.steps
-            mend(student, shared.model, plan, images, steps, self.recipe.seed, self.console, weights)
+            mend(self.kind, student, shared.model, plan, images, steps, self.recipe.seed, self.console, weights)
             repaired = self.judge.evaluate(student).yardstick[1]
         return CurvePoint(budget, *self._cost(student), pruned, repaired, time.monotonic() - start)
 
     def _cost(self, network: nn.Module) -> tuple[float, int]:
         """GFLOPs and parameters as they are deployed, with BatchNorm in the convolutions."""
-        folded = deployed(network)
+        folded = self.kind.deployed(network)
         return measure.count_gflops(folded, self.recipe.size), measure.count_params(folded)

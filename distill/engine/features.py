@@ -10,14 +10,15 @@ from torch import nn
 
 import prune
 from distill.engine.folder import PLAN
+from distill.engine.kinds import kind_at
+from distill.engine.planning import image_of
 from distill.engine.size import image_size
 from distill.errors import DistillError
+from distill.kinds.kind import Kind
 from distill.losses.context import NECK
 from distill.machine.words import html_table, printable, text_table
 from distill.recipe.schema import FeatureOptions
-from distill.yolo.checkpoint import detector as checkpoint
-from distill.yolo.families.outputs import run
-from distill.yolo.families.points import check_alike, image_of, is_feature, neck_keep, outputs_of
+from distill.training.points import check_alike, is_feature
 from prune.cut.surgery import check
 
 
@@ -71,19 +72,20 @@ def features(options: FeatureOptions) -> Features:
     Raises:
         DistillError: the checkpoint or the plan cannot be read, or the plan is of another network.
     """
-    network = checkpoint.load(options.model, trust=options.trust)
+    kind = kind_at(options.model)
+    network = kind.open(options.model, trust=options.trust)
     plan = None if options.plan is None else _plan(Path(options.plan), network.model)
-    return Features(_features(network.model, image_size(options.imgsz, network).pixels, plan))
+    return Features(_features(kind, network.model, image_size(options.imgsz, network, kind).pixels, plan))
 
 
-def _features(model: nn.Module, size: int, plan: prune.PrunePlan | None) -> Iterator[Feature]:
-    kept: Sequence[Sequence[int] | None] | None = None if plan is None else neck_keep(model, plan.keep_inputs)
-    neck = run(model, image_of(model, size)).neck
-    for level, (feature, channels) in enumerate(zip(neck, kept or [None] * len(neck), strict=True)):
+def _features(kind: Kind, model: nn.Module, size: int, plan: prune.PrunePlan | None) -> Iterator[Feature]:
+    kept: Sequence[Sequence[int] | None] | None = None if plan is None else kind.neck_keep(model, plan)
+    neck = kind.neck(model, size)
+    for level, (shape, channels) in enumerate(zip(neck, kept or [None] * len(neck), strict=True)):
         count = None if channels is None else len(channels)
-        yield _feature(NECK, f"level {level}", tuple(feature.shape), size, count)
-    outputs = outputs_of(model, size)
-    for point in _alike(model, (path for path, output in outputs.items() if is_feature(output))):
+        yield _feature(NECK, f"level {level}", shape, size, count)
+    outputs = prune.trace_outputs(model, image_of(model, size), adapter=kind.adapter)
+    for point in _alike(kind, model, (path for path, output in outputs.items() if is_feature(output))):
         output = outputs[point]
         yield _feature(point, output.kind, output.shape, size, None if plan is None else len(output.kept(plan)))
 
@@ -93,9 +95,9 @@ def _feature(point: str, module: str, shape: tuple[int, ...], size: int, kept: i
     return Feature(point, module, channels, height, width, size // height, kept)
 
 
-def _alike(model: nn.Module, points: Iterable[str]) -> Iterator[str]:
+def _alike(kind: Kind, model: nn.Module, points: Iterable[str]) -> Iterator[str]:
     """The points that mean the same in a student and in its teacher, whose BatchNorm is folded in."""
-    teacher = checkpoint.fused(model)
+    teacher = kind.fused(model)
     for point in points:
         try:
             check_alike(model, teacher, [point])

@@ -11,17 +11,15 @@ import torch
 from torch import nn
 
 import prune
+from distill.engine.kinds import kind_of
 from distill.engine.planning import budget
 from distill.engine.teachers import Teaching, make_task
+from distill.kinds.opened import Images
 from distill.losses.base import WeightedLoss
 from distill.losses.spec import ALWAYS
 from distill.recipe.schema import Recipe
-from distill.training.task import LABELLED, check_support
+from distill.training.task import check_support
 from distill.training.trial import try_out
-from distill.yolo.data.dataset import DataSet
-from distill.yolo.data.images import calibration
-from distill.yolo.families.adapter import YOLO_ADAPTER
-from distill.yolo.upstream import get_cfg
 
 SIDE = 256  # largest side of the images in pixels: shapes are those of any size, and it takes less than a second
 IMAGES = 2  # BatchNorm in training needs more than one value to a channel, and a deep feature may have one to an image
@@ -39,10 +37,11 @@ class LossCheck:
 
     def __init__(self, model: nn.Module, graph: prune.ChannelGraph | None, recipe: Recipe) -> None:
         self.model, self._graph, self._cut = model, graph, recipe.prune
+        self._kind = kind_of(recipe)
         self._student: tuple[nn.Module, prune.PrunePlan | None] | None = None
         self._done: list[Any] = []
 
-    def run(self, recipe: Recipe, teachers: Sequence[Teaching], data: DataSet | None) -> None:
+    def run(self, recipe: Recipe, teachers: Sequence[Teaching], data: Images | None) -> None:
         """Run every loss forward and back, as training does on a CPU. The same losses are not run again.
 
         Args:
@@ -72,7 +71,9 @@ class LossCheck:
         with torch.random.fork_rng(devices=[]):  # a mask that a loss draws must not move what the run draws
             torch.manual_seed(0)
             task = make_task(recipe, copies, student, self._network, plan, 0.0)
-            try_out(task.train(), _batch(recipe, data, labelled))
+            known = 0 if not labelled else IMAGES if recipe.unlabelled is None else 1
+            size = min(recipe.size, SIDE)
+            try_out(task.train(), self._kind.trial_batch(data, count=IMAGES, size=size, known=known))
         self._done.append(key)
 
     def _network(self, teaching: Teaching) -> nn.Module:
@@ -83,28 +84,16 @@ class LossCheck:
         if self._graph is not None and self._cut is not None:
             # Nearly every layer loses some, as by the sensitivity of outputs; by the size of weights most would stay whole.
             plan = prune.make_plan(self._graph, prune.score(self._graph, "random"), **budget(self._cut))
-        student: Any = (
-            copy.deepcopy(self.model) if plan is None else prune.apply(self.model, plan, adapter=YOLO_ADAPTER)
-        )
+        adapter = self._kind.adapter
+        student = copy.deepcopy(self.model) if plan is None else prune.apply(self.model, plan, adapter=adapter)
         random = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for weight in student.parameters():
                 weight.mul_(1 + NOISE * torch.randn(weight.shape, generator=random))
-        student.args = get_cfg()  # which its own loss on labels reads, if a loss asks for that
+        self._kind.ready(student)
         return student, plan
 
 
 def _copy(loss: WeightedLoss) -> WeightedLoss:
     """The same from the first step to the last, with layers of its own."""
     return replace(loss, call=copy.deepcopy(loss.call), ramp=ALWAYS)
-
-
-def _batch(recipe: Recipe, data: DataSet | None, labelled: bool) -> dict[str, Any]:
-    """Training images, with a made-up box on each that has labels in the training."""
-    side = min(recipe.size, SIDE)
-    images = torch.rand(IMAGES, 3, side, side) if data is None else calibration(data.train, IMAGES, side)
-    if not labelled:
-        return {"img": images}
-    known = len(images) if recipe.unlabelled is None else 1
-    boxes = {"cls": torch.zeros(known, 1), "bboxes": torch.full((known, 4), 0.5)}
-    return {"img": images, "batch_idx": torch.arange(known).float(), **boxes, LABELLED: known}

@@ -10,22 +10,16 @@ import torch
 from torch import Tensor, nn
 
 import prune
+from distill.engine.kinds import kind_of
+from distill.kinds.kind import Kind
+from distill.kinds.opened import Images, Opened
 from distill.machine import plugins
 from distill.machine.console import Console
 from distill.recipe.schema import Prune, Recipe
-from distill.yolo.checkpoint.detector import Detector
-from distill.yolo.data.dataset import DataSet
-from distill.yolo.data.images import calibration
-from distill.yolo.families.adapter import YOLO_ADAPTER
-from distill.yolo.families.outputs import sensitivity_of
-from distill.yolo.families.points import image_of
-from distill.yolo.families.table import family_of, stride_of
 
 
-def calibration_images(recipe: Recipe, teacher: Detector, data: DataSet, count: int) -> Tensor:
-    """Training images as the network sees them in validation, framed in grey; the same ones at every call.
-
-    Validators pad even a square image by half a stride. A network that was repaired without that border sees things in it.
+def calibration_images(recipe: Recipe, teacher: Opened, data: Images, count: int) -> Tensor:
+    """Training images as the network sees them in validation; the same ones at every call.
 
     Args:
         recipe: its `size` and `seed` count.
@@ -34,23 +28,23 @@ def calibration_images(recipe: Recipe, teacher: Detector, data: DataSet, count: 
         count: of images, at most.
 
     Returns:
-        (count, 3, imgsz + stride, imgsz + stride) in [0, 1].
+        (count, 3, side, side), normalised as the network takes them.
     """
-    by_area = family_of(teacher.model).area_resize
-    frame = stride_of(teacher.model) // 2
-    return calibration(
-        (*data.train, *data.unlabelled), count, recipe.size, seed=recipe.seed, by_area=by_area, frame=frame
-    )
+    files = (*data.train, *data.unlabelled)
+    return kind_of(recipe).calibration(teacher.model, files, count, recipe.size, recipe.seed)
 
 
-def trace(model: nn.Module, size: int) -> prune.ChannelGraph:
-    """The channels of a detector, followed at an image size in pixels, on the device that it is on."""
-    return prune.trace(model, image_of(model, size), adapter=YOLO_ADAPTER)
+def trace(kind: Kind, model: nn.Module, size: int) -> prune.ChannelGraph:
+    """The channels of a network of a kind, followed at an image size in pixels, on the device that it is on."""
+    return prune.trace(model, image_of(model, size), adapter=kind.adapter)
 
 
-def make_plan(
-    recipe: Recipe, teacher: Detector, data: DataSet, device: torch.device, console: Console
-) -> prune.PrunePlan:
+def image_of(model: nn.Module, size: int) -> Tensor:
+    """An image of `size` x `size` pixels on the device of a network, (1, 3, size, size)."""
+    return torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
+
+
+def make_plan(recipe: Recipe, teacher: Opened, data: Images, device: torch.device, console: Console) -> prune.PrunePlan:
     """Decide what to cut, from the weights or from the sensitivity of the outputs on training images. No labels are used.
 
     Args:
@@ -66,7 +60,8 @@ def make_plan(
     options = recipe.prune
     model = teacher.model.to(device)
     images = calibration_images(recipe, teacher, data, options.images if options else 1)
-    graph = trace(model, recipe.size)
+    kind = kind_of(recipe)
+    graph = trace(kind, model, recipe.size)
     if options is None:
         return prune.keep_all(graph)
     plan = prune.plan_in_rounds(
@@ -74,7 +69,7 @@ def make_plan(
         importance_of(options.importance),
         images=images,
         rounds=options.rounds,
-        sensitivity=sensitivity_of(model),
+        sensitivity=kind.sensitivity(model),
         seed=recipe.seed,
         progress=console.track,
         **budget(options),

@@ -6,17 +6,18 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import prune
+from distill.engine.kinds import kind_of
 from distill.engine.loss_check import LossCheck
 from distill.engine.planning import budget, importance_of, trace
 from distill.engine.size import ImageSize, image_size, with_size
 from distill.engine.teachers import Teaching, open_model, open_teachers, trains_towards, untrained
 from distill.engine.unlabelled import in_words, unread, with_frames, with_unlabelled
 from distill.errors import DistillError
+from distill.kinds.opened import Images, Opened
 from distill.losses.base import WeightedLoss, points_of
 from distill.losses.context import NECK
 from distill.losses.spec import ORIGINAL
@@ -25,16 +26,8 @@ from distill.machine.console import Console
 from distill.machine.device import pick_device
 from distill.machine.measure import count_params
 from distill.machine.progress import ProgressCallback
-from distill.machine.words import html_table, printable, text_table
+from distill.machine.words import abridge, html_table, text_table
 from distill.recipe.schema import SHAPES, Recipe
-from distill.yolo.checkpoint.detector import Detector
-from distill.yolo.data import dataset as datasets
-from distill.yolo.data.dataset import DataSet
-from distill.yolo.data.labels import abridge
-from distill.yolo.export import check_exports
-from distill.yolo.families.table import family_of, stride_of
-from distill.yolo.training.forwards import check_runtime
-from distill.yolo.training.loggers import check_loggers
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,9 +39,9 @@ class Preflight:
     recipe: Recipe  # with the image size in place of `auto`
     size: ImageSize
     device: torch.device
-    teacher: Detector | None  # the network that the recipe names as `model`; None if it trains one
+    teacher: Opened | None  # the network that the recipe names as `model`; None if it trains one
     teachers: tuple[Teaching, ...]  # who teaches it, and with which losses
-    data: DataSet | None  # None if it is still to be generated
+    data: Images | None  # None if it is still to be generated
     notes: tuple[str, ...]  # lines about what is left out
     warnings: tuple[str, ...]  # lines that the user must know, on the screen and in the report
     loss_check: LossCheck  # between the recipe's networks, for other losses
@@ -64,10 +57,9 @@ class Preflight:
         teacher, data, train = self.teacher, self.data, self.recipe.teacher.train
         rows = [("model", f"{train.model}, trained first" if train else "")]
         if teacher is not None:
-            file, family = getattr(teacher.model, "yaml", {}).get("yaml_file", ""), family_of(teacher.model).title
             random = ", with random weights" if self.recipe.fresh else ""
             rows = [("model", f"{teacher.source}, {count_params(teacher.model) / 1e6:.2f} M parameters{random}")]
-            rows.append(("family", f"{printable(file, 60)}, of {family}" if file else family))
+            rows.append(("family", kind_of(self.recipe).family(teacher)))
         if names := teacher.names if teacher else data.names if data else None:
             rows.append(("classes", f"{len(names)}: {abridge(list(names.values()), ', ')}"))
         if data is not None:
@@ -128,9 +120,9 @@ def preflight(
         PruneError: a budget that cannot be met, or a pattern of `prune.protect` that names nothing.
     """
     device = pick_device(recipe.device)
-    check_exports(recipe.export)
-    check_loggers(recipe.loggers)
-    check_runtime(recipe.distill.teacher_runtime, device)
+    kind = kind_of(recipe)
+    kind.check_exports(recipe.export)
+    kind.check_options(recipe.distill.teacher_runtime, recipe.loggers, device)
     batches = {"batch": recipe.batch, "distill.batch": recipe.distill.batch}
     if recipe.teacher.train:
         batches["teacher.train.batch"] = recipe.teacher.train.batch
@@ -146,7 +138,7 @@ def preflight(
     data = None
     if recipe.data != SHAPES or generate is not None:
         path = generate() if recipe.data == SHAPES and generate is not None else Path(recipe.data)
-        data = load_data(path, teacher, progress)
+        data = kind.load_data(path, teacher, progress)
     data = with_unlabelled(recipe, data, progress)
     if data is not None:
         teaching = [loss for each in teachers for loss in each.losses]
@@ -161,25 +153,17 @@ def preflight(
     return Preflight(recipe, size, device, teacher, teachers, data, notes, tuple(warnings), loss_check)
 
 
-def load_data(path: str | Path, model: Detector | None, progress: ProgressCallback | None) -> DataSet:
-    """Open a data set for a model, or for one that is still to be trained."""
-    if model is None:
-        return datasets.load(path, progress=progress)
-    args: Any = getattr(model.model, "args", {})
-    return datasets.load(path, model.names, single_cls=bool(args.get("single_cls")), progress=progress)
-
-
-def trained_network(recipe: Recipe, model: Detector | None, teachers: Sequence[Teaching]) -> Detector | None:
+def trained_network(recipe: Recipe, model: Opened | None, teachers: Sequence[Teaching]) -> Opened | None:
     """The network whose image size the run takes: `model`, or the first teacher of one with random weights."""
     others = [each.network for each in teachers if each.network is not None]
     return others[0] if recipe.fresh and others else model
 
 
-def size_warnings(recipe: Recipe, teacher: Detector | None) -> tuple[str, ...]:
+def size_warnings(recipe: Recipe, teacher: Opened | None) -> tuple[str, ...]:
     """A warning if a network will see images of another size than it was trained on."""
     if teacher is None or teacher.imgsz is None:
         return ()  # nobody knows what size that was
-    if recipe.size in (teacher.imgsz, image_size(None, teacher).pixels):
+    if recipe.size in (teacher.imgsz, image_size(None, teacher, kind_of(recipe)).pixels):
         return ()
     sizes = f"was trained at {teacher.imgsz} pixels, and imgsz is {recipe.size}"
     return (f"{teacher.source} {sizes}: give imgsz={teacher.imgsz} unless that is meant",)
@@ -201,7 +185,7 @@ def check_losses(recipe: Recipe, teachers: Sequence[Teaching]) -> tuple[str, ...
     return tuple(note for each in teachers for note in each.notes)
 
 
-def _check_labels(recipe: Recipe, data: DataSet, teaching: Sequence[WeightedLoss]) -> None:
+def _check_labels(recipe: Recipe, data: Images, teaching: Sequence[WeightedLoss]) -> None:
     """Refuse a training that has nothing to learn from if the data has no labels. `teaching`: its losses."""
     if data.labelled:
         return
@@ -217,7 +201,7 @@ def _check_labels(recipe: Recipe, data: DataSet, teaching: Sequence[WeightedLoss
         )
 
 
-def check_network(recipe: Recipe, teacher: Detector | None) -> LossCheck:
+def check_network(recipe: Recipe, teacher: Opened | None) -> LossCheck:
     """Check that the network takes images of `imgsz` and can be cut as far as the recipe says. One to be trained is built.
 
     Returns:
@@ -227,13 +211,13 @@ def check_network(recipe: Recipe, teacher: Detector | None) -> LossCheck:
         DistillError: `teacher.train.model` is no detector that is supported, or `imgsz` is none that the network takes.
         PruneError: a budget that cannot be met, or a pattern of `prune.protect` that names nothing.
     """
-    network, graph = untrained(recipe) if teacher is None else teacher.model, None
-    stride = stride_of(network)
+    network, graph, kind = untrained(recipe) if teacher is None else teacher.model, None, kind_of(recipe)
+    stride = kind.stride(network)
     if recipe.size % stride:
         sizes = f"{recipe.size // stride * stride} or {-(-recipe.size // stride) * stride}"
         raise DistillError(f"imgsz is {recipe.size}, and this network takes multiples of {stride}: give {sizes}")
     if recipe.prune is not None:
-        graph = trace(network, recipe.size)
+        graph = trace(kind, network, recipe.size)
         prune.check_budget(graph, **budget(recipe.prune))
         importance_of(recipe.prune.importance)
     return LossCheck(network, graph, recipe)

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 import prune
 from distill.demo import dataset as shapes
 from distill.engine.folder import PLAN, TRAINING, RunFolder
-from distill.engine.judge import Judge
+from distill.engine.kinds import kind_of
 from distill.engine.planning import calibration_images
 from distill.engine.preflight import preflight
 from distill.engine.teachers import Teaching, make_task
 from distill.errors import DistillError
+from distill.kinds.kind import Judge, Seen
+from distill.kinds.opened import Opened, Trained
 from distill.machine import parallel
 from distill.machine.console import Console
 from distill.machine.progress import EpochCallback
@@ -28,12 +30,6 @@ from distill.training import schedule as schedules
 from distill.training.mixture import Mixture
 from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
-from distill.yolo.checkpoint import detector as checkpoint
-from distill.yolo.checkpoint.detector import Detector
-from distill.yolo.evaluation.evaluate import KEPT, Boxes, EvalSettings, detect
-from distill.yolo.training.loggers import Loggers
-from distill.yolo.training.train import Trained, train
-from distill.yolo.training.tuning import reestimate_batchnorm
 
 METRICS = "metrics.csv"
 
@@ -64,11 +60,12 @@ class Session:
         checked = preflight(recipe, generate=self._generate, frames=self._frames, progress=console.track)
         assert checked.data is not None  # generated data are there too
         self.recipe = checked.recipe
+        self.kind = kind_of(self.recipe)
         folder.resolve(to_yaml(self.recipe))
         self.device, self.teacher = checked.device, checked.teacher
         self.teachers, self.data = checked.teachers, checked.data
         self.warnings = checked.warnings  # those of stages are in their records
-        self._seen: dict[str, Boxes] = {}  # by network, of the evaluations that this process has made
+        self._seen: dict[str, Seen] = {}  # by network, of the evaluations that this process has made
         folder.open()
         checked.introduce(console, folder.path)
         checked.show(console)
@@ -108,19 +105,19 @@ class Session:
                 f"{file} is damaged ({error}): remove it, then resume, and the cut is made again"
             ) from None
 
-    def load(self, network: Network) -> Detector:
+    def load(self, network: Network) -> Opened:
         """A network of the run folder."""
         try:
-            return checkpoint.load(self.folder.path / network.file)
+            return self.kind.open(self.folder.path / network.file)
         except DistillError as error:
             mend = "as it is a file of this run, remove it and resume: it is made again"
             raise DistillError(f"{error}; {mend}") from None
 
-    def save(self, detector: Detector, network: Network, plan: prune.PrunePlan | None = None) -> None:
-        """Write a network into the run folder, as stock ultralytics reads it.
+    def save(self, opened: Opened, network: Network, plan: prune.PrunePlan | None = None) -> None:
+        """Write a network into the run folder, as stock code of its kind reads it.
 
         Args:
-            detector: what is written.
+            opened: what is written.
             network: which network of the run it is.
             plan: that cut it, kept in the file as plain data.
         """
@@ -128,15 +125,15 @@ class Session:
             self.folder.check()
             file = self.folder.path / network.file
             file.parent.mkdir(exist_ok=True)
-            checkpoint.save(
-                detector.model,
+            self.kind.save(
+                opened.model,
                 file,
-                names=detector.names,
+                names=opened.names,
                 imgsz=self.recipe.size,
                 plan=plan.to_dict() if plan else None,
             )
 
-    def images(self, network: Detector, count: int) -> Tensor:
+    def images(self, network: Opened, count: int) -> Tensor:
         """Training images as `network` sees them in validation: see `calibration_images`."""
         return calibration_images(self.recipe, network, self.data, count)
 
@@ -144,12 +141,11 @@ class Session:
         """How good a network of the run folder is."""
         return self._judge.evaluate(self.load(network).model, self._seen.setdefault(network.name, {}))
 
-    def boxes(self, network: Network) -> Boxes:
+    def boxes(self, network: Network) -> Seen:
         """What a network of the run folder sees on the val images; nothing is computed if this process has evaluated it."""
         if not self._seen.get(network.name):
-            with self.console.bar(f"boxes of {network.title}", len(self.data.val), "images") as bar:
-                model, settings = self.load(network).model, self._judge.settings
-                self._seen[network.name] = detect(model, self.data, settings, bar=bar, least=KEPT)
+            title = f"boxes of {network.title}"
+            self._seen[network.name] = self._judge.look(self.load(network).model, title)
         return self._seen[network.name]
 
     @property
@@ -162,8 +158,8 @@ class Session:
     @cached_property
     def _judge(self) -> Judge:
         """The same for every network of this run."""
-        settings = EvalSettings(self.recipe.size, self.recipe.batch, self.device)
-        return Judge(self._reference, self.data, settings, self.console)
+        settings: dict[str, Any] = {"imgsz": self.recipe.size, "batch": self.recipe.batch, "device": self.device}
+        return self.kind.judge(self._reference, self.data, self.console, **settings)
 
     def _reference(self) -> Any:
         """The network of `reference`, whose copy in the run folder may still be to come."""
@@ -171,7 +167,7 @@ class Session:
             return self.load(TEACHER).model
         return next(each.network.model for each in self.teachers if each.network is not None and each.losses)
 
-    def task(self, student: Detector, plan: prune.PrunePlan | None = None) -> DistillationTask:
+    def task(self, student: Opened, plan: prune.PrunePlan | None = None) -> DistillationTask:
         """Teachers, student and losses; the labels take part if there are any. `plan`: what the student was cut by."""
         labels = self.recipe.distill.labels if self.data.labelled else 0.0
         return make_task(self.recipe, self.teachers, student.model, self._network_of, plan, labels)
@@ -195,7 +191,7 @@ class Session:
         batch, mixture = self.recipe.distill.batch or self.recipe.batch, self._mixture
         return batch * mixture.steps(batch) if mixture else len(self.data.train)
 
-    def training_start(self, lr: float | None = None, freeze_bn: bool = False) -> tuple[Detector, Schedule]:
+    def training_start(self, lr: float | None = None, freeze_bn: bool = False) -> tuple[Opened, Schedule]:
         """The network that training starts from, with BatchNorm statistics of augmented images, and the schedule.
 
         `lr` is None while it is not chosen; with `freeze_bn` BatchNorm keeps its statistics.
@@ -206,22 +202,21 @@ class Session:
         if self.recipe.fresh:  # it has nothing to lose, and BatchNorm no statistics
             return student, schedules.teacher(*length, **shared)
         schedule = schedules.recovery(*length, **shared, freeze_bn=freeze_bn, keep_batch=options.batch is not None)
-        reestimate_batchnorm(
-            student.model, self.data, schedule, imgsz=self.recipe.size, device=self.device, seed=self.recipe.seed
-        )
+        place: dict[str, Any] = {"imgsz": self.recipe.size, "device": self.device, "seed": self.recipe.seed}
+        self.kind.recentre(student.model, self.data, schedule, **place)
         return student, schedule
 
     def train(self, model: Any, schedule: Schedule, name: str, **options: Any) -> Trained:
-        """Train in ultralytics' loop; everything that it writes goes into the run folder.
+        """Train in the loop of this kind; everything that it writes goes into the run folder.
 
         Args:
             model: the network.
             schedule: how long and how fast.
             name: of the stage, and of its folder.
-            **options: `task`, `penalty` and `patience` of `distill.yolo.training.train.train`.
+            **options: `task`, `penalty` and `patience` of `distill.kinds.kind.Kind.train`.
         """
         self.console.line(schedule.describe())
-        return train(
+        return self.kind.train(
             model,
             self.data,
             schedule,
@@ -234,8 +229,6 @@ class Session:
             resume=self.folder.resumed,
             val_batch=self.recipe.batch,
             on_epoch=lambda row: self.on_epoch({"stage": name, **row}) if self.on_epoch else None,
-            loggers=Loggers(self.recipe.loggers, self.recipe.name, self.folder.path.name, self.console.warn)
-            if name == "train"
-            else None,
+            loggers=(self.recipe.loggers, self.recipe.name, self.folder.path.name) if name == "train" else None,
             **options,
         )

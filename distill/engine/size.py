@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from distill.engine.kinds import kind_of
+from distill.kinds.kind import Kind
+from distill.kinds.opened import Opened
 from distill.recipe.schema import Recipe
-from distill.yolo.checkpoint.detector import Detector
-from distill.yolo.families.table import stride_of
-
-DEFAULT = 640  # of ultralytics too, for a checkpoint that does not say what it was trained at
 
 
 @dataclass(frozen=True)
@@ -22,28 +21,29 @@ class ImageSize:
         return f"imgsz {self.pixels}, {self.source}"
 
 
-def image_size(given: int | None, network: Detector | None) -> ImageSize:
+def image_size(given: int | None, network: Opened | None, kind: Kind) -> ImageSize:
     """Choose the image size.
 
     Args:
         given: by the user, in pixels; None if it is `auto`.
         network: the checkpoint; None if there is none yet.
+        kind: of networks.
     """
     if given is not None:
         return ImageSize(given, "as given")
     if network is None:
-        return ImageSize(DEFAULT, "by default")
+        return ImageSize(kind.default_size, "by default")
     name = network.source.name
     if not network.imgsz:
-        return ImageSize(DEFAULT, f"by default, for {name} does not say what it was trained at")
-    step = max(32, stride_of(network.model))  # a recipe's sizes are multiples of 32
+        return ImageSize(kind.default_size, f"by default, for {name} does not say what it was trained at")
+    step = max(32, kind.stride(network.model))  # a recipe's sizes are multiples of 32
     pixels = -(-network.imgsz // step) * step
     if pixels != network.imgsz:
         return ImageSize(pixels, f"for {name} was trained at {network.imgsz} and here sizes are multiples of {step}")
     return ImageSize(pixels, f"as {name} was trained")
 
 
-def with_size(recipe: Recipe, teacher: Detector | None) -> tuple[Recipe, ImageSize]:
+def with_size(recipe: Recipe, teacher: Opened | None) -> tuple[Recipe, ImageSize]:
     """The recipe with its image size in place of `auto`, and where that comes from. `teacher`: None if it is trained first."""
-    size = image_size(recipe.imgsz, teacher)
+    size = image_size(recipe.imgsz, teacher, kind_of(recipe))
     return replace(recipe, imgsz=size.pixels), size

@@ -8,15 +8,19 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import prune
 from distill.engine.curve import CurveOptions, trace_curve
 from distill.engine.folder import RECIPE
+from distill.engine.kinds import kind_at
 from distill.engine.planning import make_plan
-from distill.engine.preflight import Preflight, load_data, preflight
+from distill.engine.preflight import Preflight, preflight
 from distill.engine.size import ImageSize, image_size
 from distill.engine.unlabelled import scratch_frames
 from distill.errors import DistillError
+from distill.kinds.kind import Kind, Seen
+from distill.kinds.opened import Exported, Images
 from distill.machine.console import Console
 from distill.machine.device import pick_device
 from distill.machine.files import check_place, lock_folder, write_bytes
@@ -26,24 +30,17 @@ from distill.recipe.schema import SHAPES, Distill, EvalOptions, ExportOptions, R
 from distill.report import curve as curves
 from distill.report.pictures import title_of, words
 from distill.results.curve import FILE, CurveResults
-from distill.yolo.checkpoint import detector as checkpoint
-from distill.yolo.checkpoint.detector import Detector
-from distill.yolo.data.dataset import DataSet
-from distill.yolo.evaluation.difference import worst_class
-from distill.yolo.evaluation.evaluate import PARTS, Boxes, EvalSettings, Metrics, Swap, swap_with_teacher
-from distill.yolo.evaluation.evaluate import evaluate as measure
-from distill.yolo.evaluation.pictures import make_pictures
-from distill.yolo.export import Exported, check_exports, export_checkpoint
+from distill.results.results import Evaluation
 
 PICTURES = 3  # of each kind
 
 
-@dataclass(frozen=True)
-class Evaluated(Metrics):
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Evaluated(Evaluation):
     """What `distill eval` has measured of a checkpoint; printed, it is a table."""
 
     size: ImageSize  # of the input
-    teacher: Metrics | None = None  # of the teacher, if it is given
+    teacher: Evaluation | None = None  # of the teacher, if it is given
     # mAP50-95 with the teacher's boxes, or scores, in place of the student's: by part, if the teacher is given
     swapped: dict[str, float] = field(default_factory=dict)
 
@@ -55,19 +52,20 @@ class Evaluated(Metrics):
     @property
     def rows(self) -> list[tuple[str, float]]:
         """Each figure with its name."""
-        rows = [("mAP50-95", self.map50_95), ("mAP50", self.map50)]
-        rows += [] if self.map50_95_without_nms is None else [("mAP50-95 without NMS", self.map50_95_without_nms)]
-        rows += self.per_class.items()
-        rows += [(f"mAP50-95 with the teacher's {part}", value) for part, value in self.swapped.items()]
-        return rows + ([("mAP50-95 of the teacher", self.teacher.map50_95)] if self.teacher is not None else [])
+        name = self.yardstick[0]
+        rows = [*self.measures, *(self.per_class or {}).items()]
+        rows += [(f"{name} with the teacher's {part}", value) for part, value in self.swapped.items()]
+        own = None if self.teacher is None else self.teacher.yardstick[1]
+        return rows + ([] if own is None else [(f"{name} of the teacher", own)])
 
     def __str__(self) -> str:
         """The images, and a row for each figure."""
-        lines = [f"{self.images} images, {self.instances} objects, {self.size}"]
+        objects = "" if self.instances is None else f", {self.instances} objects"
+        lines = [f"{self.images} images{objects}, {self.size}"]
         return "\n".join([*lines, *text_table((name, f"{value:.3f}") for name, value in self.rows)])
 
     def __repr__(self) -> str:
-        return f"Evaluated(mAP50-95 {self.map50_95:.3f}, mAP50 {self.map50:.3f}, {self.images} images)"
+        return f"Evaluated({self.figures}, {self.images} images)"
 
     def _repr_html_(self) -> str:
         return html_table([("", "0 to 1"), *((name, f"{value:.3f}") for name, value in self.rows)])
@@ -143,32 +141,38 @@ def evaluate(path: str | Path, options: EvalOptions, console: Console) -> Evalua
     if folder is not None:
         check_place(folder)
     device = pick_device(options.device)
-    student = checkpoint.load(path, trust=options.trust)
-    teacher = checkpoint.load(options.teacher, trust=options.trust) if options.teacher else None
-    data = load_data(options.data, student, console.track)
+    kind = kind_at(path)
+    student = kind.open(path, trust=options.trust)
+    teacher = kind.open(options.teacher, trust=options.trust) if options.teacher else None
+    data = kind.load_data(options.data, student, console.track)
     for note in data.notes:
         console.line(note)
     for warning in data.warnings:
         console.warn(warning)
-    size = image_size(options.imgsz, student)
-    seen: dict[str, Boxes] = {"teacher": {}, "student": {}}
-
-    def measured(network: Detector, swap: Swap | None = None, seen: Boxes | None = None) -> Metrics:
-        settings = EvalSettings(size.pixels, options.batch, device)
-        return measure(network.model, data, settings, swap=swap, seen=seen)
-
-    metrics, swapped = measured(student, seen=seen["student"]), {}
+    if not data.labelled:
+        raise DistillError(
+            f"{data.path}: has no labels, so there is nothing to measure with: give a data.yaml as 'data'"
+        )
+    size = image_size(options.imgsz, student, kind)
+    settings: dict[str, Any] = {"imgsz": size.pixels, "batch": options.batch, "device": device}
+    judge = kind.judge(lambda: student.model, data, Console(quiet=True), **settings)
+    seen: dict[str, Seen] = {"teacher": {}, "student": {}}
+    found, swapped, of_teacher = judge.evaluate(student.model, seen["student"]), {}, None
     if teacher is not None:
-        for part in PARTS:
-            swap = swap_with_teacher(teacher.model, part, device)
-            swapped[part] = measured(student, swap).map50_95
-    of_teacher = None if teacher is None else measured(teacher, seen=seen["teacher"])
-    if of_teacher is not None:
-        _draw(folder, data, seen, worst_class(of_teacher.per_class, metrics.per_class), console)
-    return Evaluated(**vars(metrics), size=size, teacher=of_teacher, swapped=swapped)
+        swapped = kind.swapped(student.model, teacher.model, data, **settings)
+        of_teacher = judge.evaluate(teacher.model, seen["teacher"])
+        _draw(kind, folder, data, seen, (of_teacher.per_class or {}, found.per_class or {}), console)
+    return Evaluated(**vars(found), size=size, teacher=of_teacher, swapped=swapped)
 
 
-def _draw(folder: Path | None, data: DataSet, seen: Mapping[str, Boxes], worst: str | None, console: Console) -> None:
+def _draw(
+    kind: Kind,
+    folder: Path | None,
+    data: Images,
+    seen: Mapping[str, Seen],
+    figures: tuple[Mapping[str, float], Mapping[str, float]],
+    console: Console,
+) -> None:
     """Draw the images on which two networks differ; without a folder, say how to get the pictures."""
     if folder is None:
         console.line("to see on which images they differ, add pictures=DIR")
@@ -178,7 +182,8 @@ def _draw(folder: Path | None, data: DataSet, seen: Mapping[str, Boxes], worst: 
         write_bytes(folder / name, content)
 
     folder.mkdir(parents=True, exist_ok=True)
-    made = make_pictures(data, seen, write, count=PICTURES, worst=worst, small=False, warn=console.warn)
+    options: dict[str, Any] = {"count": PICTURES, "small": False, "warn": console.warn}
+    made = kind.pictures(data, seen, write, figures=figures, **options)
     for group in made.groups:
         for picture in group.pictures:
             console.line(f"{folder / picture.file}  {title_of(group)}: {picture.image}, {words(picture)}")
@@ -186,8 +191,9 @@ def _draw(folder: Path | None, data: DataSet, seen: Mapping[str, Boxes], worst: 
 
 def export(path: str | Path, formats: Sequence[str], options: ExportOptions, console: Console) -> Iterator[Exported]:
     """Convert a checkpoint, one format after the other; the results lie beside it."""
-    check_exports(formats)
-    size = image_size(options.imgsz, checkpoint.load(path, trust=options.trust))
+    kind = kind_at(path)
+    kind.check_exports(formats)
+    size = image_size(options.imgsz, kind.open(path, trust=options.trust), kind)
     console.line(str(size))
     for name in formats:
-        yield export_checkpoint(Path(path), name, Path(path).absolute().parent, size.pixels, trust=options.trust)
+        yield kind.export(Path(path), name, Path(path).absolute().parent, size.pixels, trust=options.trust)

@@ -8,11 +8,10 @@ from functools import cached_property
 from torch import Tensor
 
 import prune
+from distill.engine.kinds import kind_of
 from distill.engine.planning import calibration_images, importance_of, trace
 from distill.engine.preflight import Preflight
 from distill.machine.console import Console
-from distill.yolo.families.adapter import YOLO_ADAPTER
-from distill.yolo.families.outputs import sensitivity_of
 
 
 class Statistics:
@@ -30,6 +29,7 @@ class Statistics:
     def __init__(self, checked: Preflight, console: Console) -> None:
         assert checked.teacher is not None and checked.data is not None and checked.recipe.prune is not None
         self._recipe, self._cut, self._data = checked.recipe, checked.recipe.prune, checked.data
+        self._kind = kind_of(checked.recipe)
         self._teacher, self._console = checked.teacher, console
         self.model = checked.teacher.model.to(checked.device)
         self.seconds = 0.0
@@ -37,7 +37,7 @@ class Statistics:
     @cached_property
     def graph(self) -> prune.ChannelGraph:
         """The trace."""
-        return trace(self.model, self._recipe.size)
+        return trace(self._kind, self.model, self._recipe.size)
 
     @cached_property
     def scores(self) -> prune.Importance:
@@ -47,7 +47,7 @@ class Statistics:
             self.graph,
             importance_of(self._cut.importance),
             batches=self._images(self._cut.images),
-            sensitivity=sensitivity_of(self.model),
+            sensitivity=self._kind.sensitivity(self.model),
             seed=self._recipe.seed,
             progress=self._console.track,
         )
@@ -69,10 +69,10 @@ class Statistics:
             self.model,
             prune.keep_all(self.graph),
             self.images,
-            sensitivity=sensitivity_of(self.model),
+            sensitivity=self._kind.sensitivity(self.model),
             seed=self._recipe.seed,
             progress=self._console.track,
-            adapter=YOLO_ADAPTER,
+            adapter=self._kind.adapter,
         )
         self.seconds += time.monotonic() - start
         return weights

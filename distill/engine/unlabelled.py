@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from distill.engine.kinds import kind_of
 from distill.errors import DistillError
+from distill.kinds.opened import Images
 from distill.machine import parallel
 from distill.machine.private import private_folder
 from distill.machine.progress import ProgressCallback
 from distill.machine.words import abridge
 from distill.recipe.schema import Recipe
-from distill.yolo.data import unlabelled
-from distill.yolo.data.dataset import DataSet
 
 
-def with_unlabelled(recipe: Recipe, data: DataSet | None, progress: ProgressCallback | None) -> DataSet | None:
+def with_unlabelled(recipe: Recipe, data: Images | None, progress: ProgressCallback | None) -> Images | None:
     """The data with the images that `unlabelled` names, if it does; of videos, no frame is written yet.
 
     Args:
@@ -33,13 +33,13 @@ def with_unlabelled(recipe: Recipe, data: DataSet | None, progress: ProgressCall
     if recipe.distill.epochs and batch < least:
         what = "images with labels and without share each batch"
         raise DistillError(f"{name} is {batch}, and {what}: give {name}={least} or more")
-    found = unlabelled.find(recipe.unlabelled.images, data.config["path"] if data is not None else None, progress)
-    return data if data is None else unlabelled.beside(data, found)
+    found: Images | None = kind_of(recipe).find_unlabelled(recipe.unlabelled, data, progress)
+    return found
 
 
 def with_frames(
-    recipe: Recipe, data: DataSet, folder: Callable[[], Path] | None, progress: ProgressCallback | None
-) -> DataSet:
+    recipe: Recipe, data: Images, folder: Callable[[], Path] | None, progress: ProgressCallback | None
+) -> Images:
     """The data with frames of their videos; of several processes the leader writes them, and the others read them.
 
     Args:
@@ -50,10 +50,10 @@ def with_frames(
     """
     if recipe.unlabelled is None or folder is None or not data.videos:
         return data
-    place, most = folder(), recipe.unlabelled.frames
-    whole = unlabelled.decoded(data, place, most, progress) if parallel.is_leader() else None
+    place, most, kind = folder(), recipe.unlabelled.frames, kind_of(recipe)
+    whole: Images | None = kind.decode_videos(data, place, most, progress) if parallel.is_leader() else None
     parallel.broadcast()
-    return whole or unlabelled.decoded(data, place, most, progress)
+    return whole or kind.decode_videos(data, place, most, progress)
 
 
 def scratch_frames() -> Path:
@@ -61,7 +61,7 @@ def scratch_frames() -> Path:
     return private_folder() / "frames"
 
 
-def in_words(recipe: Recipe, data: DataSet) -> str:
+def in_words(recipe: Recipe, data: Images) -> str:
     """Images without labels beside labelled ones, for the facts of a run; empty if there are none."""
     options = recipe.unlabelled
     parts = [f"{len(data.unlabelled)} images"] if data.unlabelled else []
@@ -71,8 +71,8 @@ def in_words(recipe: Recipe, data: DataSet) -> str:
     return f"{' and '.join(parts)}: {abridge(list(options.images), ', ')}" if options is not None and parts else ""
 
 
-def unread(recipe: Recipe, data: DataSet, taught: bool) -> tuple[str, ...]:
+def unread(recipe: Recipe, data: Images, taught: bool) -> tuple[str, ...]:
     """A line if training has no use for the images. `taught`: whether a loss needs no labels."""
     if taught or not data.unlabelled or not recipe.distill.epochs:
         return ()
-    return (f"no loss of distill.losses reads the images of '{unlabelled.UNLABELLED}': repair alone uses them",)
+    return ("no loss of distill.losses reads the images of 'unlabelled': repair alone uses them",)

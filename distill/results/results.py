@@ -39,12 +39,19 @@ class Evaluation(Brief):
     map50_95_without_nms: float | None = None  # of a head's branch that works without NMS, if it has one
 
     @property
+    def measures(self) -> list[tuple[str, float]]:
+        """The means against the labels, each with its name."""
+        if self.map50_95 is None or self.map50 is None:
+            return []
+        free = self.map50_95_without_nms
+        beside = [] if free is None else [("mAP50-95 without NMS", free)]
+        return [("mAP50-95", self.map50_95), ("mAP50", self.map50), *beside]
+
+    @property
     def figures(self) -> str:
         """The means in a line."""
-        if self.map50_95 is not None:
-            free = self.map50_95_without_nms
-            beside = "" if free is None else f", mAP50-95 without NMS {free:.3f}"
-            return f"mAP50-95 {self.map50_95:.3f}, mAP50 {self.map50:.3f}{beside}"
+        if self.measures:
+            return ", ".join(f"{name} {value:.3f}" for name, value in self.measures)
         if self.agreement50_95 is None:
             return ""
         return f"agreement with the teacher 50-95 {self.agreement50_95:.3f}, 50 {self.agreement50:.3f}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import DistillError, first_line
+from distill.kinds.opened import Exported
 from distill.machine.faults import machine_fault
 from distill.machine.files import UNFINISHED, scratch_folder, write_atomically
 from distill.machine.measure import file_size_mb
@@ -38,20 +38,6 @@ _PACKAGES = {
     "ncnn": ("ncnn",),
     "mnn": ("MNN",),
 }
-
-
-@dataclass(frozen=True)
-class Exported:
-    """One exported network."""
-
-    file: Path  # the file, or the folder for formats that are one (OpenVINO, ncnn)
-    size_mb: float  # megabytes of 10^6 bytes
-    max_abs_diff: float | None  # see `compare_outputs`; None for a format that cannot be run here
-
-    def __str__(self) -> str:
-        """File, size and difference in a line."""
-        checked = "not compared" if self.max_abs_diff is None else f"outputs differ by {self.max_abs_diff:.1e}"
-        return f"{self.file}  {self.size_mb:.1f} MB, {checked}"
 
 
 def check_exports(formats: Iterable[str]) -> None:

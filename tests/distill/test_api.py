@@ -22,7 +22,7 @@ from distill.recipe import load as recipes
 from distill.recipe.schema import EvalOptions, ExportOptions, Recipe
 from distill.results.comparison import Arm, ArmRun, ComparisonResults, TrainingSize
 from distill.results.quality import Curves
-from distill.results.results import Results
+from distill.results.results import Evaluation, Results
 from distill.results.sweep import SweepResults
 from distill.yolo.evaluation.evaluate import Metrics
 from tests.distill.test_advice import curve as a_curve
@@ -211,7 +211,9 @@ def test_metrics_and_recipes_print_in_a_screen() -> None:
     classes = {f"class {number}": 0.5 for number in range(900)}
     confusion = tuple((name, name, 3) for name in classes)
     metrics = Metrics(0.5, 0.7, 0.6, 0.6, classes, 10, 90, Curves((1.0,) * 101, {}, confusion))
-    evaluated = Evaluated(**vars(metrics), size=ImageSize(64, "as given"), teacher=metrics, swapped={"boxes": 0.55})
+    evaluated = Evaluated(
+        **vars(metrics), size=ImageSize(64, "as given"), teacher=Evaluation(**vars(metrics)), swapped={"boxes": 0.55}
+    )
     assert len(repr(metrics)) < 600 and len(repr(metrics.curves)) < 300
     assert repr(evaluated) == "Evaluated(mAP50-95 0.500, mAP50 0.700, 10 images)"
     assert "10 images, 90 objects, imgsz 64, as given" in str(evaluated)

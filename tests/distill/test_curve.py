@@ -15,7 +15,6 @@ from torch import nn
 import prune
 from distill.cli.main import main
 from distill.engine import curve as engine
-from distill.engine.judge import Judge
 from distill.engine.planning import calibration_images, make_plan
 from distill.engine.stages.repair import mend
 from distill.machine.console import Console
@@ -27,7 +26,9 @@ from distill.results.curve import FORMAT, CurvePoint, CurveResults, CurveSetting
 from distill.results.results import Evaluation, Results
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data import dataset as datasets
+from distill.yolo.evaluation.judge import Judge
 from distill.yolo.families.adapter import YOLO_ADAPTER
+from distill.yolo.kind import YOLO
 from tests.distill.test_report import results as run_results  # noqa: F401 - a fixture
 from tests.distill.tiny_runs import untrained_folder
 from tests.distill.yolo.test_trainer import tiny
@@ -91,7 +92,7 @@ def test_points_are_those_of_runs_from_one_set_of_statistics(here: Path, tmp_pat
     plan = make_plan(recipe, original, data, torch.device("cpu"), console)
     student = prune.apply(original.model, plan, adapter=YOLO_ADAPTER)
     assert all(torch.equal(value, pruned[name]) for name, value in student.state_dict().items())
-    mend(student, original.model, plan, calibration_images(recipe, original, data, 4), 0, recipe.seed, console)
+    mend(YOLO, student, original.model, plan, calibration_images(recipe, original, data, 4), 0, recipe.seed, console)
     assert all(torch.equal(value, repaired[name]) for name, value in student.state_dict().items())
     results, deployed = CurveResults.read(out), checkpoint.fused(student)
     assert results is not None and [point.budget for point in results.points] == [0.8, 0.5]

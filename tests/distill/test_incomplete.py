@@ -17,6 +17,7 @@ from distill.errors import DistillError
 from distill.machine import env
 from distill.machine.console import Console
 from distill.results.networks import PRUNED, TRAINED
+from distill.yolo.kind import YOLO
 
 RECIPE = "model: a.pt\n"
 
@@ -115,7 +116,7 @@ def test_a_damaged_plan_or_network_says_what_to_remove(session: Any, content: by
     for name in ("plan.json", "pruned.pt"):
         (path / name).write_bytes(content)
     opened = object.__new__(Session)
-    opened.folder = session.folder
+    opened.folder, opened.kind = session.folder, YOLO
     with pytest.raises(DistillError, match=r"^.*/a/plan\.json is damaged \(.*\): remove it, then resume") as caught:
         opened.plan  # noqa: B018
     assert "\n" not in str(caught.value)

@@ -26,6 +26,7 @@ from distill.yolo.checkpoint.build import build
 from distill.yolo.checkpoint.detector import Detector
 from distill.yolo.data import dataset as datasets
 from distill.yolo.families.adapter import YOLO_ADAPTER
+from distill.yolo.kind import YOLO
 from tests.distill.test_compare import Told
 from tests.distill.yolo.test_trainer import tiny, write_images
 
@@ -155,7 +156,13 @@ def test_a_proof_that_says_nothing_is_a_warning_of_the_run(tmp_path: Path, teach
     given = [f"data={data.path}", "model=best.pt", "prune.importance=l1", "prune.round_to=1", "imgsz=64"]
     wanted, saved = recipes.load("half", given), []
     session: Any = SimpleNamespace(
-        recipe=wanted, data=data, device=torch.device("cpu"), console=Told(), base=None, load=lambda network: teacher
+        recipe=wanted,
+        data=data,
+        device=torch.device("cpu"),
+        console=Told(),
+        base=None,
+        load=lambda network: teacher,
+        kind=YOLO,
     )
     session.images = lambda network, count: calibration_images(wanted, network, data, count)
     session.folder, session.save = SimpleNamespace(write_text=lambda *_: None), lambda *given: saved.append(given)

@@ -19,6 +19,7 @@ from distill.machine.console import Console
 from distill.recipe import load as recipes
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.detector import Detector
+from distill.yolo.kind import YOLO
 from tests.distill.yolo.test_trainer import tiny, write_images
 
 NAMES = {0: "square", 1: "disc"}
@@ -40,7 +41,7 @@ TEACHER = Detector(tiny(), NAMES, 320, Path("runs/best.pt"), None)
     ],
 )
 def test_the_size_and_where_it_comes_from(given: int | None, network: Detector | None, text: str) -> None:
-    assert str(image_size(given, network)) == text
+    assert str(image_size(given, network, YOLO)) == text
 
 
 def test_a_size_that_is_rounded_up_is_no_mistake_to_warn_of() -> None:

@@ -23,6 +23,7 @@ from distill.results.networks import NETWORKS
 from distill.results.records import from_plain
 from distill.results.results import Cost, Evaluation, Export, Latency, Repair, Repaired, Search, Tuning
 from distill.yolo.data import dataset as datasets
+from distill.yolo.kind import YOLO
 from tests.distill.test_compare import Told
 from tests.distill.yolo.test_data import make_images
 
@@ -53,7 +54,7 @@ def test_a_run_does_not_go_on_with_other_data_than_it_began_with(tmp_path: Path)
 
     def session(record: dict[str, Any] | None) -> SimpleNamespace:
         folder = SimpleNamespace(path=tmp_path / "run", stages={} if record is None else {"teacher": record})
-        return SimpleNamespace(folder=folder, data=datasets.load(tmp_path / "images"))
+        return SimpleNamespace(kind=YOLO, folder=folder, data=datasets.load(tmp_path / "images"))
 
     outcome = {"seconds": 0.0, "warnings": []}
     began = datasets.fingerprint(datasets.load(tmp_path / "images"))

@@ -12,7 +12,6 @@ from distill.engine.session import Session
 from distill.engine.stage import Stage
 from distill.errors import DistillError
 from distill.results import networks
-from distill.yolo.families.adapter import YOLO_ADAPTER
 
 EXACT = 1e-6  # a difference between masked and pruned outputs, in float64, that is rounding
 
@@ -27,11 +26,11 @@ class CutRecord:
 def _work(session: Session) -> CutRecord:
     original = session.load(session.base)
     plan = make_plan(session.recipe, original, session.data, session.device, session.console)
-    student = prune.apply(original.model, plan, adapter=YOLO_ADAPTER)
+    student = prune.apply(original.model, plan, adapter=session.kind.adapter)
     images = session.images(original, 1)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        difference = prune.verify(original.model, student, plan, images, adapter=YOLO_ADAPTER)
+        difference = prune.verify(original.model, student, plan, images, adapter=session.kind.adapter)
     for warning in dict.fromkeys(str(warning.message) for warning in caught):
         session.console.warn(warning)
     if not difference < EXACT:  # written so that NaN fails

@@ -8,7 +8,6 @@ from distill.engine.session import Session
 from distill.engine.stage import Stage
 from distill.results.networks import STUDENT
 from distill.results.results import Export
-from distill.yolo.export import export_checkpoint
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ def _work(session: Session) -> ExportRecord:
     folder, size = session.folder.path, session.recipe.size
     exports = []
     for name in session.recipe.export:
-        exported = export_checkpoint(folder / STUDENT.file, name, folder / "exports", size)
+        exported = session.kind.export(folder / STUDENT.file, name, folder / "exports", size)
         file = exported.file.relative_to(folder).as_posix()
         exports.append(Export(name, file, exported.size_mb, exported.max_abs_diff))
     return ExportRecord(tuple(exports))

@@ -13,13 +13,10 @@ from distill.engine.session import Session
 from distill.engine.stage import Stage
 from distill.engine.stages.export import EXPORT
 from distill.errors import DistillError
+from distill.kinds.kind import Runtime
 from distill.machine import env, measure
 from distill.results.networks import STUDENT, TEACHER
 from distill.results.results import Cost, Deployed, Latency
-from distill.yolo.checkpoint import detector as checkpoint
-from distill.yolo.export import export_checkpoint, input_side
-from distill.yolo.runtimes.runtime import Runtime
-from distill.yolo.runtimes.table import runtimes_for
 
 WARMUP = 5  # passes before the clock counts
 
@@ -34,8 +31,8 @@ class MeasureRecord:
 
 def _work(session: Session) -> MeasureRecord:
     size, runs = session.recipe.size, session.recipe.latency.runs
-    networks = {network.name: checkpoint.deployed(session.load(network).model) for network in (TEACHER, STUDENT)}
-    deployed = [_deployed(session, networks, runtime) for runtime in runtimes_for(session.recipe.export)]
+    networks = {network.name: session.kind.deployed(session.load(network).model) for network in (TEACHER, STUDENT)}
+    deployed = [_deployed(session, networks, runtime) for runtime in session.kind.runtimes(session.recipe.export)]
     latency = measure.measure_latency(networks, size, session.device, runs, WARMUP, session.console.track)
     costs = {
         name: Cost(
@@ -55,10 +52,10 @@ def _deployed(session: Session, networks: Mapping[str, Any], runtime: Runtime) -
     exported = EXPORT.recorded(session)
     assert exported is not None  # it comes before
     folder, recipe, threads = session.folder.path, session.recipe, torch.get_num_threads()
-    side = input_side(networks[TEACHER.name], recipe.size)
+    side = session.kind.input_side(networks[TEACHER.name], recipe.size)
     image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:  # the student is exported already; the teacher stays beside it, for who times both on another machine
-        teacher = export_checkpoint(folder / TEACHER.file, runtime.format, folder / "exports", recipe.size).file
+        teacher = session.kind.export(folder / TEACHER.file, runtime.format, folder / "exports", recipe.size).file
     except DistillError as error:
         session.console.warn(f"latency in {runtime.title} is not measured, for the teacher has no export: {error}")
         return {}

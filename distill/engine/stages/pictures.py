@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from distill.engine.session import Session
 from distill.engine.stage import Stage, evaluation_of
@@ -12,8 +13,6 @@ from distill.losses.spec import ORIGINAL
 from distill.results.networks import STUDENT, TEACHER, network_of
 from distill.results.quality import Pictures
 from distill.results.results import Evaluation
-from distill.yolo.evaluation.difference import worst_class
-from distill.yolo.evaluation.pictures import make_pictures
 
 FOLDER = "pictures"
 
@@ -32,7 +31,7 @@ def _work(session: Session) -> Pictures:
     measured = evaluation_of(TEACHER).recorded(session)
     if teacher != TEACHER:
         measured = next(each.evaluation for each in known if each.name == teacher.name)
-    worst = worst_class(_figures(measured), _figures(evaluation_of(chosen).recorded(session)))
+    figures = (_figures(measured), _figures(evaluation_of(chosen).recorded(session)))
     made: list[Pictures] = []
 
     def draw(folder: Path) -> None:
@@ -42,8 +41,8 @@ def _work(session: Session) -> Pictures:
 
         folder.mkdir()
 
-        count, warn = session.recipe.pictures, session.console.warn
-        made.append(make_pictures(session.data, panels, write, count=count, worst=worst, warn=warn))
+        options: dict[str, Any] = {"count": session.recipe.pictures, "warn": session.console.warn}
+        made.append(session.kind.pictures(session.data, panels, write, figures=figures, small=True, **options))
 
     session.folder.write_with(FOLDER, draw)
     count = sum(len(group.pictures) for group in made[0].groups)
@@ -66,4 +65,5 @@ PICTURES = Stage(
     reads=("pictures",),
     more_files=lambda record: [f"{FOLDER}/{file}" for file in record.files],
     when=lambda recipe: recipe.pictures > 0,
+    applies=lambda session: session.kind.draws,
 )

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 import prune
 from distill.engine.session import Session
 from distill.engine.stage import Stage
+from distill.kinds.kind import Kind
 from distill.machine.console import Console
 from distill.results import networks
 from distill.results.results import Repair, Repaired
-from distill.yolo.families.adapter import YOLO_ADAPTER
-from distill.yolo.families.outputs import sensitivity_of
 
 
 def _work(session: Session) -> Repair:
@@ -23,13 +22,15 @@ def _work(session: Session) -> Repair:
     assert options is not None
     network, original = student.model.to(session.device), session.load(session.base).model.to(session.device)
     images = session.images(student, options.images)
-    layers, blocks = mend(network, original, session.plan, images, options.steps, session.recipe.seed, session.console)
-    prune.recentre(network, images, adapter=YOLO_ADAPTER)
+    place = (options.steps, session.recipe.seed, session.console)
+    layers, blocks = mend(session.kind, network, original, session.plan, images, *place)
+    prune.recentre(network, images, adapter=session.kind.adapter)
     session.save(student, networks.REPAIRED, session.plan)
     return Repair(len(images), _errors(layers), _errors(blocks))
 
 
 def mend(
+    kind: Kind,
     network: nn.Module,
     original: nn.Module,
     plan: prune.PrunePlan,
@@ -42,6 +43,7 @@ def mend(
     """Repair a pruned network in place.
 
     Args:
+        kind: of the networks.
         network: the pruned network.
         original: what it was cut from, on the same device.
         plan: how.
@@ -54,8 +56,8 @@ def mend(
     Returns:
         A record for each layer, and for each block.
     """
-    shared: dict[str, Any] = {"sensitivity": sensitivity_of(original), "seed": seed}
-    shared |= {"progress": console.track, "adapter": YOLO_ADAPTER}
+    shared: dict[str, Any] = {"sensitivity": kind.sensitivity(original), "seed": seed}
+    shared |= {"progress": console.track, "adapter": kind.adapter}
     blocks: list[prune.BlockRepair] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -9,7 +9,6 @@ from distill.engine.stage import Stage, evaluation_of
 from distill.report.format import apart
 from distill.results.networks import AVERAGED, STUDENT, TRAINED
 from distill.results.results import Native
-from distill.yolo.families.table import family_of
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,7 @@ def _work(session: Session) -> SelectRecord:
     content = (session.folder.path / chosen.file).read_bytes()
     session.folder.write_with(STUDENT.file, lambda path: path.write_bytes(content))
     student = session.load(STUDENT)
-    native = family_of(student.model).native
-    if native is None:
-        return SelectRecord(chosen.name, None)
-    native.save(student.model, session.folder.path / native.file, names=student.names, imgsz=session.recipe.size)
-    return SelectRecord(chosen.name, Native(native.file, native.about, native.commands))
+    return SelectRecord(chosen.name, session.kind.native(student, session.folder.path, session.recipe.size))
 
 
 SELECT = Stage(

@@ -10,7 +10,6 @@ from distill.engine.stage import Stage, evaluation_of
 from distill.results import networks
 from distill.results.results import Evaluation
 from distill.training import schedule
-from distill.yolo.families.adapter import YOLO_ADAPTER
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class SparsifyRecord:
 def _work(session: Session) -> SparsifyRecord:
     options, teacher = session.recipe.sparsify, session.load(networks.TEACHER)
     assert options is not None
-    graph = prune.trace(teacher.model, session.images(teacher, 1), adapter=YOLO_ADAPTER)
+    graph = prune.trace(teacher.model, session.images(teacher, 1), adapter=session.kind.adapter)
     plan = schedule.sparsify(len(session.data.train), session.recipe.batch, options.epochs, lr=options.lr)
     penalty = prune.sparsity.Penalty(graph, options.strength)
     task = session.task(teacher) if options.distill else None

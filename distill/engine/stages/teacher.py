@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from distill.engine.session import Session
 from distill.engine.stage import Stage
 from distill.errors import DistillError
+from distill.kinds.opened import Opened
 from distill.results import networks
 from distill.results.results import Evaluation
 from distill.training import schedule
-from distill.yolo.checkpoint.build import build
-from distill.yolo.checkpoint.detector import Detector
-from distill.yolo.data.dataset import fingerprint
 
 MIN_TEACHER_MAP = 0.01  # mAP50-95 below which a teacher has nothing to teach
 
@@ -29,24 +27,24 @@ class TeacherRecord:
 def _work(session: Session) -> TeacherRecord:
     if session.teacher is not None:
         session.save(session.teacher, networks.TEACHER)
-        return TeacherRecord(data=fingerprint(session.data))
+        return TeacherRecord(data=session.kind.fingerprint(session.data))
     recipe, names = session.recipe, session.data.names
     options = recipe.teacher.train
     assert options is not None and names is not None  # a recipe without a model has it, and it needs labels
-    network = build(options.model, names, width=options.width, seed=recipe.seed)
+    network = session.kind.build(options.model, names, width=options.width, seed=recipe.seed)
     plan = schedule.teacher(
         len(session.data.train), options.batch or recipe.batch, options.epochs, lr=options.lr, mosaic=options.mosaic
     )
     trained = session.train(network, plan, "teacher", patience=options.patience)
     path = session.folder.path / networks.TEACHER.file
-    session.save(Detector(trained.model, names, recipe.size, path, None), networks.TEACHER)
-    return TeacherRecord(trained.best_epoch, len(trained.history), fingerprint(session.data))
+    session.save(Opened(trained.model, names, recipe.size, path, None), networks.TEACHER)
+    return TeacherRecord(trained.best_epoch, len(trained.history), session.kind.fingerprint(session.data))
 
 
 def check_data(session: Session) -> None:
     """Refuse to go on with other images or labels than the run began with: its networks would not compare."""
     record = TEACHER.recorded(session)
-    now = fingerprint(session.data)
+    now = session.kind.fingerprint(session.data)
     if record is None or record.data in (None, now):
         return
     raise DistillError(

@@ -11,7 +11,6 @@ from distill.engine.session import METRICS, Session
 from distill.engine.stage import Stage
 from distill.engine.stages.tune import TUNE
 from distill.results import networks
-from distill.yolo.training.forwards import use_forwards
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ def _work(session: Session) -> TrainRecord:
     student, schedule = session.training_start(tuning.lr, tuning.freeze_bn)
     task = session.task(student, session.plan)
     task.scale(tuning.factors)
-    use_forwards(task, tuning.forwards, session.recipe.size)
+    session.kind.use_forwards(task, tuning.forwards, session.recipe.size)
     trained = session.train(student.model, schedule, "train", task=task)
     session.save(replace(student, model=trained.model), networks.TRAINED, session.plan)
     session.folder.write_text(METRICS, _csv(trained.history))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 from distill.engine.session import Session
 from distill.engine.stage import Stage
-from distill.results.results import Search, Tuning
-from distill.yolo.training.forwards import TORCH, choose_forwards
-from distill.yolo.training.tuning import balance_losses, example_images, search_lr, tolerates_batch_stats
+from distill.results.results import Search, TeacherForward, Tuning
+
+IN_TORCH = TeacherForward()
 
 
 def _work(session: Session) -> Tuning:
@@ -18,26 +17,27 @@ def _work(session: Session) -> Tuning:
     student, schedule = session.training_start()
     task = session.task(student, session.plan)
     place: dict[str, Any] = {"imgsz": session.recipe.size, "device": session.device, "seed": session.recipe.seed}
-    images = example_images(session.data, schedule, **place)
-    forwards = choose_forwards(task, images, options.teacher_runtime, schedule.steps)
+    trials = session.kind.trials(session.data, schedule, **place)
+    images = trials.example_images()
+    forwards = session.kind.choose_forwards(task, images, options.teacher_runtime, schedule.steps)
     for name, forward in forwards.items():
-        if forward.runtime != TORCH:
+        if forward != IN_TORCH:
             console.line(f"teacher {'' if len(forwards) == 1 else f'{name} '}{forward}")
     factors: dict[str, float] = {}
     if options.balance and task.losses:
-        factors = balance_losses(task, session.data, schedule, **place, batch_stats=session.recipe.fresh)
+        factors = trials.balance_losses(task, batch_stats=session.recipe.fresh)
         console.line("losses times " + ", ".join(f"{name} {factor:.3g}" for name, factor in factors.items()))
         task.scale(factors)
     if session.recipe.fresh:  # trials of a few steps say nothing of a network that has learned nothing
         return Tuning(False, factors, schedule.lr if options.lr is None else options.lr, None, forwards)
-    freeze_bn = not tolerates_batch_stats(task, session.data, schedule, **place)
+    freeze_bn = not trials.tolerates_batch_stats(task)
     if options.lr is not None:
         return Tuning(freeze_bn, factors, options.lr, None, forwards)
-    trials = search_lr(task, session.data, replace(schedule, freeze_bn=freeze_bn), **place, progress=console.track)
-    tried = ", ".join(f"{rate:.0e}: {loss:.3f}" for rate, loss in trials.tried.items())
-    console.line(f"loss {trials.start:.3f}; after a trial at {tried} -> {trials.lr:.0e}")
-    finite = tuple((rate, loss if math.isfinite(loss) else None) for rate, loss in trials.tried.items())
-    return Tuning(freeze_bn, factors, trials.lr, Search(trials.start, trials.limit, finite), forwards)
+    search = trials.search_lr(task, freeze_bn=freeze_bn, progress=console.track)
+    tried = ", ".join(f"{rate:.0e}: {loss:.3f}" for rate, loss in search.tried.items())
+    console.line(f"loss {search.start:.3f}; after a trial at {tried} -> {search.lr:.0e}")
+    finite = tuple((rate, loss if math.isfinite(loss) else None) for rate, loss in search.tried.items())
+    return Tuning(freeze_bn, factors, search.lr, Search(search.start, search.limit, finite), forwards)
 
 
 TUNE = Stage(

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from distill.errors import DistillError, first_line
+from distill.kinds.opened import Opened
 from distill.machine.files import write_bytes
 from distill.machine.words import printable
 from distill.yolo.checkpoint.allowed import check_description, check_task, fused_network, own_project, unpickle
@@ -32,14 +33,8 @@ _LARGEST_SIZE = 8192  # pixels; a file that says more is not believed
 
 
 @dataclass(frozen=True)
-class Detector:
-    """A detector from a checkpoint."""
-
-    model: nn.Module  # ultralytics' DetectionModel: float32, on the CPU, in eval mode, not fused, with gradients on
-    names: dict[int, str]  # class names by id
-    imgsz: int | None  # image size in pixels that it was trained at; None if the file does not say
-    source: Path
-    plan: dict[str, Any] | None  # how this tool pruned it, as plain data; None if it did not
+class Detector(Opened):
+    """A detector from a checkpoint: `model` is ultralytics' DetectionModel."""
 
     def __repr__(self) -> str:
         params = sum(p.numel() for p in self.model.parameters())

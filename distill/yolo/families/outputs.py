@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from distill.losses.base import WeightedLoss
 from distill.losses.context import NECK, Outputs
+from distill.training.points import capturing, check_alike
 from distill.training.task import DistillationTask
 from distill.training.teacher import Teacher
 from distill.yolo.families.match import match
-from distill.yolo.families.points import capturing, check_alike
 from distill.yolo.families.table import family_of
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import prune
 from distill.errors import DistillError
+from distill.kinds.opened import LRSearch
 from distill.losses.spec import ALWAYS
 from distill.machine.device import in_bfloat16
 from distill.machine.progress import ProgressCallback
@@ -44,13 +45,35 @@ BATCH_STATS_TOLERANCE = 1.25  # times the loss with running statistics
 
 
 @dataclass(frozen=True)
-class LRSearch:
-    """The result of `search_lr`. Losses are means per image."""
+class Trials:
+    """The trials of one training to come: see the functions of this file."""
 
-    lr: float  # the learning rate to train with
-    start: float  # the loss before training
-    limit: float  # the highest loss that a trial may end at
-    tried: Mapping[float, float]  # learning rate -> loss after its trial, in the order tried; infinity if it diverged
+    data: DataSet
+    schedule: Schedule
+    imgsz: int
+    device: torch.device
+    seed: int
+
+    def example_images(self) -> Tensor:
+        """See `example_images`."""
+        return example_images(self.data, self.schedule, **self._place)
+
+    def balance_losses(self, task: DistillationTask, *, batch_stats: bool) -> dict[str, float]:
+        """See `balance_losses`."""
+        return balance_losses(task, self.data, self.schedule, **self._place, batch_stats=batch_stats)
+
+    def tolerates_batch_stats(self, task: DistillationTask) -> bool:
+        """See `tolerates_batch_stats`."""
+        return tolerates_batch_stats(task, self.data, self.schedule, **self._place)
+
+    def search_lr(self, task: DistillationTask, *, freeze_bn: bool, progress: ProgressCallback) -> LRSearch:
+        """See `search_lr`."""
+        schedule = replace(self.schedule, freeze_bn=freeze_bn)
+        return search_lr(task, self.data, schedule, **self._place, progress=progress)
+
+    @property
+    def _place(self) -> dict[str, Any]:
+        return {"imgsz": self.imgsz, "device": self.device, "seed": self.seed}
 
 
 def reestimate_batchnorm(

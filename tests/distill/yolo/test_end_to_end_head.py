@@ -16,7 +16,7 @@ from ultralytics.utils.ops import xywh2xyxy
 
 import prune
 from distill.engine.preflight import preflight
-from distill.engine.teachers import fitted, open_teachers
+from distill.engine.teachers import open_teachers
 from distill.errors import DistillError
 from distill.losses import WeightedLoss, resolve
 from distill.losses.context import LossContext
@@ -27,6 +27,7 @@ from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data import dataset as datasets
 from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.end_to_end import MANY, ONE, SECOND
+from distill.yolo.families.fit import fitted
 from distill.yolo.families.match import match
 from distill.yolo.families.outputs import (
     distillation,

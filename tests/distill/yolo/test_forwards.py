@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill.engine.stages import tune
 from distill.engine.stages.train import TRAIN
 from distill.engine.stages.tune import TUNE
 from distill.errors import DistillError
@@ -26,6 +25,7 @@ from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.families.outputs import distillation, run, teacher_of
+from distill.yolo.kind import Yolo
 from distill.yolo.runtimes import in_memory
 from distill.yolo.runtimes.in_memory import InRuntime, difference
 from distill.yolo.runtimes.runtime import Runtime
@@ -219,6 +219,19 @@ class Trained(Exception):
     """Training begins."""
 
 
+class Timed(Yolo):
+    """The kind as it is, but for trials that are known and a timer of these milliseconds."""
+
+    def __init__(self, **milliseconds: float) -> None:
+        self.timer = timed(**milliseconds)
+
+    def trials(self, *args: object, **place: object) -> Any:
+        return SimpleNamespace(example_images=images, tolerates_batch_stats=lambda task: True)
+
+    def choose_forwards(self, *args: Any) -> Any:
+        return choose_forwards(*args, self.timer)
+
+
 def session(distilling: DistillationTask, student: nn.Module, **stages: Any) -> Any:
     """Of a run on these networks, up to where its training begins."""
 
@@ -230,6 +243,7 @@ def session(distilling: DistillationTask, student: nn.Module, **stages: Any) -> 
         recipe=SimpleNamespace(distill=options, size=64, seed=0, fresh=False),
         console=SimpleNamespace(lines=[], line=lambda text: said.append(text), track=None),
         device=CPU,
+        kind=Timed(torch=90.0, onnxruntime=30.0, openvino=89.0),
         data=None,
         plan=SimpleNamespace(keep_inputs=None),
         folder=SimpleNamespace(
@@ -247,10 +261,6 @@ said: list[str] = []
 def test_what_was_chosen_is_recorded_and_a_run_that_goes_on_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     needs(RUNTIMES[0])
     said.clear()
-    monkeypatch.setattr(tune, "example_images", lambda *args, **place: images())
-    monkeypatch.setattr(tune, "tolerates_batch_stats", lambda *args, **place: True)
-    timer = timed(torch=90.0, onnxruntime=30.0, openvino=89.0)
-    monkeypatch.setattr(tune, "choose_forwards", lambda *args: choose_forwards(*args, timer))
     record = TUNE.work(session(task(), tiny()))
     assert isinstance(record, Tuning) and record.forwards["original"].runtime == "onnxruntime"
     assert len(said) == 1 and said[0].startswith("teacher runs in ONNX Runtime, 3x as fast")

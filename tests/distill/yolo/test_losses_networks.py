@@ -22,6 +22,7 @@ from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.outputs import distillation, label_terms, run, teacher_of
 from distill.yolo.families.points import keep_at
+from distill.yolo.kind import YOLO
 from tests.distill.yolo import originals
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -44,7 +45,7 @@ def network(family: str) -> Any:
 def cut(family: str) -> tuple[Any, Any, prune.PrunePlan]:
     """A network, the same one with fewer channels, and what was cut."""
     model = network(family)
-    graph = trace(model, 64)
+    graph = trace(YOLO, model, 64)
     budget: dict[str, float] = {"ratio": 0.6} if family == "anchors" else {"flops": 0.3}
     plan = prune.make_plan(graph, prune.score(graph, "l1"), round_to=1, **budget)
     student = prune.apply(model, plan, adapter=YOLO_ADAPTER)

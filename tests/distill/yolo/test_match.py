@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel
 
-from distill.engine.teachers import fitted
 from distill.errors import DistillError
 from distill.losses import FeatureMGD, WeightedLoss, resolve
 from distill.losses.context import LossContext, Outputs
@@ -23,6 +22,7 @@ from distill.training.schedule import Schedule
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.build import build
 from distill.yolo.checkpoint.detector import Detector
+from distill.yolo.families.fit import fitted
 from distill.yolo.families.match import UNLIKE, match
 from distill.yolo.families.outputs import distillation, foreign_teacher, run
 from distill.yolo.families.views import best_of_cell

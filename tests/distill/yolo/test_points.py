@@ -18,11 +18,12 @@ from distill.errors import DistillError
 from distill.losses import LossModule, Networks, WeightedLoss
 from distill.losses.context import LossContext, Outputs
 from distill.losses.spec import LossSpec, Ramp
+from distill.training.points import feature_at, is_feature
 from distill.training.schedule import Schedule
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.outputs import distillation, foreign_teacher, run, teacher_of
-from distill.yolo.families.points import feature_at, is_feature, keep_at, outputs_of
+from distill.yolo.families.points import keep_at, outputs_of
 from distill.yolo.training.learner import Learner
 from tests.distill.yolo.originals import NAMES, network, tiny
 

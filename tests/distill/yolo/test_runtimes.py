@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from distill.engine.stages import measure
 from distill.engine.stages.export import EXPORT, ExportRecord
 from distill.engine.stages.measure import MEASURE
 from distill.errors import DistillError
 from distill.results.results import Export
 from distill.yolo.export import check_parity, export_checkpoint
+from distill.yolo.kind import YOLO, Yolo
 from distill.yolo.runtimes import table
 from distill.yolo.runtimes.openvino import library
 from distill.yolo.runtimes.runtime import Runtime
@@ -115,6 +114,7 @@ class Watched:
         record = json.loads(json.dumps(asdict(exported) | {"seconds": 1.0, "warnings": []}))
         self.folder = SimpleNamespace(path=path, stages={EXPORT.name: record})
         self.recipe = SimpleNamespace(size=64, latency=SimpleNamespace(runs=3), export=exports)
+        self.kind: Any = YOLO
         self.device = torch.device("cpu")
         self.warned: list[str] = []
         self.labels: list[str] = []
@@ -157,11 +157,13 @@ def test_without_an_export_that_a_runtime_runs_there_is_pytorch(run_folder: Path
     assert costs.student.deployed == () and costs.student.latency_ms.median > 0
 
 
-def test_a_teacher_that_cannot_be_exported_ends_no_run(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object) -> Tensor:
+class Refusing(Yolo):
+    def export(self, *args: object, **options: object) -> Any:
         raise DistillError("export: teacher.pt to 'onnx' failed: no")
 
-    monkeypatch.setattr(measure, "export_checkpoint", refuse)
+
+def test_a_teacher_that_cannot_be_exported_ends_no_run(run_folder: Path) -> None:
     session = Watched(run_folder, "onnx")
+    session.kind = Refusing()
     assert MEASURE.work(session).student.deployed == ()  # type: ignore[arg-type]
     assert len(session.warned) == 1 and "ONNX Runtime" in session.warned[0] and "failed: no" in session.warned[0]

@@ -12,7 +12,7 @@ from distill.results.results import Evaluation
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.evaluation import agreement
 from distill.yolo.evaluation.agreement import CONFIDENCE, Reference
-from distill.yolo.evaluation.evaluate import Boxes, EvalSettings, evaluate
+from distill.yolo.evaluation.evaluate import KEPT, Boxes, EvalSettings, detect, evaluate
 
 
 class Judge:
@@ -45,6 +45,11 @@ class Judge:
                 measured = agreement.measure(network, reference, bar=bar, seen=seen)
         found = Evaluation(None, None, None, **vars(measured), teacher_boxes=reference.boxes, confidence=CONFIDENCE)
         return self._told(found)
+
+    def look(self, network: nn.Module, title: str) -> Boxes:
+        """The boxes on each image whose score is at least KEPT. `title`: of the bar."""
+        with self.console.bar(title, len(self.data.val), "images") as bar:
+            return detect(network, self.data, self.settings, bar=bar, least=KEPT)
 
     def _told(self, evaluation: Evaluation) -> Evaluation:
         if evaluation.figures:
