@@ -203,7 +203,7 @@ class Session:
             return student, schedules.teacher(*length, **shared)
         schedule = schedules.recovery(*length, **shared, freeze_bn=freeze_bn, keep_batch=options.batch is not None)
         place: dict[str, Any] = {"imgsz": self.recipe.size, "device": self.device, "seed": self.recipe.seed}
-        self.kind.recentre(student.model, self.data, schedule, **place)
+        self.kind.trials(self.data, schedule, **place).recentre(student.model, self.kind.adapter)
         return student, schedule
 
     def train(self, model: Any, schedule: Schedule, name: str, **options: Any) -> Trained:

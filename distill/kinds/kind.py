@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import prune
-from distill.kinds.opened import Exported, Images, LRSearch, Opened, Pairing, Taught, Trained
+from distill.kinds.opened import Exported, Images, Opened, Pairing, Taught, Trained
 from distill.losses.spec import LossSpec
 from distill.machine.console import Console
 from distill.machine.progress import EpochCallback, ProgressCallback
@@ -22,6 +22,7 @@ from distill.results.quality import Pictures
 from distill.results.results import Evaluation, Native, TeacherForward
 from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
+from distill.training.tuning import Trials
 
 Seen = dict[str, Any]  # what a network sees on each val image, by its file
 Write = Callable[[str, bytes], Any]  # (file in a folder, content)
@@ -51,22 +52,6 @@ class Judge(Protocol):
 
     def look(self, network: nn.Module, title: str) -> Seen:
         """What a network sees on each image; nothing is measured. `title`: of the bar."""
-
-
-class Trials(Protocol):
-    """Short trials from the starting weights, which choose how a student is trained."""
-
-    def example_images(self) -> Tensor:
-        """A batch of augmented training images, (B, 3, H, W)."""
-
-    def balance_losses(self, task: DistillationTask, *, batch_stats: bool) -> dict[str, float]:
-        """A factor for each loss, by name, that gives losses of equal weight equal gradients at the start."""
-
-    def tolerates_batch_stats(self, task: DistillationTask) -> bool:
-        """Whether BatchNorm can use batch statistics, because switching to them barely changes the loss."""
-
-    def search_lr(self, task: DistillationTask, *, freeze_bn: bool, progress: ProgressCallback) -> LRSearch:
-        """The highest learning rate that a short trial can bear."""
 
 
 class Kind(Protocol):
@@ -186,11 +171,6 @@ class Kind(Protocol):
 
     def check_options(self, teacher_runtime: str, loggers: Iterable[str], device: torch.device) -> None:
         """Refuse what a training of this kind cannot use here. Raises `DistillError`."""
-
-    def recentre(
-        self, model: nn.Module, data: Any, schedule: Schedule, *, imgsz: int, device: torch.device, seed: int
-    ) -> None:
-        """Give BatchNorm the statistics of augmented training images, in place; the outputs stay as they are."""
 
     def trials(self, data: Any, schedule: Schedule, *, imgsz: int, device: torch.device, seed: int) -> Trials:
         """What chooses the settings of a training."""

@@ -84,16 +84,6 @@ class Trained(Protocol):
 
 
 @dataclass(frozen=True)
-class LRSearch:
-    """A search for the learning rate. Losses are means per image."""
-
-    lr: float  # the learning rate to train with
-    start: float  # the loss before training
-    limit: float  # the highest loss that a trial may end at
-    tried: Mapping[float, float]  # learning rate -> loss after its trial, in the order tried; infinity if it diverged
-
-
-@dataclass(frozen=True)
 class Exported:
     """One exported network."""
 

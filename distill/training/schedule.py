@@ -87,7 +87,7 @@ def recovery(
 
     A run of fewer than 1000 steps takes smaller batches to have more steps, down to 8 images; one of fewer than 250,
     down to 4. No learning rate suits every network and length, and batch statistics do not suit every data set:
-    `distill.yolo.training.tuning` chooses both.
+    `distill.training.tuning` chooses both.
 
     Args:
         images: training images.

@@ -22,6 +22,7 @@ from distill.results.quality import Pictures
 from distill.results.results import Native, TeacherForward
 from distill.training.schedule import Schedule
 from distill.training.task import LABELLED, DistillationTask
+from distill.training.tuning import Trials
 from distill.yolo import export
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.build import build
@@ -45,7 +46,7 @@ from distill.yolo.runtimes.table import runtimes_for
 from distill.yolo.training.forwards import check_runtime, choose_forwards, use_forwards
 from distill.yolo.training.loggers import Loggers, check_loggers
 from distill.yolo.training.train import train
-from distill.yolo.training.tuning import Trials, reestimate_batchnorm
+from distill.yolo.training.tuning import YoloBench
 from distill.yolo.upstream import get_cfg
 
 
@@ -183,13 +184,8 @@ class Yolo:
         check_loggers(loggers)
         check_runtime(teacher_runtime, device)
 
-    def recentre(
-        self, model: nn.Module, data: DataSet, schedule: Schedule, *, imgsz: int, device: torch.device, seed: int
-    ) -> None:
-        reestimate_batchnorm(model, data, schedule, imgsz=imgsz, device=device, seed=seed)
-
     def trials(self, data: DataSet, schedule: Schedule, *, imgsz: int, device: torch.device, seed: int) -> Trials:
-        return Trials(data, schedule, imgsz, device, seed)
+        return Trials(YoloBench(data, imgsz), schedule, imgsz, device, seed)
 
     def choose_forwards(
         self, task: DistillationTask, images: Tensor, wanted: str, steps: int

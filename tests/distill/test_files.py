@@ -13,7 +13,7 @@ import torch
 
 from distill.errors import RunError
 from distill.machine.files import remove, write_atomically, write_bytes, write_files
-from distill.yolo.training.state import TrainingState
+from distill.training.state import TrainingState
 
 
 def write_state(file: Path) -> None:

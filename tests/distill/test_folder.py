@@ -18,7 +18,7 @@ from distill.engine.folder import RunFolder, last_path, next_path
 from distill.errors import DistillError, RunError
 from distill.machine import env
 from distill.machine.faults import machine_fault
-from distill.yolo.training.state import TrainingState
+from distill.training.state import TrainingState
 
 RECIPE = "model: a.pt\ndistill: {epochs: 50, losses: {score_bce: 2.0}}\n"
 

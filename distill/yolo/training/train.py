@@ -15,12 +15,13 @@ from distill.machine.console import Console
 from distill.machine.device import in_bfloat16, loaders, pick_device
 from distill.machine.progress import EpochCallback
 from distill.results.records import Brief
+from distill.training.learning import Penalty
 from distill.training.schedule import Schedule
+from distill.training.state import TrainingState
 from distill.training.task import DistillationTask
 from distill.yolo.data.dataset import DataSet
-from distill.yolo.training.learner import Learner, Penalty
+from distill.yolo.training.learner import Learner
 from distill.yolo.training.loggers import Loggers
-from distill.yolo.training.state import TrainingState
 from distill.yolo.training.ultralytics_trainer import Job, run_loop
 from distill.yolo.upstream import DetectionModel
 

@@ -19,6 +19,7 @@ from distill.machine import parallel
 from distill.machine.console import Console
 from distill.machine.progress import Bar, EpochCallback
 from distill.training.schedule import Schedule
+from distill.training.state import TrainingState
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
@@ -27,7 +28,6 @@ from distill.yolo.training.batches import mixed_loader
 from distill.yolo.training.learner import Learner
 from distill.yolo.training.loggers import Loggers
 from distill.yolo.training.mixing import MixedSampler
-from distill.yolo.training.state import TrainingState
 from distill.yolo.upstream import RecordsDataset, StudentAverage, TrainingLoop, init_seeds, quiet
 
 

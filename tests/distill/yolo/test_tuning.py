@@ -11,13 +11,15 @@ import torch
 
 from distill.losses import WeightedLoss, resolve
 from distill.losses.spec import Ramp
+from distill.training import tuning
 from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
+from distill.training.tuning import Trials
 from distill.yolo.data import dataset as datasets
 from distill.yolo.data.images import calibration
+from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.outputs import distillation, teacher_of
-from distill.yolo.training import tuning
-from distill.yolo.training.tuning import balance_losses, reestimate_batchnorm, search_lr, tolerates_batch_stats
+from distill.yolo.training.tuning import YoloBench
 from tests.distill.yolo.test_trainer import tiny, write_images
 
 box_iou = resolve("box_iou")
@@ -30,6 +32,10 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> datasets.DataSet:
     return datasets.load(write_images(tmp_path_factory.mktemp("data")))
+
+
+def trials(data: datasets.DataSet, schedule: Schedule = SCHEDULE, seed: int = 0) -> Trials:
+    return Trials(YoloBench(data, 64), schedule, 64, CPU, seed)
 
 
 def task(labels: float = 0.0) -> DistillationTask:
@@ -45,13 +51,13 @@ def task(labels: float = 0.0) -> DistillationTask:
 
 
 def test_the_highest_rate_that_gets_back_to_where_it_began_is_found(labelled):
-    search = search_lr(task(), labelled, SCHEDULE, imgsz=64, device=CPU, candidates=(10.0, 1.0, 1e-3, 1e-7))
+    search = trials(labelled, SCHEDULE).search_lr(task(), candidates=(10.0, 1.0, 1e-3, 1e-7))
     assert search.lr == 1e-3 and list(search.tried) == [10.0, 1.0, 1e-3]  # nothing below is tried
     assert search.tried[1e-3] <= search.limit < search.tried[1.0] and search.limit == 1.05 * search.start
 
 
 def test_a_rate_that_diverges_is_infinitely_bad_and_the_lowest_is_taken_where_none_gets_back(labelled):
-    search = search_lr(task(), labelled, SCHEDULE, imgsz=64, device=CPU, candidates=(1e30, 1e29))
+    search = trials(labelled, SCHEDULE).search_lr(task(), candidates=(1e30, 1e29))
     assert search.tried == {1e30: math.inf, 1e29: math.inf} and search.lr == 1e29
 
 
@@ -64,35 +70,35 @@ def test_one_hard_batch_does_not_end_a_trial(labelled):
         return box_iou(ctx) * (1000.0 if calls == 11 else 1.0)  # eight judge the start; the third of the lessons
 
     distilling.losses = [WeightedLoss("spiky", 1.0, spiky)]
-    search = search_lr(distilling, labelled, SCHEDULE, imgsz=64, device=CPU, candidates=(1e-5,))
+    search = trials(labelled, SCHEDULE).search_lr(distilling, candidates=(1e-5,))
     assert calls > 11 and math.isfinite(search.tried[1e-5])
 
 
 def test_a_trial_of_a_long_training_ends_at_a_low_rate_too(labelled, monkeypatch):
-    trials, train = [], tuning._train
-    monkeypatch.setattr(tuning, "_train", lambda *args: trials.append(args[2]) or train(*args))
+    tried, train = [], Trials._train
+    monkeypatch.setattr(Trials, "_train", lambda *args: tried.append(args[3]) or train(*args))
     for steps in (60, 100_000):
         monkeypatch.setattr(tuning, "TRIAL_STEPS", 12)
         long = dataclasses.replace(SCHEDULE, steps=steps, warmup_steps=min(100, steps // 20))
-        search_lr(task(), labelled, long, imgsz=64, device=CPU, candidates=(1e-3,))
-    for trial in trials:
+        trials(labelled, long).search_lr(task(), candidates=(1e-3,))
+    for trial in tried:
         rates = [trial.lr_at(step / trial.steps) for step in range(trial.steps)]
         assert max(rates) == pytest.approx(1e-3) and rates[0] < 5e-4 and rates[-1] < 5e-4
-    assert [trial.steps for trial in trials] == [6, 12]
+    assert [trial.steps for trial in tried] == [6, 12]
 
 
 def test_what_trials_hold_is_bounded(labelled, monkeypatch):
     monkeypatch.setattr(tuning, "CACHE_BYTES", 7 * SCHEDULE.batch * 3 * 64**2)
-    trials, train = [], tuning._train
-    monkeypatch.setattr(tuning, "_train", lambda *args: trials.append(len(args[1])) or train(*args))
-    search_lr(task(), labelled, dataclasses.replace(SCHEDULE, steps=600), imgsz=64, device=CPU, candidates=(1e-3,))
-    assert trials == [7]
+    tried, train = [], Trials._train
+    monkeypatch.setattr(Trials, "_train", lambda *args: tried.append(len(args[2])) or train(*args))
+    trials(labelled, dataclasses.replace(SCHEDULE, steps=600)).search_lr(task(), candidates=(1e-3,))
+    assert tried == [7]
 
 
 def test_losses_that_warm_up_are_judged_at_their_full_weight(labelled):
     slow = task()
     slow.losses = [dataclasses.replace(loss, ramp=Ramp(warmup=0.1)) for loss in slow.losses]
-    search = [search_lr(each, labelled, SCHEDULE, imgsz=64, device=CPU, candidates=(1e-3,)) for each in (slow, task())]
+    search = [trials(labelled, SCHEDULE).search_lr(each, candidates=(1e-3,)) for each in (slow, task())]
     assert search[0] == search[1] and search[0].start > 0
 
 
@@ -101,8 +107,7 @@ def test_the_same_seed_finds_the_same_and_nothing_changes(labelled: datasets.Dat
     distilling = task(labels)
     before = {key: value.clone() for key, value in distilling.state_dict().items()}
     args = copy.copy(getattr(distilling.student, "args", None))
-    options = {"imgsz": 64, "device": CPU, "candidates": (1e-3, 1e-4), "seed": 5}
-    first, second = (search_lr(distilling, labelled, SCHEDULE, **options) for _ in range(2))
+    first, second = (trials(labelled, SCHEDULE, 5).search_lr(distilling, candidates=(1e-3, 1e-4)) for _ in range(2))
     assert first == second
     assert all(torch.equal(value, before[key]) for key, value in distilling.state_dict().items())
     assert getattr(distilling.student, "args", None) == args and distilling._checked == 0
@@ -110,35 +115,35 @@ def test_the_same_seed_finds_the_same_and_nothing_changes(labelled: datasets.Dat
 
 def test_a_folder_of_images_is_enough(labelled: datasets.DataSet) -> None:
     folder = datasets.load(labelled.path.parent / "images" / "train", names={0: "square", 1: "disc"})
-    search = search_lr(task(1.0), folder, SCHEDULE, imgsz=64, device=CPU, candidates=(1e-3,))
+    search = trials(folder, SCHEDULE).search_lr(task(1.0), candidates=(1e-3,))
     assert math.isfinite(search.tried[1e-3])
 
 
 def test_batch_statistics_are_used_where_they_leave_the_student_as_it_is(labelled: datasets.DataSet) -> None:
-    distilling, where = task(), {"imgsz": 64, "device": CPU}
-    large = dataclasses.replace(SCHEDULE, batch=12)
+    distilling = task()
+    large = trials(labelled, dataclasses.replace(SCHEDULE, batch=12))
     images = calibration(labelled.train, 4, 64)
     with torch.no_grad():
         before = distilling.student.eval()(images)[0]
-        reestimate_batchnorm(distilling.student, labelled, large, **where)
+        large.recentre(distilling.student, YOLO_ADAPTER)
         torch.testing.assert_close(distilling.student.eval()(images)[0], before, rtol=1e-3, atol=1e-2)
-    assert tolerates_batch_stats(distilling, labelled, large, **where)
+    assert large.tolerates_batch_stats(distilling)
     with torch.no_grad():  # statistics that no batch has: with those of the batch it is another network
         for norm in distilling.student.modules():
             if isinstance(norm, torch.nn.BatchNorm2d):
                 norm.running_mean += 30 * (norm.running_var + norm.eps).sqrt()
                 norm.bias += 30 * norm.weight
-    assert not tolerates_batch_stats(distilling, labelled, large, **where)
+    assert not large.tolerates_batch_stats(distilling)
 
 
 @pytest.mark.parametrize("labels", [0.0, 2.0])
 def test_balanced_losses_pull_equally_hard_whatever_their_weight(labelled: datasets.DataSet, labels: float) -> None:
     distilling = task(labels)
     distilling.losses = [dataclasses.replace(distilling.losses[0], weight=1000.0), distilling.losses[1]]
-    factors = balance_losses(distilling, labelled, SCHEDULE, imgsz=64, device=CPU)
+    factors = trials(labelled).balance_losses(distilling)
     distilling.losses = [dataclasses.replace(loss, weight=1.0) for loss in distilling.losses]
     distilling.scale(factors)
-    again = balance_losses(distilling, labelled, SCHEDULE, imgsz=64, device=CPU)
+    again = trials(labelled).balance_losses(distilling)
     assert [loss.weight for loss in distilling.losses] == list(factors.values())
     assert again == pytest.approx(factors)  # of the losses themselves: their weights have no part in it
     if not labels:
@@ -150,4 +155,4 @@ def test_a_loss_that_hardly_pulls_is_not_blown_up(labelled: datasets.DataSet, la
     distilling = task(labels)
     faint = dataclasses.replace(distilling.losses[0], call=lambda ctx: 1e-9 * ctx.student.scores.square().mean())
     distilling.losses = [faint, distilling.losses[1]]
-    assert balance_losses(distilling, labelled, SCHEDULE, imgsz=64, device=CPU)[faint.name] == pytest.approx(most)
+    assert trials(labelled).balance_losses(distilling)[faint.name] == pytest.approx(most)

@@ -24,7 +24,7 @@ from distill.yolo.families.outputs import distillation, teacher_of
 from distill.yolo.training.batches import mixed_loader
 from distill.yolo.training.mixing import MixedSampler
 from distill.yolo.training.train import Trained
-from distill.yolo.training.tuning import _batches
+from distill.yolo.training.tuning import YoloBench
 from distill.yolo.upstream import get_cfg, init_seeds
 from tests.distill.yolo.test_trainer import SHORT, Interrupted, Interrupting, go, tiny, weights, write_images
 
@@ -265,7 +265,7 @@ def test_trials_see_what_training_sees(data: datasets.DataSet, tmp_path: Path) -
     seen = []
     for _ in range(2):
         init_seeds(3)
-        batches = _batches(both, SCHEDULE, 64, augment=True)
+        batches = YoloBench(both, 64).batches(SCHEDULE, augment=True)
         seen.append([next(batches) for _ in range(7)])  # more than an epoch
     for first, second in zip(*seen, strict=True):
         assert first["labelled"] == 1 and torch.equal(first["img"], second["img"])
