@@ -131,14 +131,15 @@ def preflight(
     teachers = open_teachers(recipe, teacher)
     recipe, size = with_size(recipe, trained_network(recipe, teacher, teachers))
     notes = check_losses(recipe, teachers)
-    loss_check = check_network(recipe, teacher)
+    subject = untrained(recipe) if teacher is None else teacher
+    loss_check = check_network(recipe, subject)
     warnings = size_warnings(recipe, teacher)
     for each in teachers:
         warnings += size_warnings(recipe, each.network)
     data = None
     if recipe.data != SHAPES or generate is not None:
         path = generate() if recipe.data == SHAPES and generate is not None else Path(recipe.data)
-        data = kind.load_data(path, teacher, progress)
+        data = kind.load_data(path, subject, progress)
     data = with_unlabelled(recipe, data, progress)
     if data is not None:
         teaching = [loss for each in teachers for loss in each.losses]
@@ -211,7 +212,7 @@ def check_network(recipe: Recipe, teacher: Opened | None) -> LossCheck:
         DistillError: `teacher.train.model` is no detector that is supported, or `imgsz` is none that the network takes.
         PruneError: a budget that cannot be met, or a pattern of `prune.protect` that names nothing.
     """
-    network, graph, kind = untrained(recipe) if teacher is None else teacher.model, None, kind_of(recipe)
+    network, graph, kind = (untrained(recipe) if teacher is None else teacher).model, None, kind_of(recipe)
     stride = kind.stride(network)
     if recipe.size % stride:
         sizes = f"{recipe.size // stride * stride} or {-(-recipe.size // stride) * stride}"

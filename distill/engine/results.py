@@ -44,7 +44,7 @@ def assemble(session: Session) -> Results:
     training, others = TRAIN.recorded(session), TEACHERS.recorded(session)
     models = _models(session, network_of(selection.chosen), trained=training is not None)
     chosen = list(models)[-1]
-    before, after = models[TEACHER.name].map50_95, models[chosen].map50_95
+    before, after = models[TEACHER.name], models[chosen]
     return Results(
         format=FORMAT,
         recipe=yaml.safe_load(to_yaml(recipe)),
@@ -68,7 +68,7 @@ def assemble(session: Session) -> Results:
         student_is=selection.chosen,
         native=selection.native,
         accept=Accept(recipe.accept.map_drop),
-        accepted=None if before is None or after is None else after >= before - recipe.accept.map_drop,
+        accepted=_accepted(before, after, recipe.accept.map_drop),
         trained=evaluation_of(TRAINED).recorded(session),
         average=_average(session, selection.chosen),
         schedule=training.schedule if training else None,
@@ -108,9 +108,19 @@ def _models(session: Session, chosen: Network, *, trained: bool) -> dict[str, Mo
     return models
 
 
+def _accepted(before: ModelResult, after: ModelResult, drop: float) -> bool | None:
+    """Whether no mAP50-95 has lost more than `drop`: neither that of boxes nor that of masks or poses; None without labels."""
+    if before.map50_95 is None or after.map50_95 is None:
+        return None
+    pairs = [(before.map50_95, after.map50_95)]
+    if before.beside is not None and after.beside is not None:
+        pairs.append((before.beside.map50_95, after.beside.map50_95))
+    return all(now >= then - drop for then, now in pairs)
+
+
 def _row(evaluation: Evaluation, cost: Cost, network: Network) -> ModelResult:
     quality = ["map50_95", "map50", "map50_95_without_nms", "per_class", "agreement50_95", "agreement50"]
-    quality += ["agreement_per_class", "curves"]
+    quality += ["agreement_per_class", "curves", "beside"]
     fields: dict[str, Any] = {name: getattr(evaluation, name) for name in quality} | vars(cost)
     return ModelResult(**fields, file=network.file)
 

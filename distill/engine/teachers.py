@@ -77,13 +77,18 @@ def open_model(recipe: Recipe) -> Opened | None:
         raise DistillError(f"{recipe.data}: no labels, and a network with random weights needs them: give a data.yaml")
     if names is None:  # a folder of images, which the teacher's classes are looked for in
         names = kind_of(recipe).open(recipe.foreign[0], trust=recipe.trust).names
-    network = kind_of(recipe).build(recipe.model, names, seed=recipe.seed, key="model")
+    network = kind_of(recipe).build(recipe.model, names, seed=recipe.seed, key="model", data=_file(recipe))
     return Opened(network, dict(names), None, Path(recipe.model), None)
 
 
 def names_in(recipe: Recipe) -> Mapping[int, str] | None:
     """The classes of the data by id; None of a folder of images. Raises `DistillError`: they cannot be read."""
     return dict(enumerate(CLASSES)) if recipe.data == SHAPES else kind_of(recipe).names_in(recipe.data)
+
+
+def _file(recipe: Recipe) -> str | None:
+    """The data set, if it is there already."""
+    return None if recipe.data == SHAPES else recipe.data
 
 
 def open_teachers(recipe: Recipe, model: Opened | None) -> tuple[Teaching, ...]:
@@ -133,24 +138,32 @@ def trains_towards(recipe: Recipe) -> bool:
 
 def _open(recipe: Recipe, spec: TeacherSpec, name: str, model: Opened | None) -> Teaching:
     specs, kind = recipe.losses_of(spec) if trains_towards(recipe) else (), kind_of(recipe)
+    unwanted = recipe.unwanted(spec)
     if name == ORIGINAL:
-        fit, notes = losses.fitting(specs, kind.gives(untrained(recipe) if model is None else model.model))
+        gives = kind.gives(untrained(recipe).model if model is None else model.model)
+        whole, joined = losses.joined(specs, gives, unwanted)
+        fit, notes = losses.fitting(whole, gives)
+        notes += joined
         return Teaching(name, None, _weighted(losses.build(fit), spec, model), tuple(fit), tuple(notes))
     assert model is not None  # a recipe that trains its network first has no other teachers
     pairing = kind.pair(model, kind.open(spec.network, trust=recipe.trust))
     network = pairing.teacher
-    fit, notes = losses.fitting(specs, pairing.gives, pairing.unlike)
+    whole, joined = losses.joined(specs, pairing.gives, unwanted)
+    fit, notes = losses.fitting(whole, pairing.gives, pairing.unlike)
+    notes += joined
     notes += [pairing.note] if pairing.note and fit else []
     lines = tuple(f"teacher {name}: {note}" for note in notes)
     taught = _weighted(losses.build(fit), spec, network)
     return Teaching(name, network, taught, tuple(fit), lines, kind.title(network), pairing.by_cell)
 
 
-def untrained(recipe: Recipe) -> nn.Module:
+def untrained(recipe: Recipe) -> Opened:
     """The network that a recipe trains first, with random weights. Raises `DistillError`: it cannot be built."""
     options = recipe.teacher.train
     assert options is not None  # a recipe without a model has it
-    return kind_of(recipe).build(options.model, names_in(recipe) or {0: "object"}, width=options.width)
+    names = names_in(recipe) or {0: "object"}
+    network = kind_of(recipe).build(options.model, names, width=options.width, data=_file(recipe))
+    return Opened(network, dict(names), None, Path(options.model), None)
 
 
 def _weighted(built: list[WeightedLoss], spec: TeacherSpec, network: Opened | None) -> tuple[WeightedLoss, ...]:

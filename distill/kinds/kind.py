@@ -86,8 +86,12 @@ class Kind(Protocol):
         width: float | None = None,
         seed: int = 0,
         key: str = "teacher.train.model",
+        data: str | Path | None = None,
     ) -> nn.Module:
-        """A new network to train, of `len(names)` classes. `key` is of the recipe, for messages."""
+        """A new network to train, of `len(names)` classes.
+
+        `key` is of the recipe, for messages; `data` what it is for, if that says more of its outputs than the classes.
+        """
 
     def save(
         self, model: nn.Module, path: Path, *, names: Mapping[int, str], imgsz: int, plan: dict[str, Any] | None = None
@@ -115,7 +119,7 @@ class Kind(Protocol):
     # Its data
 
     def load_data(self, path: str | Path, model: Opened | None, progress: ProgressCallback | None) -> Images:
-        """Open a data set for a network, or for one that is still to be trained."""
+        """Open a data set for a network, trained or still to be trained."""
 
     def names_in(self, path: str | Path) -> Mapping[int, str] | None:
         """The classes of a data set by id; None without labels."""

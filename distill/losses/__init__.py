@@ -20,15 +20,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from distill.losses.registry import BUILTIN, NEEDS, LossRow, build, describe, fitting, resolve
+from distill.losses.registry import BUILTIN, NEEDS, LossRow, build, describe, fitting, joined, resolve
 from distill.losses.spec import LossSpec, Ramp
 
 if TYPE_CHECKING:
+    from distill.losses.angle import angle_sin
     from distill.losses.base import FromContext, Loss, LossModule, Networks, WeightedLoss
     from distill.losses.box import box_bckd, box_giou, box_iou, box_l1, dfl_kl
     from distill.losses.context import LossContext, Outputs, anchor_quality
     from distill.losses.feature import feature_at, feature_cwd, feature_fgd, feature_pkd
+    from distill.losses.keypoint import keypoint_oks
     from distill.losses.logit import objectness_bce, score_bce, score_dist
+    from distill.losses.mask import mask_bce
     from distill.losses.masked import FeatureMGD, feature_mgd
     from distill.losses.softmax import dkd, kl, nkd
 

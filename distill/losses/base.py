@@ -16,8 +16,9 @@ from distill.losses.selection import ALL
 from distill.losses.spec import ALWAYS, ORIGINAL, Ramp
 
 # What a loss may say that it reads, as the context calls it. Any other word is a point of features: "neck" or a module's path.
-READABLE = ("scores", "objectness", "boxes", "dist", "quality", "features", "targets", "images")
-PREDICTED = frozenset({"scores", "objectness", "boxes", "dist"})  # those of a head
+OF_TASKS = ("masks", "keypoints", "angles")
+PREDICTED = frozenset({"scores", "objectness", "boxes", "dist", *OF_TASKS})  # those of a head
+READABLE = (*sorted(PREDICTED), "quality", "features", "targets", "images")
 
 
 class Loss(Protocol):

@@ -37,7 +37,7 @@ def box_iou(student: Tensor, teacher: Tensor, quality: Tensor, *, focus: float =
     Shape: (B, A, 4), (B, A, 4), (B, A) -> scalar, for B images with A anchors.
     """
     shared, union = _areas(student, teacher)
-    return _weighted_mean(1 - shared / union.clamp(min=1e-6), quality, focus)
+    return weighted_mean(1 - shared / union.clamp(min=1e-6), quality, focus)
 
 
 def box_giou(student: Tensor, teacher: Tensor, quality: Tensor, *, focus: float = FOCUS) -> Tensor:
@@ -56,7 +56,7 @@ def box_giou(student: Tensor, teacher: Tensor, quality: Tensor, *, focus: float 
     sides = torch.maximum(student[..., 2:], teacher[..., 2:]) - torch.minimum(student[..., :2], teacher[..., :2])
     hull = sides.clamp(min=0).prod(-1)
     value = 1 - shared / union.clamp(min=1e-6) + (hull - union) / hull.clamp(min=1e-6)
-    return _weighted_mean(value, quality, focus)
+    return weighted_mean(value, quality, focus)
 
 
 def box_l1(student: Tensor, teacher: Tensor, quality: Tensor, *, focus: float = FOCUS) -> Tensor:
@@ -73,7 +73,7 @@ def box_l1(student: Tensor, teacher: Tensor, quality: Tensor, *, focus: float = 
     # Below a pixel there is no size to measure by, and the gradient stays bounded.
     size = (teacher[..., 2:] - teacher[..., :2]).clamp(min=1)
     size = torch.cat((size, size), -1)  # w h w h
-    return _weighted_mean(((student - teacher).abs() / size).mean(-1), quality, focus)
+    return weighted_mean(((student - teacher).abs() / size).mean(-1), quality, focus)
 
 
 def dfl_kl(
@@ -96,7 +96,7 @@ def dfl_kl(
     """
     log_student, log_teacher = (F.log_softmax(logits / temperature, dim=-1) for logits in (student, teacher))
     divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(-1).mean(-1)  # (B, A)
-    return _weighted_mean(temperature**2 * divergence, quality, focus)
+    return weighted_mean(temperature**2 * divergence, quality, focus)
 
 
 def box_bckd(student: Tensor, teacher: Tensor, difference: Tensor, quality: Tensor, *, gamma: float = 1.0) -> Tensor:
@@ -134,12 +134,14 @@ def _areas(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return shared, area[0] + area[1] - shared
 
 
-def _weighted_mean(value: Tensor, quality: Tensor, focus: float) -> Tensor:
+def weighted_mean(value: Tensor, quality: Tensor, focus: float) -> Tensor:
+    """Mean over anchors with weights quality^focus; their sum counts as 1 at least. Shape: (B, A), (B, A) -> scalar."""
     weight = quality**focus
     return (weight * value).sum() / weight.sum().clamp(min=1)
 
 
-def _where_sure(ctx: LossContext, options: Mapping[str, Any]) -> LossContext:
+def where_sure(ctx: LossContext, options: Mapping[str, Any]) -> LossContext:
+    """Those anchors alone that count in a weighted mean."""
     return ctx.focused(options.get("focus", FOCUS))
 
 
@@ -162,9 +164,9 @@ def _distributions(ctx: LossContext) -> Iterator[tuple[Tensor, ...]]:
 
 _READS = ("boxes", "quality")
 LOSSES = {
-    "box_iou": FromContext(box_iou, _boxes, _READS, narrow=_where_sure, selects=True),
-    "box_giou": FromContext(box_giou, _boxes, _READS, narrow=_where_sure, selects=True),
-    "box_l1": FromContext(box_l1, _boxes, _READS, narrow=_where_sure, selects=True),
+    "box_iou": FromContext(box_iou, _boxes, _READS, narrow=where_sure, selects=True),
+    "box_giou": FromContext(box_giou, _boxes, _READS, narrow=where_sure, selects=True),
+    "box_l1": FromContext(box_l1, _boxes, _READS, narrow=where_sure, selects=True),
     "box_bckd": FromContext(box_bckd, _boxes_and_difference, ("scores", "objectness", *_READS)),
-    "dfl_kl": FromContext(dfl_kl, _distributions, ("dist", "quality"), needs="dist", narrow=_where_sure, selects=True),
+    "dfl_kl": FromContext(dfl_kl, _distributions, ("dist", "quality"), needs="dist", narrow=where_sure, selects=True),
 }

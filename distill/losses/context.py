@@ -15,6 +15,7 @@ from distill.losses.selection import ALL, KEPT, kept
 from distill.machine.words import nearest
 
 NECK = "neck"  # the point where features enter the head
+BY_ANCHOR = ("mask_coefficients", "keypoints", "angles")  # what a head of a task predicts beside boxes and classes
 NEGLIGIBLE = 1e-5  # share of the anchors' weights that a loss may leave out: see `LossContext.focused`
 
 
@@ -57,6 +58,12 @@ class Outputs:
         strides: (A,) input pixels to a cell of each anchor's level.
         raw: the outputs as the network's own loss takes them.
         objectness_logits: (B, A) for a head that predicts beside the classes whether an anchor holds an object.
+        mask_coefficients: (B, A, M) for a head that predicts masks: by how much each prototype is in the mask.
+        prototypes: (B, M, h, w), logits of the parts that masks are made of, on a grid over the image.
+        keypoints: (B, A, K, 2 or 3) for a head that predicts keypoints: x and y in input pixels, then a logit of being seen.
+        spreads: (K,) how far each keypoint may lie from where a person puts it, in object sizes: the sigmas of OKS.
+        angles: (B, A) for a head that predicts oriented boxes: radians, clockwise. The boxes are those before they are turned
+            about their centre.
         at: outputs of modules by path ("model.4"), (B, C, H, W) each, as far as losses read them.
         beside: what further branches of the head make of the same features, at the same anchors. Only a task looks at
             them: it hands a loss one branch after the other.
@@ -69,6 +76,11 @@ class Outputs:
     strides: Tensor | None = None
     raw: Any = None
     objectness_logits: Tensor | None = None
+    mask_coefficients: Tensor | None = None
+    prototypes: Tensor | None = None
+    keypoints: Tensor | None = None
+    spreads: Tensor | None = None
+    angles: Tensor | None = None
     at: Mapping[str, Tensor] = field(default_factory=dict)
     beside: tuple[Outputs, ...] = ()
 
@@ -114,6 +126,13 @@ class Outputs:
         with torch.no_grad():
             return kept(self.boxes, probabilities(self.scores, self.objectness))
 
+    def mask_logits(self, anchor: Tensor) -> Tensor:
+        """Masks of some anchors of each image, on the grid of the prototypes. Shape: (B, K) indices -> (B, K, h, w)."""
+        if self.mask_coefficients is None or self.prototypes is None:
+            raise DistillError("a loss asks for masks, but this network predicts none: take the loss out of the recipe")
+        chosen = self.mask_coefficients.gather(1, anchor[..., None].expand(-1, -1, self.mask_coefficients.shape[-1]))
+        return torch.einsum("bkm,bmhw->bkhw", chosen.float(), self.prototypes.float())
+
     def feature(self, point: str) -> tuple[Tensor, ...]:
         """Features at a point: one (B, C, H, W) per level at "neck", and one alone at a module's path.
 
@@ -138,16 +157,19 @@ class Outputs:
                 return {name: take(each) for name, each in value.items()}
             return type(value)(map(take, value)) if isinstance(value, (list, tuple)) else value
 
-        fields = ("neck", "class_logits", "side_logits", "objectness_logits", "raw", "at")
+        fields = ("neck", "class_logits", "side_logits", "objectness_logits", "raw", "at", "prototypes", *BY_ANCHOR)
         taken = {name: take(getattr(self, name)) for name in fields}
         decode = None if self.decode is None else lambda: self.boxes[images]
         if isinstance(self.decode, Decode):
             decode = replace(self.decode, predicted=self.decode.predicted[images])
         beside = tuple(each.part(images) for each in self.beside)
-        return Outputs(**taken, decode=decode, strides=self.strides, beside=beside)
+        return replace(self, **taken, decode=decode, beside=beside)
 
     def pick(self, image: Tensor, anchor: Tensor) -> Outputs:
-        """The outputs of N anchors as those of one image, given the index of their image and their own, (N,) each."""
+        """The outputs of N anchors as those of one image, given the index of their image and their own, (N,) each.
+
+        Without prototypes: the anchors of an image share them.
+        """
 
         def take(value: Tensor | None) -> Tensor | None:
             return None if value is None else value[image, anchor][None]
@@ -158,15 +180,16 @@ class Outputs:
                 return self.decode.pick(image, anchor, taken["side_logits"] if same else None)()
             return self.boxes[image, anchor][None]
 
-        fields = ("class_logits", "side_logits", "objectness_logits")
+        fields = ("class_logits", "side_logits", "objectness_logits", *BY_ANCHOR)
         taken: dict[str, Any] = {name: take(getattr(self, name)) for name in fields}
         strides = None if self.strides is None else self.strides[anchor]
-        return replace(self, **taken, decode=boxes, strides=strides, raw=None)
+        return replace(self, **taken, decode=boxes, strides=strides, prototypes=None, raw=None)
 
     def tensors(self) -> list[Tensor]:
         """Every tensor that a loss can reach the network through."""
         reachable = [*self.neck, *self.at.values(), self.class_logits, self.side_logits, self.objectness_logits]
         reachable += [self.decode.predicted] if isinstance(self.decode, Decode) else []
+        reachable += [self.prototypes, *(getattr(self, name) for name in BY_ANCHOR)]
         own = [tensor for tensor in reachable if tensor is not None and tensor.requires_grad]
         return [*own, *(tensor for each in self.beside for tensor in each.tensors())]
 

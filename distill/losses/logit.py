@@ -62,7 +62,7 @@ def score_bce(
     weight = (floor + (1 - floor) * quality)[..., None]
     if not by_quality:
         weight = weight * (target - student.detach().sigmoid()).abs() ** gamma
-    return (weight * _excess(student, teacher, target)).sum() / quality.sum().clamp(min=1)
+    return (weight * excess(student, teacher, target)).sum() / quality.sum().clamp(min=1)
 
 
 def score_dist(
@@ -118,10 +118,10 @@ def objectness_bce(student: Tensor, teacher: Tensor, *, background: float = 0.1)
     """
     target = teacher.sigmoid()
     weight = background + (1 - background) * target
-    return (weight * _excess(student, teacher, target)).sum() / target.sum().clamp(min=1)
+    return (weight * excess(student, teacher, target)).sum() / target.sum().clamp(min=1)
 
 
-def _excess(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+def excess(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of the student's logits to the target, above that of the teacher's."""
     entropy = F.binary_cross_entropy_with_logits(teacher, target, reduction="none")
     return F.binary_cross_entropy_with_logits(student, target, reduction="none") - entropy

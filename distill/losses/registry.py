@@ -33,6 +33,9 @@ BUILTIN: Mapping[str, str] = {
     "feature_at": "distill.losses.feature",
     "feature_fgd": "distill.losses.feature",
     "feature_mgd": "distill.losses.masked",
+    "mask_bce": "distill.losses.mask",
+    "keypoint_oks": "distill.losses.keypoint",
+    "angle_sin": "distill.losses.angle",
     "kl": "distill.losses.softmax",
     "dkd": "distill.losses.softmax",
     "nkd": "distill.losses.softmax",
@@ -48,7 +51,14 @@ NEEDS: Mapping[str, str] = {
     "dist": "predicts no distributions over box sides",
     "objectness": "has no objectness",
     "softmax": "has class scores that are independent sigmoids",
+    "masks": "predicts no masks",
+    "keypoints": "predicts no keypoints",
+    "angles": "predicts no oriented boxes",
 }
+
+# What a head predicts beside boxes and classes -> the loss on it, which joins those on boxes and classes by itself.
+JOINS: Mapping[str, str] = {"masks": "mask_bce", "keypoints": "keypoint_oks", "angles": "angle_sin"}
+_ON_OUTPUTS = frozenset({"scores", "boxes", "dist"})
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,31 @@ def fitting(
         else:
             fit.append(spec)
     return fit, lines
+
+
+def joined(
+    specs: Iterable[LossSpec], gives: Collection[str], unwanted: Collection[str] = ()
+) -> tuple[list[LossSpec], list[str]]:
+    """The losses of a recipe with those that a head needs for its task, so that one recipe serves every task.
+
+    They join losses on boxes and classes, and no others: who teaches features alone, or labels alone, means that.
+
+    Args:
+        specs: as for `fitting`.
+        gives: as for `fitting`.
+        unwanted: names of losses that do not join.
+
+    Returns:
+        The losses, and a line for each that has joined.
+    """
+    given = list(specs)
+    known = [resolve(spec.name) for spec in given if spec.name in BUILTIN]
+    if not any(_ON_OUTPUTS.intersection(getattr(loss, "reads", ())) for loss in known):
+        return given, []
+    names = {*unwanted, *(spec.name for spec in given)}
+    new = {need: name for need, name in JOINS.items() if need in gives and name not in names}
+    lines = [f"loss {name} joins, for this head predicts {need}: {name}: 0 leaves it out" for need, name in new.items()]
+    return [*given, *map(LossSpec, new.values())], lines
 
 
 def build(specs: Iterable[LossSpec]) -> list[WeightedLoss]:

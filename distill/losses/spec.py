@@ -11,7 +11,10 @@ FADES = ("none", "linear", "cosine")
 # What stands beside a loss's options in a recipe and is none of them.
 RESERVED = ("weight", "warmup", "until", "fade", "features")
 # Columns that exist already: the sum, a penalty, and the terms of the labels, of either kind of head.
-TAKEN = frozenset("loss labels penalty box_loss cls_loss dfl_loss l1_loss box obj cls epoch lr map50 map50_95".split())  # noqa: SIM905
+TAKEN = frozenset(
+    "loss labels penalty box_loss cls_loss dfl_loss l1_loss seg_loss pose_loss kobj_loss angle_loss box obj cls epoch lr "  # noqa: SIM905
+    "map50 map50_95 beside_map50 beside_map50_95".split()
+)
 
 
 def half_cosine(share: float) -> float:
@@ -61,7 +64,8 @@ class LossSpec:
 
     Attributes:
         name: a built-in name, `/absolute/file.py:function` or `package.module:function`.
-        weight: its factor in the sum, above 0: a loss of weight 0 is left out when a recipe is read.
+        weight: its factor in the sum. A loss of weight 0 is left out when a recipe is read, but for those that would join by
+            themselves: see `distill.losses.registry.joined`.
         options: the function's keyword arguments.
         ramp: when in the training it counts.
         features: where it reads features, in place of `distill.features`; None for those.

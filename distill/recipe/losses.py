@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from distill.losses.registry import BUILTIN, RENAMED
+from distill.losses.registry import BUILTIN, JOINS, RENAMED
 from distill.losses.spec import ALWAYS, FADES, TAKEN, LossSpec, Ramp
 from distill.recipe.keys import Key
 from distill.recipe.reading import Node, read_function, read_list, read_scalar
@@ -32,7 +32,8 @@ OPTIONS = {
 def read_losses(node: Node) -> tuple[LossSpec, ...]:
     """Read a mapping of names to weights, or to `{weight: ..., option: ...}`."""
     specs = [_read_one(name, node.child(name, item)) for name, item in node.item.value.items()]
-    losses = tuple(loss for loss in specs if loss is not None and loss.weight)
+    # One that would join by itself stays, with its weight of 0: the user does not want it.
+    losses = tuple(loss for loss in specs if loss is not None and (loss.weight or loss.name in JOINS.values()))
     labels = [loss.label for loss in losses]
     for label in sorted(set(labels)):
         if labels.count(label) > 1:

@@ -144,7 +144,8 @@ class Distill:
         "Losses against the teacher: name to weight, or to {weight: ..., option: ...}; weight 0 leaves one out. Each takes, "
         "in shares of the training, warmup, in which its weight rises from 0, and until, where it ends; fade (none, "
         "linear, cosine), how its weight falls until then; and features of its own, [model.4, ...], where it reads features. A "
-        "loss that the model's head cannot serve is left out.",
+        "loss that the model's head cannot serve is left out; beside losses on boxes or scores, those on masks, keypoints and "
+        "angles join if the head predicts such: mask_bce, keypoint_oks, angle_sin; weight 0 leaves them out.",
         DEFAULT_LOSSES,
     )
     features: tuple[str, ...] = key(
@@ -247,6 +248,13 @@ class Recipe:
 
     def losses_of(self, teacher: TeacherSpec) -> tuple[LossSpec, ...]:
         """The losses against a teacher."""
+        return tuple(loss for loss in self._given(teacher) if loss.weight)
+
+    def unwanted(self, teacher: TeacherSpec) -> frozenset[str]:
+        """Names of the losses against a teacher that have a weight of 0, as far as reading keeps them."""
+        return frozenset(loss.name for loss in self._given(teacher) if not loss.weight)
+
+    def _given(self, teacher: TeacherSpec) -> tuple[LossSpec, ...]:
         return self.distill.losses if teacher.losses is None else teacher.losses
 
     @property

@@ -31,12 +31,14 @@ class Quantity:
     change: Callable[[float, float], str]
 
 
-QUANTITIES = (
+QUALITIES = (
     Quantity("mAP50-95", lambda network: network.map50_95, "{:.3f}".format, difference),
     Quantity("mAP50", lambda network: network.map50, "{:.3f}".format, difference),
     Quantity("mAP50-95 without NMS", lambda network: network.map50_95_without_nms, "{:.3f}".format, difference),
     Quantity("agreement 50-95", lambda network: network.agreement50_95, "{:.3f}".format, difference),
     Quantity("agreement 50", lambda network: network.agreement50, "{:.3f}".format, difference),
+)
+COSTS = (
     Quantity("params (M)", lambda network: network.params, lambda value: digits(value / 1e6), percent),
     Quantity("GFLOPs", lambda network: network.gflops, digits, percent),
     Quantity("size (MB)", lambda network: network.size_mb, digits, percent),
@@ -49,7 +51,8 @@ def comparison(results: Results) -> Table:
     networks, others = list(shown.values()), results.teachers
     same = before == after or bool(others) and not results.cut  # one network, so one cost
     rows = []
-    for quantity in QUANTITIES:
+    more = (Quantity(name, value, "{:.3f}".format, difference) for name, value in results.beside_figures.items())
+    for quantity in (*QUALITIES, *more, *COSTS):
         values = [quantity.value(network) for network in (*others, *networks)]
         if all(value is None for value in values):
             continue
@@ -117,8 +120,12 @@ def gain(results: Results) -> str:
     if before.map50_95 is not None and after.map50_95 is not None:
         change = difference(before.map50_95, after.map50_95)
         parts.append(f"mAP50-95 {before.map50_95:.3f} → {after.map50_95:.3f} ({change})")
+        if before.beside is not None and after.beside is not None:
+            then, now = before.beside.map50_95, after.beside.map50_95
+            parts.append(f"of {after.beside.name}s {then:.3f} → {now:.3f} ({difference(then, now)})")
     elif after.agreement50_95 is not None:
-        parts.append(f"agreement with the teacher {after.agreement50_95:.3f}")
+        of_task = "" if after.beside is None else f", of {after.beside.name}s {after.beside.map50_95:.3f}"
+        parts.append(f"agreement with the teacher {after.agreement50_95:.3f}{of_task}")
     if results.teachers:
         known = ((other, other.evaluation.map50_95) for other in results.teachers)
         names = [other.name if score is None else f"{other.name} {score:.3f}" for other, score in known]

@@ -17,7 +17,20 @@ if TYPE_CHECKING:
 
     History = Sequence[Mapping[str, Any]]
 
-NO_LOSS = ("epoch", "map50_95", "map50", "lr", "precision", "recall", "seconds", "time", "step", "steps")
+NO_LOSS = (
+    "epoch",
+    "map50_95",
+    "map50",
+    "beside_map50_95",
+    "beside_map50",
+    "lr",
+    "precision",
+    "recall",
+    "seconds",
+    "time",
+    "step",
+    "steps",
+)
 NAME = 14  # characters of a teacher's name beside its mark
 BROKEN = 5.0  # a layer whose error is five times the variance of its output
 

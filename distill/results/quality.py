@@ -20,6 +20,21 @@ class Curves(Brief):
     confusion: tuple[tuple[str | None, str | None, int], ...]
 
 
+@dataclass(frozen=True, repr=False)
+class Beside(Brief):
+    """How good what a task has beside boxes is: average precision of masks or poses; without labels, agreement."""
+
+    name: str  # `mask` or `pose`
+    map50_95: float  # by the overlap of masks, or the similarity of poses (OKS), at 0.50 to 0.95
+    map50: float
+    per_class: dict[str, float]  # AP50-95 by class name
+
+
+def score_of(boxes: float, beside: Beside | None) -> float:
+    """By what a network is judged: AP50-95 of its boxes, or the mean of that and of what its task has beside them."""
+    return boxes if beside is None else (boxes + beside.map50_95) / 2
+
+
 @dataclass(frozen=True)
 class Picture:
     """One image as each network sees it."""

@@ -12,7 +12,7 @@ from distill.losses.spec import ORIGINAL
 from distill.machine.files import read_json
 from distill.machine.words import html_table, text_table
 from distill.results.networks import START, STUDENT
-from distill.results.quality import Curves, Pictures
+from distill.results.quality import Beside, Curves, Pictures, score_of
 from distill.results.records import Brief, RecordError, from_plain
 
 FORMAT = 2
@@ -37,31 +37,41 @@ class Evaluation(Brief):
     confidence: float | None = None  # a box of the teacher counts from this score on
     curves: Curves | None = None  # against the labels, or against the teacher's own boxes
     map50_95_without_nms: float | None = None  # of a head's branch that works without NMS, if it has one
+    beside: Beside | None = None  # the same of what the task has beside boxes: masks or poses
 
     @property
     def measures(self) -> list[tuple[str, float]]:
         """The means against the labels, each with its name."""
         if self.map50_95 is None or self.map50 is None:
             return []
-        free = self.map50_95_without_nms
-        beside = [] if free is None else [("mAP50-95 without NMS", free)]
-        return [("mAP50-95", self.map50_95), ("mAP50", self.map50), *beside]
+        free, more = self.map50_95_without_nms, self.beside
+        figures = [("mAP50-95", self.map50_95), ("mAP50", self.map50)]
+        figures += [] if free is None else [("mAP50-95 without NMS", free)]
+        if more is not None:
+            figures += [(f"{more.name} mAP50-95", more.map50_95), (f"{more.name} mAP50", more.map50)]
+        return figures
 
     @property
     def figures(self) -> str:
         """The means in a line."""
         if self.measures:
             return ", ".join(f"{name} {value:.3f}" for name, value in self.measures)
+        more = "" if self.beside is None else f", of {self.beside.name}s {self.beside.map50_95:.3f}"
         if self.agreement50_95 is None:
             return ""
-        return f"agreement with the teacher 50-95 {self.agreement50_95:.3f}, 50 {self.agreement50:.3f}"
+        return f"agreement with the teacher 50-95 {self.agreement50_95:.3f}, 50 {self.agreement50:.3f}{more}"
+
+    @property
+    def score(self) -> float | None:
+        """By what the network is judged: mAP or agreement; None if the teacher sees nothing to agree with."""
+        boxes = self.agreement50_95 if self.map50_95 is None else self.map50_95
+        return None if boxes is None else score_of(boxes, self.beside)
 
     @property
     def yardstick(self) -> tuple[str, float | None]:
         """What the network is judged by, and its figure; None if the teacher sees nothing to agree with."""
-        if self.map50_95 is not None:
-            return "mAP50-95", self.map50_95
-        return "agreement with the teacher", self.agreement50_95
+        of = "" if self.beside is None else f" of boxes and of {self.beside.name}s"
+        return f"{'agreement with the teacher' if self.map50_95 is None else 'mAP50-95'}{of}", self.score
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,7 @@ class ModelResult(Brief):
     deployed: tuple[Deployed, ...] = ()  # latency of its exports
     curves: Curves | None = None  # as that of `Evaluation`
     map50_95_without_nms: float | None = None  # as that of `Evaluation`
+    beside: Beside | None = None  # as that of `Evaluation`
 
     @property
     def latencies(self) -> dict[str, Latency]:
@@ -156,6 +167,11 @@ class OtherTeacher(Brief):
     def agreement50(self) -> float | None:
         """As of a network of the run."""
         return self.evaluation.agreement50
+
+    @property
+    def beside(self) -> Beside | None:
+        """As of a network of the run."""
+        return self.evaluation.beside
 
 
 @dataclass(frozen=True, repr=False)
@@ -397,6 +413,17 @@ class Results:
         """Plain data, as results.json holds it."""
         return {name: value for name, value in asdict(self).items() if name != "folder"}
 
+    @property
+    def beside_figures(self) -> dict[str, Callable[[Any], float | None]]:
+        """The means of what the task has beside boxes, by name: of a network of the run, or of another teacher."""
+        if self.teacher.beside is None:
+            return {}
+        name = f"{self.teacher.beside.name} {'mAP' if self.data.labelled else 'agreement '}"
+        return {
+            f"{name}50-95": lambda model: None if model.beside is None else model.beside.map50_95,
+            f"{name}50": lambda model: None if model.beside is None else model.beside.map50,
+        }
+
     def rows(self) -> list[dict[str, Any]]:
         """One flat row per network, for `pandas.DataFrame(results.rows())`."""
         keys = (
@@ -414,6 +441,7 @@ class Results:
             {
                 "network": name,
                 **{key: getattr(model, key) for key in keys},
+                **{key.replace(" ", "_"): figure(model) for key, figure in self.beside_figures.items()},
                 **{f"latency_{key}_ms": getattr(model.latency_ms, key) for key in ("median", "p10", "p90")},
                 **{
                     f"{each.runtime.lower().replace(' ', '_')}_{key}_ms": getattr(each.latency_ms, key)
@@ -435,6 +463,7 @@ class Results:
             "mAP50": lambda model: model.map50,
             "mAP50-95 without NMS": lambda model: model.map50_95_without_nms,
             "agreement 50-95": lambda model: model.agreement50_95,
+            **self.beside_figures,
             "params (M)": lambda model: model.params / 1e6,
             f"GFLOPs at {self.imgsz} px": lambda model: model.gflops,
             "size (MB)": lambda model: model.size_mb,

@@ -140,12 +140,14 @@ def check_parity(file: Path, format: str, reference: nn.Module, image: Tensor) -
     if run is None:
         return None
     with torch.no_grad():
-        expected = _first_tensor(reference(image))
+        expected = _deployed(reference(image))
     try:
         actual = run(file, image)
     except Exception as error:  # a runtime's own exceptions share no base class
         raise DistillError(f"{file.name}: exported, but it does not run: {first_line(error)}") from error
-    difference = compare_outputs(actual, expected)
+    alike = len(actual) == len(expected)
+    differences = (compare_outputs(*pair) for pair in zip(actual, expected, strict=True))
+    difference = max(differences) if alike else float("inf")
     if not difference <= PARITY_TOLERANCE:  # written so that NaN fails
         raise DistillError(
             f"{file.name}: not kept, its output differs from the PyTorch model's by {difference:.2g} of its scale, more than "
@@ -170,24 +172,24 @@ def compare_outputs(actual: Tensor, expected: Tensor) -> float:
     return ((actual - expected).abs() / scale).max().item()
 
 
-def _run_in(runtime: Runtime, file: Path, image: Tensor) -> Tensor:
-    return runtime.open(file, torch.get_num_threads())(image)[0]
+def _run_in(runtime: Runtime, file: Path, image: Tensor) -> list[Tensor]:
+    return runtime.open(file, torch.get_num_threads())(image)
 
 
-def _run_torchscript(file: Path, image: Tensor) -> Tensor:
+def _run_torchscript(file: Path, image: Tensor) -> list[Tensor]:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch calls the whole format deprecated; it was asked for
-        return _first_tensor(torch.jit.load(str(file), map_location="cpu")(image))
+        output = torch.jit.load(str(file), map_location="cpu")(image)
+        return [output] if isinstance(output, Tensor) else list(output)
 
 
-_RUNNERS: dict[str, Callable[[Path, Tensor], Tensor]] = {
+_RUNNERS: dict[str, Callable[[Path, Tensor], list[Tensor]]] = {
     "torchscript": _run_torchscript,
     **{runtime.format: partial(_run_in, runtime) for runtime in RUNTIMES},
 }
 
 
-def _first_tensor(output: Any) -> Tensor:
-    """A detector in evaluation mode answers (decoded boxes and scores, raw outputs): the first is what deploys."""
-    while not isinstance(output, Tensor):
-        output = output[0]
-    return output
+def _deployed(output: Any) -> list[Tensor]:
+    """A network in evaluation mode answers (what deploys, raw outputs); what deploys is boxes and scores, or these and masks."""
+    first = output if isinstance(output, Tensor) else output[0]
+    return [first] if isinstance(first, Tensor) else list(first)

@@ -69,8 +69,10 @@ class Yolo:
         width: float | None = None,
         seed: int = 0,
         key: str = "teacher.train.model",
+        data: str | Path | None = None,
     ) -> nn.Module:
-        return build(model, names, width=width, seed=seed, key=key)
+        shape = None if data is None else datasets.keypoints_in(data)
+        return build(model, names, width=width, seed=seed, key=key, kpt_shape=shape)
 
     def save(
         self, model: nn.Module, path: Path, *, names: Mapping[int, str], imgsz: int, plan: dict[str, Any] | None = None
@@ -103,8 +105,10 @@ class Yolo:
     def load_data(self, path: str | Path, model: Opened | None, progress: ProgressCallback | None) -> DataSet:
         if model is None:
             return datasets.load(path, progress=progress)
-        args: Any = getattr(model.model, "args", {})
-        return datasets.load(path, model.names, single_cls=bool(args.get("single_cls")), progress=progress)
+        args: Any = getattr(model.model, "args", None) or {}
+        task, head = family_of(model.model).task, cast(Any, model.model).model[-1]
+        options: dict[str, Any] = {"single_cls": bool(args.get("single_cls")), "progress": progress}
+        return datasets.load(path, model.names, task=task, keys=task.keys(head), **options)
 
     def names_in(self, path: str | Path) -> Mapping[int, str] | None:
         return datasets.names_in(path)

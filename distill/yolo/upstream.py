@@ -32,18 +32,33 @@ from ultralytics.data.utils import IMG_FORMATS, VID_FORMATS, exif_size, img2labe
 from ultralytics.engine.exporter import Exporter
 from ultralytics.engine.exporter import export_formats as _export_formats
 from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
+from ultralytics.models.yolo.obb import OBBValidator
+from ultralytics.models.yolo.pose import PoseValidator
+from ultralytics.models.yolo.segment import SegmentationValidator
 from ultralytics.nn import tasks  # layers of a description by name
 from ultralytics.nn.distill_model import DistillationModel  # its own distillation
-from ultralytics.nn.modules import (  # block to transformer have the original YOLOv5's
+from ultralytics.nn.modules import (  # heads, the first layer of YOLOv5 v5.0, and where its others are
+    OBB,
     Detect,
     Focus,
+    Pose,
+    Segment,
     block,
     conv,
     transformer,
     v10Detect,
 )
-from ultralytics.nn.tasks import DetectionModel, torch_safe_load, yaml_model_load
+from ultralytics.nn.tasks import (
+    DetectionModel,
+    OBBModel,
+    PoseModel,
+    SegmentationModel,
+    guess_model_task,
+    torch_safe_load,
+    yaml_model_load,
+)
 from ultralytics.utils import DATASETS_DIR, DEFAULT_CFG, DEFAULT_CFG_DICT, LOGGER, nms
+from ultralytics.utils.metrics import OKS_SIGMA  # spreads of the 17 keypoints of a person
 from ultralytics.utils.ops import segments2boxes
 from ultralytics.utils.patches import imread  # takes paths that are not ASCII
 from ultralytics.utils.plotting import Annotator, colors  # draws boxes; the colour of a class, as in all its plots
@@ -272,6 +287,9 @@ class TrainingLoop(DetectionTrainer):
         """Give the network what its loss and its checkpoint need."""
         student: Any = _student(self.model)
         student.nc, student.names, student.args = self.data["nc"], self.data["names"], self.args
+        for name in ("kpt_shape", "kpt_oks_sigmas", "kpt_names"):  # as its trainer for poses does
+            if name in self.data:
+                setattr(student, name, self.data[name])
 
     def _build_train_pipeline(self) -> None:
         self.before_loaders()
@@ -297,54 +315,46 @@ class TrainingLoop(DetectionTrainer):
         """Nothing: ultralytics would rewrite best.pt and measure it again."""
 
 
-class Validator(DetectionValidator):
-    """The parts of ultralytics' validator that make mAP, called one by one: its `__call__` reads the data set anew, and prints.
-
-    Args:
-        loader: of a `RecordsDataset`.
-        network: on its device, with `names`.
-        data: as for `TrainingLoop`.
-        device: where the network is.
-        confidence: boxes of a lower score do not count.
-        nms_iou: of two boxes of a class that overlap by more than this, one counts.
-        sure: boxes of a higher score are in the confusion matrix.
-    """
-
-    data: Any  # None in the base class, as are these
-    device: Any
-    confusion_matrix: Any
-    names: Any
-    seen: Any
-
-    def __init__(
-        self,
-        loader: DataLoader,
-        network: nn.Module,
-        data: Mapping[str, Any],
-        *,
-        device: torch.device,
-        confidence: float,
-        nms_iou: float,
-        sure: float,
-    ) -> None:
-        options = {"conf": confidence, "iou": nms_iou, "plots": False, "save_json": False, "verbose": False}
-        folder = Path(tempfile.gettempdir())  # one that exists: nothing is written there
-        super().__init__(loader, folder, {**options, "task": "detect", "mode": "val"})
-        self.training, self.data, self.device, self._sure = False, data, device, sure
-        self.init_metrics(network)
+class UntimedValidator(DetectionValidator):
+    """ultralytics' validator without the time limit of its NMS, which drops the rest of a batch on a slow machine."""
 
     def postprocess(self, preds: Any) -> list[dict[str, Tensor]]:
-        """As in the base class, without its time limit, which drops the rest of a batch on a slow machine."""
+        """As in the base class, without the limit."""
         boxes: Any = nms.non_max_suppression(
-            preds, self.args.conf, self.args.iou, multi_label=True, max_det=self.args.max_det, max_time_img=float("inf")
+            preds,
+            self.args.conf,
+            self.args.iou,
+            nc=cast(int, self.nc),
+            multi_label=True,
+            max_det=self.args.max_det,
+            max_time_img=float("inf"),
+            rotated=self.args.task == "obb",
         )
         return [{"bboxes": x[:, :4], "conf": x[:, 4], "cls": x[:, 5], "extra": x[:, 6:]} for x in boxes]
+
+
+_AnyValidator: Any = object  # of ultralytics, behind this one among the bases of a class
+
+
+class Validator(_AnyValidator):
+    """The parts of ultralytics' validators that make mAP, called one by one: their `__call__` reads the data anew, and prints.
+
+    `make_validator` makes one, of the class that the task needs.
+    """
+
+    sure: float  # boxes of a higher score are in the confusion matrix
+    known: Mapping[str, Mapping[str, Tensor]]  # image file -> its objects, in place of those of the labels
 
     def update_metrics(self, preds: list[dict[str, Tensor]], batch: dict[str, Any]) -> None:
         """As in the base class, which fills the confusion matrix for its plots only."""
         super().update_metrics(preds, batch)
         for index, boxes in enumerate(preds):
-            self.confusion_matrix.process_batch(boxes, self._prepare_batch(index, batch), conf=self._sure)
+            self.confusion_matrix.process_batch(boxes, self._prepare_batch(index, batch), conf=self.sure)
+
+    def _prepare_batch(self, si: int, batch: dict[str, Any]) -> dict[str, Any]:
+        prepared = super()._prepare_batch(si, batch)
+        known = self.known.get(prepared["im_file"], {})
+        return {**prepared, **{key: known[key].to(prepared[key].dtype) for key in known if key in prepared}}
 
     def results(self, average_precision: Callable[..., np.ndarray] | None = None) -> dict[str, Any]:
         """Get mAP and other figures of the batches that `update_metrics` got.
@@ -354,8 +364,9 @@ class Validator(DetectionValidator):
                 ultralytics' own.
 
         Returns:
-            Plain numbers; `precision_curves` (classes, steps of recall), in the order of `per_class`, at an IoU of 0.5; and
-            `confusion` (predicted, labelled), whose last row and column are the background.
+            Plain numbers; `precision_curves` (classes, steps of recall), in the order of `per_class`, at an IoU of 0.5;
+            `confusion` (predicted, labelled), whose last row and column are the background; and `beside`, mAP of what a task
+            has beside boxes, None if it has nothing.
         """
         stats: Any = self.metrics.stats
         matches = [np.concatenate(stats[name]) for name in ("tp", "conf", "pred_cls", "target_cls")]
@@ -363,14 +374,68 @@ class Validator(DetectionValidator):
         box: Any = self.metrics.box
         if average_precision is not None:
             box.all_ap = average_precision(*matches)
+        more: Any = getattr(self.metrics, "seg", None) or getattr(self.metrics, "pose", None)
         return {
-            "map50_95": float(box.map),
-            "map50": float(box.map50),
+            **self._means(box),
             "precision": float(box.mp),
             "recall": float(box.mr),
-            "per_class": {self.names[int(c)]: float(box.class_result(i)[3]) for i, c in enumerate(box.ap_class_index)},
             "images": int(self.seen),
             "instances": int(cast(Any, self.metrics.nt_per_class).sum()),
             "precision_curves": np.asarray(box.prec_values),
             "confusion": self.confusion_matrix.matrix,
+            "beside": None if more is None else self._means(more),
         }
+
+    def _means(self, metric: Any) -> dict[str, Any]:
+        by_class = {self.names[int(c)]: float(metric.class_result(i)[3]) for i, c in enumerate(metric.ap_class_index)}
+        return {"map50_95": float(metric.map), "map50": float(metric.map50), "per_class": by_class}
+
+
+class BoxValidator(Validator, UntimedValidator):
+    """Measures boxes."""
+
+
+class MaskValidator(Validator, SegmentationValidator, UntimedValidator):
+    """Measures boxes and masks. A prediction is two tensors: boxes, scores and coefficients; and prototypes."""
+
+
+class KeypointValidator(Validator, PoseValidator, UntimedValidator):
+    """Measures boxes and keypoints."""
+
+
+class OrientedValidator(Validator, OBBValidator, UntimedValidator):
+    """Measures oriented boxes, whose overlap is that of the Gaussians that they stand for."""
+
+
+def make_validator(
+    kind: type[Validator],
+    loader: DataLoader,
+    network: nn.Module,
+    data: Mapping[str, Any],
+    *,
+    device: torch.device,
+    confidence: float,
+    nms_iou: float,
+    sure: float,
+    known: Mapping[str, Mapping[str, Tensor]],
+) -> Validator:
+    """A validator for one data set.
+
+    Args:
+        kind: of the task.
+        loader: of a `RecordsDataset`.
+        network: on its device, with `names`.
+        data: as for `TrainingLoop`.
+        device: where the network is.
+        confidence: boxes of a lower score do not count.
+        nms_iou: of two boxes of a class that overlap by more than this, one counts.
+        sure: boxes of a higher score are in the confusion matrix.
+        known: image file -> its objects as `postprocess` gives them, in place of those of the labels.
+    """
+    options = {"conf": confidence, "iou": nms_iou, "plots": False, "save_json": False, "verbose": False}
+    # A folder that exists: nothing is written there.
+    validator: Any = kind(loader, Path(tempfile.gettempdir()), {**options, "mode": "val"})
+    validator.training, validator.data, validator.device = False, data, device
+    validator.sure, validator.known = sure, known
+    validator.init_metrics(network)
+    return validator

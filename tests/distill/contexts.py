@@ -14,11 +14,12 @@ CENTRES = torch.rand(20, 2, generator=torch.Generator().manual_seed(9)) * 32
 
 
 def leaves(seed: int, objectness: bool = False) -> dict[str, Tensor]:
-    """What a head with levels of 4x4 and 2x2 cells gives for two images: 3 classes, 8 bins to a side."""
+    """What a head with levels of 4x4 and 2x2 cells gives for two images: 3 classes, 8 bins to a side, and all of every task."""
     make = torch.Generator().manual_seed(seed)
     shapes = {"near": (2, 6, 4, 4), "far": (2, 6, 2, 2), "scores": (2, 20, 3), "sides": (2, 20, 4, 8)}
     if objectness:
         shapes["objectness"] = (2, 20)
+    shapes |= {"coefficients": (2, 20, 4), "prototypes": (2, 4, 8, 8), "points": (2, 20, 5, 3), "angles": (2, 20)}
     return {name: torch.randn(shape, generator=make) for name, shape in shapes.items()}
 
 
@@ -30,7 +31,17 @@ def outputs(tensors: Mapping[str, Tensor]) -> Outputs:
     neck = (tensors["near"], tensors["far"])
     strides = torch.tensor([8.0] * 16 + [16.0] * 4)
     return Outputs(
-        neck, tensors["scores"], tensors["sides"], decode, strides, objectness_logits=tensors.get("objectness")
+        neck,
+        tensors["scores"],
+        tensors["sides"],
+        decode,
+        strides,
+        objectness_logits=tensors.get("objectness"),
+        mask_coefficients=tensors["coefficients"],
+        prototypes=tensors["prototypes"],
+        keypoints=tensors["points"],
+        spreads=torch.full((5,), 0.2),
+        angles=tensors["angles"],
     )
 
 

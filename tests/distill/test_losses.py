@@ -48,6 +48,7 @@ def loss_of(name: str, **options) -> Callable[[LossContext], Tensor]:
 def reads(name: str) -> set[str]:
     """What of `leaves` a loss may move."""
     kinds = {"feature": {"near", "far"}, "box": {"sides"}, "dfl": {"sides"}, "objectness": {"objectness"}}
+    kinds |= {"mask": {"coefficients", "prototypes"}, "keypoint": {"points"}, "angle": {"angles"}}
     return kinds.get(name.partition("_")[0], {"scores"})
 
 
@@ -128,7 +129,8 @@ def test_arithmetic_is_float32_for_half_precision_networks(name, objectness):
     value, expected = (loss_of(name)(context(outputs(a), outputs(b))) for a, b in (half, same))
     assert value.dtype == torch.float32
     # Boxes are decoded by the network's own code, here in the network's precision.
-    assert value.item() == pytest.approx(expected.item(), rel=0.1 if name.startswith("box") else 1e-6)
+    of_boxes = name.partition("_")[0] in ("box", "mask", "keypoint", "angle")
+    assert value.item() == pytest.approx(expected.item(), rel=0.1 if of_boxes else 1e-6)
 
 
 class Everything(nn.Module):
@@ -136,16 +138,19 @@ class Everything(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.head = nn.Conv2d(3, 5, 2, 2), nn.Conv2d(5, 3 + 4 * 8 + 1, 1)
+        self.stem, self.head = nn.Conv2d(3, 5, 2, 2), nn.Conv2d(5, 3 + 4 * 8 + 1 + 5 + 5 * 3 + 1, 1)
 
 
 def run(network: Everything, images: Tensor, points: Sequence[str]) -> Outputs:
     features = network.stem(images)
-    scores, sides, objectness = network.head(features).flatten(2).transpose(1, 2).split((3, 32, 1), -1)
+    rows = network.head(features).flatten(2).transpose(1, 2)
+    scores, sides, objectness, coefficients, points, angles = rows.split((3, 32, 1, 5, 15, 1), -1)
     sides = sides.unflatten(-1, (4, 8))
     distance = (sides.softmax(-1) * torch.arange(8)).sum(-1)
     boxes = torch.cat((-distance[..., :2], distance[..., 2:]), -1)
-    return Outputs((features,), scores, sides, lambda: boxes, objectness_logits=objectness[..., 0])
+    more = {"mask_coefficients": coefficients, "prototypes": features, "keypoints": points.unflatten(-1, (5, 3))}
+    more |= {"spreads": torch.full((5,), 0.2), "angles": angles[..., 0]}
+    return Outputs((features,), scores, sides, lambda: boxes, objectness_logits=objectness[..., 0], **more)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -164,7 +169,7 @@ def test_in_a_task_a_loss_teaches_the_student_and_leaves_the_teacher_alone(name)
 
 def sizes(doc: str) -> list[tuple[int, ...]]:
     """The shapes of a loss's tensors, as its docstring gives them."""
-    letters = {"B": 2, "A": 20, "nc": 3, "R": 8, "C": 6, "D": 6, "H": 4, "W": 5, "4": 4}
+    letters = {"B": 2, "A": 20, "nc": 3, "R": 8, "C": 6, "D": 6, "H": 4, "W": 5, "4": 4, "K": 5, "3": 3, "h": 6, "w": 7}
     shapes = re.search(r"Shape: (.*) -> scalar", doc).group(1)
     return [tuple(letters[each] for each in re.findall(r"\w+", shape)) for shape in re.findall(r"\(.*?\)", shapes)]
 

@@ -31,7 +31,8 @@ def _work(session: Session) -> TeacherRecord:
     recipe, names = session.recipe, session.data.names
     options = recipe.teacher.train
     assert options is not None and names is not None  # a recipe without a model has it, and it needs labels
-    network = session.kind.build(options.model, names, width=options.width, seed=recipe.seed)
+    data = session.data.path
+    network = session.kind.build(options.model, names, width=options.width, seed=recipe.seed, data=data)
     plan = schedule.teacher(
         len(session.data.train), options.batch or recipe.batch, options.epochs, lr=options.lr, mosaic=options.mosaic
     )

@@ -13,17 +13,15 @@ from torch.utils._pytree import tree_leaves
 from distill.errors import DistillError
 from distill.machine.words import printable
 from distill.yolo.checkpoint.archive import Archive
-from distill.yolo.checkpoint.unpickle import GRAPH, PLAIN
+from distill.yolo.checkpoint.unpickle import GRAPH, METHOD, PLAIN
 from distill.yolo.families.family import Family
 from distill.yolo.families.table import FAMILIES, supported
-from distill.yolo.upstream import DetectionModel, __version__, tasks
+from distill.yolo.tasks.table import TASKS
+from distill.yolo.upstream import Detect, DetectionModel, __version__, tasks
 
 OTHER_TASKS = {
     "ClassificationModel": "a classification model",
-    "SegmentationModel": "a segmentation model",
-    "SemanticSegmentationModel": "a segmentation model",
-    "PoseModel": "a pose model",
-    "OBBModel": "a model for oriented boxes",
+    "SemanticSegmentationModel": "a model for semantic segmentation",
     "DepthModel": "a depth model",
     "RTDETRDetectionModel": "an RT-DETR",
     "WorldModel": "a YOLO-World",
@@ -34,7 +32,7 @@ OTHER_TASKS = {
 # Module classes: those of torch.nn and of ultralytics, old names included. None is ever called, see unpickle.py.
 _MODULE_PACKAGES = ("torch.nn.modules.", "ultralytics.nn.modules.")
 _MODULES: dict[str, type[nn.Module]] = {
-    "ultralytics.nn.tasks.DetectionModel": DetectionModel,
+    **{f"ultralytics.nn.tasks.{task.network.__name__}": task.network for task in TASKS},
     "ultralytics.nn.tasks.YOLOv10DetectionModel": DetectionModel,
     "ultralytics.nn.modules.block.Silence": nn.Identity,
     "torch.nn.modules.module.Module": nn.Module,
@@ -50,6 +48,9 @@ _IGNORED = frozenset(
         *("numpy.dtype", "numpy.ndarray", "_codecs.encode", "torch.device", "torch.fx._symbolic_trace.Tracer"),
     )
 )
+
+# Until 8.2, ultralytics kept a method of its detectors as an attribute of its heads for other tasks.
+_METHODS = frozenset({(Detect, "forward")})
 
 _LARGEST_NUMBER = 8192  # in a description: of channels, pixels, repetitions
 _ACTIVATION = re.compile(r"(torch\.)?nn\.[A-Z]\w*\([\w\s.,=+-]*\)")  # nn.LeakyReLU(0.1, inplace=True)
@@ -73,8 +74,11 @@ def unpickle(archive: Archive) -> Any:
     ignored = {name for name in names if name in _IGNORED or name.startswith(_IGNORED_PACKAGES)}
     allowed = {*modules, *ignored, *PLAIN, GRAPH}
     foreign = [name for name in names if name not in allowed]
-    if foreign == ["builtins.getattr"]:  # how a method put in place of forward() is pickled
-        raise fused_network(path)
+    if foreign == [METHOD]:
+        try:
+            return archive.load(modules, ignored, _METHODS)
+        except DistillError:  # one put in place of forward(), as fusing does
+            raise fused_network(path) from None
     if (project := own_project(names)) is not None:
         project.checkpoints.check_names(path, foreign)
     if foreign:

@@ -65,14 +65,21 @@ class Archive:
         except Exception as error:  # pickletools has many for a damaged file
             raise damaged(path, error) from error
 
-    def load(self, modules: Mapping[str, type[nn.Module]], ignored: Collection[str] = ()) -> Any:
+    def load(
+        self,
+        modules: Mapping[str, type[nn.Module]],
+        ignored: Collection[str] = (),
+        methods: Collection[tuple[type, str]] = (),
+    ) -> Any:
         """Unpickle the file: names become the classes in `modules`, objects of those in `ignored` become `Ignored`.
+
+        `methods`: see `Reader`.
 
         Raises:
             DistillError: the pickle uses a name that is in neither and not in `PLAIN`, or does not hold together.
         """
         try:
-            return Reader(self._pickle, self._read_storage, modules, ignored).read()
+            return Reader(self._pickle, self._read_storage, modules, ignored, methods).read()
         except Exception as error:  # a malformed pickle can end in any exception at all
             raise damaged(self.path, error) from error
 

@@ -13,6 +13,7 @@ from torch import nn
 from distill.errors import DistillError, first_line
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.families.table import family_of
+from distill.yolo.tasks.table import task_of
 from distill.yolo.upstream import DetectionModel, tasks, yaml_model_load
 
 _MOST_LARGER = 16  # times as many weights; a pruned network is described as it was before
@@ -26,6 +27,7 @@ def build(
     width: float | None = None,
     seed: int = 0,
     key: str = "teacher.train.model",
+    kpt_shape: tuple[int, int] | None = None,
 ) -> DetectionModel:
     """Build a detector of an architecture, on the CPU.
 
@@ -35,16 +37,18 @@ def build(
         width: width factor in place of the description's own (0.25 for size n); unused with a checkpoint.
         seed: of the random weights.
         key: of the recipe, that messages name.
+        kpt_shape: keypoints of an object in the data, and numbers of each; a pose model gets a head for them.
 
     Raises:
         DistillError: no such description or checkpoint, or it is of no detector that is supported here.
     """
-    source = None
+    source: nn.Module | None = None
+    description: Any
     if Path(model).suffix == ".pt":
         source = checkpoint.load(model).model
         if reason := family_of(source).untrainable:
             raise DistillError(f"teacher.train.model: {model} {reason}: give it as 'model', or {USE}")
-        description = source.yaml  # type: ignore[union-attr]
+        description = source.yaml
         _check_size(model, description, source)
     else:
         try:
@@ -58,10 +62,15 @@ def build(
                 )
             depth, _, widest = description["scales"][description["scale"]]
             description["scales"] = {description["scale"]: [depth, width, widest]}
+    description = {
+        **description,
+        **({"kpt_shape": list(kpt_shape)} if "kpt_shape" in description and kpt_shape else {}),
+    }
+    make: Any = task_of(description).network
     try:
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
-            network = DetectionModel(dict(description), nc=len(names), verbose=False)  # type: ignore[call-overload, arg-type]
+            network = make(description, nc=len(names), verbose=False)
     except Exception as error:  # whatever a description of another kind of model leads to
         raise DistillError(f"{key}: no detector comes of '{model}' ({first_line(error)}): {USE}") from error
     checkpoint.check_network(Path(model), network)

@@ -23,18 +23,19 @@ from distill.yolo.checkpoint.saving import bare_copy, half, stripped
 from distill.yolo.checkpoint.trial import check_runs, check_weights
 from distill.yolo.checkpoint.wrapped import check_wrapped
 from distill.yolo.families.table import FAMILIES, family_of, supported
-from distill.yolo.upstream import DEFAULT_CFG_DICT, DetectionModel, Focus, __version__, torch_safe_load
+from distill.yolo.upstream import DEFAULT_CFG_DICT, Focus, __version__, torch_safe_load
 
 _LOG = logging.getLogger(__name__)
 
 _LONGEST_NAME = 200  # characters
 ASIDE = "aside"  # where parts of a head wait
 _LARGEST_SIZE = 8192  # pixels; a file that says more is not believed
+NETWORKS = frozenset(family.task.network for family in FAMILIES)  # classes of what can be opened
 
 
 @dataclass(frozen=True)
 class Detector(Opened):
-    """A detector from a checkpoint: `model` is ultralytics' DetectionModel."""
+    """A network from a checkpoint: `model` is ultralytics' DetectionModel, or that of another task."""
 
     def __repr__(self) -> str:
         params = sum(p.numel() for p in self.model.parameters())
@@ -87,8 +88,9 @@ def save(
     """
     network: Any = bare_copy(model).cpu().eval().requires_grad_(False)
     network.names = dict(names)
-    network.model[-1] = family_of(network).checkpoints.portable(network.model[-1])
-    network.args = {**_plain(getattr(network, "args", None)), "task": "detect", "imgsz": imgsz}
+    family = family_of(network)
+    network.model[-1] = family.checkpoints.portable(network.model[-1])
+    network.args = {**_plain(getattr(network, "args", None)), "task": family.task.name, "imgsz": imgsz}
     checkpoint = {
         **stripped(half(network)),
         "train_args": dict(network.args),
@@ -141,7 +143,7 @@ def _detector(path: Path, content: Any, trust: bool) -> Detector:
     if content.get("modelopt"):
         raise DistillError(f"{path} was trained for quantization (QAT): prune the float checkpoint it came from")
     model = _network(path, content)
-    if type(model) is not DetectionModel or not isinstance(getattr(model, "model", None), nn.Sequential):
+    if type(model) not in NETWORKS or not isinstance(getattr(model, "model", None), nn.Sequential):
         check_task(path, type(model).__name__)
         raise DistillError(f"{path} is a {type(model).__name__}, not a detector: {supported()}")
     for family in FAMILIES:
@@ -191,7 +193,12 @@ def check_network(path: Path, model: Any) -> None:
     """
     if model.is_fused():
         raise fused_network(path)
-    family_of(model, path)
+    family = family_of(model, path)
+    if type(model) not in (family.task.network,):
+        head = type(model.model[-1]).__name__
+        raise DistillError(
+            f"{path} is a {type(model).__name__} that ends in the head {head}: give the .pt that training saved"
+        )
     channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
     if isinstance(model.model[0], Focus):  # YOLOv5 v5.0: it lays four pixels into the channels of one
         channels //= 4
@@ -203,7 +210,7 @@ def _renew(model: Any, args: Mapping[str, Any]) -> None:
     """Do what `ultralytics.nn.tasks.load_checkpoint` does to a network from an older version; and turn gradients on."""
     model.float().eval()
     model.args = {**DEFAULT_CFG_DICT, **args}
-    model.task = "detect"
+    model.task = family_of(model).task.name
     if not hasattr(model, "stride"):
         model.stride = model.model[-1].stride
     vars(model.model[-1]).pop("_end2end", None)  # which branch was used last: ultralytics chooses anew each time

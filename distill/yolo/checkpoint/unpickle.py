@@ -33,6 +33,7 @@ _MOST_PLACES = 64  # of a tensor: where it starts, and size and stride of each d
 _MOST_OBJECTS = 2**17  # tensors, modules and the like
 
 _TENSOR, _PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
+METHOD = "builtins.getattr"  # how a method that is an attribute is pickled
 GRAPH = "torch.fx.graph_module.reduce_graph_module"  # a module as its parts, and code that is not run here
 
 _STORAGES: dict[str, torch.dtype] = {
@@ -65,6 +66,7 @@ class Reader:
         read_storage: (key, dtype, number of values) -> the values.
         modules: names -> the classes that they stand for.
         ignored: names whose objects become `Ignored`.
+        methods: classes of `modules` with the name of a method that an attribute may be; it becomes `Ignored`.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Reader:
         read_storage: Callable[[str, torch.dtype, int], Tensor],
         modules: Mapping[str, type[nn.Module]],
         ignored: Collection[str],
+        methods: Collection[tuple[type, str]] = (),
     ) -> None:
         self._data, self._read_storage = data, read_storage
         self._storages: dict[str, tuple[torch.dtype, Tensor]] = {}
@@ -81,6 +84,8 @@ class Reader:
         self._names: dict[str, Any] = {**_STORAGES, **_DTYPES, **dict.fromkeys(ignored, Ignored), **modules}
         self._names |= {name: _Builder(make) for name, make in _BUILDERS.items()}
         self._names |= {_TENSOR: _Builder(self._tensor), GRAPH: _Builder(self._without_code)}
+        self._names |= {METHOD: _Builder(self._method)} if methods else {}
+        self._methods = methods
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
@@ -176,6 +181,12 @@ class Reader:
     def _stand_in(self, becomes: type) -> StandIn:
         self._stand_ins.append(StandIn(becomes))
         return self._stand_ins[-1]
+
+    def _method(self, owner: Any, name: Any) -> StandIn:
+        """builtins.getattr, of a class: nothing is looked up."""
+        if not isinstance(owner, type) or (owner, name) not in self._methods:
+            raise UnpicklingError("a method that no module has for an attribute")
+        return self._stand_in(Ignored)
 
     def _without_code(self, parts: Any, *_: Any) -> StandIn:
         """torch.fx.graph_module.reduce_graph_module, which would execute the code that follows the parts."""

@@ -19,6 +19,7 @@ from distill.machine.words import brief
 from distill.yolo.data.classes import class_names
 from distill.yolo.data.document import parse, read_text
 from distill.yolo.data.files import FORMATS, any_labels, find_images, is_image, locate, normalize, once
+from distill.yolo.data.keypoints import keys_of, shape_of
 from distill.yolo.upstream import DATASETS_DIR
 
 _PATH_WIDTH = 200  # of a path in a message
@@ -32,7 +33,7 @@ class DataFile:
     names: dict[int, str]
     train: tuple[Path, ...]  # image files
     val: tuple[Path, ...]
-    keypoint_numbers: int  # that a row of a label file may have behind its box: of a data set for poses
+    keypoints: dict[str, Any]  # what it says of keypoints, by its keys; empty if it has none
     notes: tuple[str, ...]  # what was read in another way than one may think
 
 
@@ -52,9 +53,7 @@ def read(path: Path) -> DataFile:
         splits[key] = tuple(sorted(once(images)))
         if again := len(images) - len(splits[key]):
             notes.append(f"'{key}' lists {again} images more than once: each counts once")
-    return DataFile(
-        root, names, splits["train"], splits["val"], _keypoint_numbers(content.get("kpt_shape")), tuple(notes)
-    )
+    return DataFile(root, names, splits["train"], splits["val"], keys_of(content), tuple(notes))
 
 
 def names_in(path: Path) -> dict[int, str]:
@@ -62,15 +61,9 @@ def names_in(path: Path) -> dict[int, str]:
     return class_names(path, parse(path))[0]
 
 
-def _keypoint_numbers(shape: Any) -> int:
-    """Points times numbers a point, of `kpt_shape: [17, 3]`; 0 if there are none."""
-    if (
-        isinstance(shape, list)
-        and len(shape) == 2
-        and all(type(number) is int and 0 < number < 1000 for number in shape)
-    ):
-        return shape[0] * shape[1]
-    return 0
+def keypoints_in(path: Path) -> tuple[int, int] | None:
+    """Points of an object and numbers of each in a data.yaml; None if it has no keypoints. Raises `DistillError`."""
+    return shape_of(keys_of(parse(path)))
 
 
 def _root(path: Path, value: Any) -> Path:

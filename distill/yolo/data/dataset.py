@@ -10,17 +10,22 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from distill.errors import DistillError
 from distill.machine.progress import ProgressCallback
 from distill.machine.words import abridge, brief
 from distill.results.records import Brief
-from distill.yolo.data import classes, datafile, labels
+from distill.yolo.data import classes, datafile, keypoints, labels
 from distill.yolo.data.files import FORMATS, find_images, identities
 from distill.yolo.data.labels import Records
+from distill.yolo.data.rows import Content
+from distill.yolo.tasks.detect import DETECT
+from distill.yolo.tasks.task import Task
 
 Split = Literal["train", "val", "unlabelled"]
 
@@ -45,6 +50,7 @@ class DataSet(Brief):
     warnings: tuple[str, ...] = ()  # what the user should know although it stops nothing
     records: dict[str, Records] = field(default_factory=dict, repr=False, compare=False)  # of each split
     videos: tuple[Path, ...] = ()  # images to come: see `distill.yolo.data.unlabelled`
+    task: Task = DETECT  # what the labels are for
 
     @property
     def unlabelled(self) -> tuple[Path, ...]:
@@ -58,6 +64,8 @@ def load(
     *,
     single_cls: bool = False,
     progress: ProgressCallback | None = None,
+    task: Task = DETECT,
+    keys: Mapping[str, Any] | None = None,
 ) -> DataSet:
     """Open a data set and check all of it.
 
@@ -66,14 +74,16 @@ def load(
         names: the model's classes, to compare with the data's.
         single_cls: the model was trained with ultralytics' `single_cls`: to it every object is of class 0.
         progress: shows a bar over the images.
+        task: what the labels are for.
+        keys: what a data.yaml must say for the model, or lacks if the data are a folder: `kpt_shape`.
 
     Raises:
         DistillError: nothing there, no images, no labels, classes that do not fit `names`, label files with unknown
-            classes. A damaged image is left out and named in `warnings`.
+            classes, labels for another task. A damaged image is left out and named in `warnings`.
     """
     path = Path(os.path.expanduser(path))
     if os.path.isdir(path):
-        return _load_folder(path, names, progress)
+        return replace(_load_folder(path, names, progress, keys or {}), task=task)
     shown = brief(path, 200)
     if not os.path.exists(path):
         raise DistillError(f"{shown}: no such file or folder: 'data' is a YOLO data.yaml or a folder of images")
@@ -81,7 +91,8 @@ def load(
         raise DistillError(f"{shown}: 'data' must be a YOLO data.yaml or a folder of images")
     file = datafile.read(path)
     warnings = classes.compare(path, file.names, names)
-    known = labels.Classes(file.names, file.keypoint_numbers)
+    own = _keys(path, file.keypoints, keys or {}, task)
+    known = Content(file.names, keypoints.shape_of(file.keypoints), task.rows)
     train, val = (labels.read(path, key, getattr(file, key), known, progress) for key in ("train", "val"))
     warnings += [*train.warnings, *val.warnings, *_rare_classes(path, file.names, val.records)]
     seen = set(identities(record["im_file"] for record in train.records))
@@ -96,13 +107,19 @@ def load(
         )
     notes = (*file.notes, *train.notes, *val.notes)
     records = {"train": train.records, "val": val.records}
-    return _assemble(path, file.root, file.names, True, records, notes, warnings)
+    return replace(_assemble(path, file.root, file.names, True, records, notes, warnings, own), task=task)
 
 
 def names_in(path: str | Path) -> dict[int, str] | None:
     """The class names of a data.yaml by id; None of a folder of images. Raises `DistillError`: it cannot be read."""
     path = Path(os.path.expanduser(path))
     return None if path.is_dir() else datafile.names_in(path)
+
+
+def keypoints_in(path: str | Path) -> tuple[int, int] | None:
+    """Points of an object and numbers of each in a data.yaml; None if it has none, and of a folder. Raises `DistillError`."""
+    path = Path(os.path.expanduser(path))
+    return None if path.is_dir() else datafile.keypoints_in(path)
 
 
 def fingerprint(data: DataSet) -> str:
@@ -112,11 +129,30 @@ def fingerprint(data: DataSet) -> str:
         for record in records:
             digest.update(f"{split} {os.path.basename(record['im_file'])} {record['bytes']} ".encode(errors="replace"))
             digest.update(record["cls"].tobytes() + record["bboxes"].tobytes())
+            if data.task.rows.strict:  # boxes are all that a detector learns from
+                points = record["keypoints"]
+                parts = record["segments"] if points is None else [points]
+                digest.update(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))
     counts = " + ".join(str(len(images)) for images in (data.train, data.val, data.unlabelled) if images)
     return f"{counts} images, {digest.hexdigest()[:12]}"
 
 
-def _load_folder(path: Path, names: Mapping[int, str] | None, progress: ProgressCallback | None) -> DataSet:
+def _keys(path: Path, given: Mapping[str, Any], wanted: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """What a data.yaml says for its task beside classes. Raises `DistillError`: it is wrong, or not what the model has."""
+    if not task.rows.keypoints:
+        return {}
+    keypoints.check(path, given)
+    for key, value in wanted.items():
+        if given.get(key) != value:
+            raise DistillError(
+                f"{path}: '{key}: {brief(given.get(key))}', and the model has {value}: give the data that it was trained on"
+            )
+    return dict(given)
+
+
+def _load_folder(
+    path: Path, names: Mapping[int, str] | None, progress: ProgressCallback | None, keys: Mapping[str, Any]
+) -> DataSet:
     for file in (path / "data.yaml", path / "data.yml"):
         if file.is_file():
             raise DistillError(f"{path}: is a folder with a {file.name}: give that file, or a folder of images only")
@@ -132,7 +168,7 @@ def _load_folder(path: Path, names: Mapping[int, str] | None, progress: Progress
             f"learns from, which looks too good. Give {labels.MIN_TO_SPLIT} or more"
         )
     known = dict(names) if names else {0: "object"}
-    return _assemble(path, path.absolute(), known, False, {"train": train, "val": val}, split.notes, warnings)
+    return _assemble(path, path.absolute(), known, False, {"train": train, "val": val}, split.notes, warnings, keys)
 
 
 def _rare_classes(path: Path, names: Mapping[int, str], records: Records) -> list[str]:
@@ -156,9 +192,10 @@ def _assemble(
     records: dict[str, Records],
     notes: Sequence[str],
     warnings: Sequence[str],
+    keys: Mapping[str, Any],
 ) -> DataSet:
     files = {split: [record["im_file"] for record in records[split]] for split in records}
-    config = {"path": root, **files, "names": names, "nc": len(names), "channels": 3}
+    config = {"path": root, **files, "names": names, "nc": len(names), "channels": 3, **keys}
     train, val = (tuple(map(Path, files[split])) for split in ("train", "val"))
     own = names if labelled else None
     return DataSet(path, own, train, val, labelled, config, tuple(notes), tuple(warnings), records)

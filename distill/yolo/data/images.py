@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -117,10 +117,10 @@ def build_dataset(
         by_area: shrink by averaging areas, as the original YOLOv5 does when it validates; only without augmentation.
     """
     return CheckedImages(
-        data.records[split],
+        [_complete(record, data.config) for record in data.records[split]],
         partial(_resize, by_area=True) if by_area else None,
         data=data.config,
-        task="detect",
+        task=data.task.name,
         imgsz=imgsz,
         batch_size=batch,
         augment=augment,
@@ -130,6 +130,13 @@ def build_dataset(
         pad=0.0 if augment else 0.5,
         prefix=f"{split}: ",
     )
+
+
+def _complete(record: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of data with keypoints has an array of them, if only of none: ultralytics joins those of several images."""
+    if record["keypoints"] is not None or "kpt_shape" not in config:
+        return dict(record)
+    return {**record, "keypoints": np.zeros((len(record["cls"]), config["kpt_shape"][0], 3), np.float32)}
 
 
 def _unreadable(file: str | Path) -> ImageError:

@@ -10,7 +10,7 @@ import os
 import stat
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from distill.machine.words import abridge
 from distill.yolo.data import rows, strays
 from distill.yolo.data.document import read_text
 from distill.yolo.data.files import label_files
-from distill.yolo.data.rows import Rows, UnknownClassError
+from distill.yolo.data.rows import Content, RowError, Rows
 from distill.yolo.upstream import IMG_FORMATS, exif_size, imread
 
 # One dict an image, as ultralytics' YOLODataset keeps them: `im_file`, `shape` (h, w), `cls` (n, 1), `bboxes` (n, 4) as
@@ -38,15 +38,7 @@ MIN_TO_SPLIT = 10  # images; fewer are not split
 _VERIFIED = {"jpeg", "mpo", "png", "webp"}  # formats of which Pillow's verify() reads more than the header
 _VAL_SHARE, _MAX_VAL = 0.2, 200  # of the images are held back, at most so many
 _MIN_SIDE = 10  # pixels
-_RECORD = {"keypoints": None, "normalized": True, "bbox_format": "xywh"}  # the same in all records
-
-
-@dataclass(frozen=True)
-class Classes:
-    """What label files may hold."""
-
-    names: Mapping[int, str]
-    keypoint_numbers: int = 0  # behind a box: see `rows.parse`
+_RECORD = {"normalized": True, "bbox_format": "xywh"}  # the same in all records
 
 
 @dataclass(frozen=True)
@@ -59,7 +51,7 @@ class Split:
 
 
 def read(
-    path: Path, key: str, images: Sequence[Path], classes: Classes | None, progress: ProgressCallback | None
+    path: Path, key: str, images: Sequence[Path], content: Content | None, progress: ProgressCallback | None
 ) -> Split:
     """Read and check the images of one split and their labels.
 
@@ -67,16 +59,16 @@ def read(
         path: the data set, as messages name it.
         key: the split, as messages name it.
         images: image files.
-        classes: the data set's; None if there are no labels to read.
+        content: what the label files may hold; None if there are no labels to read.
         progress: shows a bar over the images.
 
     Raises:
-        DistillError: a class id that is not in `classes`, no label file, or no usable image.
+        DistillError: a class id that is not in `content`, a line for another task, no label file, or no usable image.
     """
-    files = label_files(images) if classes is not None else [None] * len(images)
+    files = label_files(images) if content is not None else [None] * len(images)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of what it can read nevertheless
-        results: Iterable[Any] = pool.map(lambda image, file: _read_one(image, file, classes), images, files)
+        results: Iterable[Any] = pool.map(lambda image, file: _read_one(image, file, content), images, files)
         results = list(progress(results, f"checking {key}", len(images), "images") if progress else results)
     unknown = [result for result in results if isinstance(result, DistillError)]
     problems = [result for result in results if isinstance(result, str)]
@@ -86,10 +78,10 @@ def read(
         raise DistillError(f"{path}: '{key}': {unknown[0]}{rest}")
     if not usable:
         raise DistillError(f"{path}: '{key}': none of the {len(images)} images can be used, first {problems[0]}")
-    notes, told = _unlabelled(path, key, images, files) if classes is not None else ([], [])
+    notes, told = _unlabelled(path, key, images, files) if content is not None else ([], [])
     if problems:
         told.append(f"{len(problems)} of the {len(images)} images of '{key}' left out: {abridge(problems, '; ')}")
-    records, mixed = _records(usable, key)
+    records, mixed = _records(usable, key, content is not None and content.format.strict)
     return Split(records, (*notes, *mixed), tuple(told))
 
 
@@ -115,8 +107,15 @@ def _unlabelled(path: Path, key: str, images: Sequence[Path], files: Sequence[An
     return notes, told
 
 
-def _records(usable: Sequence[tuple[dict[str, Any], Rows]], key: str) -> tuple[Records, list[str]]:
-    """Records, and a note if polygons were left out: ultralytics cannot join images of which only some have them."""
+def _records(usable: Sequence[tuple[dict[str, Any], Rows]], key: str, alike: bool) -> tuple[Records, list[str]]:
+    """Records, and a note if polygons were left out: ultralytics cannot join images of which only some have them.
+
+    `alike`: all rows are of one format.
+    """
+    if alike:
+        return tuple(
+            {**record, "segments": [p for p in found.polygons if p is not None]} for record, found in usable
+        ), []
     polygons = sum(any(polygon is not None for polygon in found.polygons) for _, found in usable)
     boxes = sum(any(polygon is None for polygon in found.polygons) for _, found in usable)
     records = tuple({**record, "segments": [] if boxes else list(found.polygons)} for record, found in usable)
@@ -141,7 +140,7 @@ def hold_back(records: Records) -> tuple[Records, Records]:
 
 
 def _read_one(
-    image: Path, file: Path | None, classes: Classes | None
+    image: Path, file: Path | None, content: Content | None
 ) -> tuple[dict[str, Any], Rows] | str | DistillError:
     """A record and its labels, or what is wrong with either."""
     try:
@@ -149,8 +148,8 @@ def _read_one(
     except Exception as error:  # noqa: BLE001  Pillow raises many kinds, SyntaxError among them: a damaged file
         return f"{image}: {_reason(error)}"
     try:
-        found = _read_labels(file, classes)
-    except UnknownClassError as error:
+        found = _read_labels(file, content)
+    except RowError as error:
         return DistillError(f"{file}:{error.line}: {error}")
     except (ValueError, OSError) as error:
         return f"{file}: {_reason(error)}"
@@ -161,6 +160,7 @@ def _read_one(
         "shape": shape,
         "cls": found.cls,
         "bboxes": found.boxes,
+        "keypoints": found.keypoints,
         **_RECORD,
     }, found
 
@@ -191,15 +191,15 @@ def _ends_well(path: Path) -> bool:
         return file.read() == b"\xff\xd9"
 
 
-def _read_labels(path: Path | None, classes: Classes | None) -> Rows:
+def _read_labels(path: Path | None, content: Content | None) -> Rows:
     """The labels of an image; none if there is no file."""
-    if path is None or classes is None or not os.path.lexists(path):
-        return rows.NONE
+    if path is None or content is None or not os.path.lexists(path):
+        return rows.parse("", content or Content({}))
     if not path.is_file():
         raise ValueError("is a folder, not a label file" if path.is_dir() else "is no file, or a link to none")
     if path.stat().st_size > MAX_LABEL_BYTES:
         raise ValueError(f"is larger than {MAX_LABEL_BYTES >> 20} MiB, which no label file is")
-    return rows.parse(read_text(path), len(classes.names), classes.keypoint_numbers)
+    return rows.parse(read_text(path), content)
 
 
 def _reason(error: Exception) -> str:

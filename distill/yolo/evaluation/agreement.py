@@ -18,13 +18,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from distill.machine.progress import Bar
-from distill.results.quality import Curves
+from distill.results.quality import Beside, Curves
 from distill.yolo.data.dataset import DataSet
-from distill.yolo.evaluation.evaluate import SURE, Boxes, EvalSettings, detect, evaluate
+from distill.yolo.evaluation.evaluate import SURE, Boxes, EvalSettings, Known, evaluate, in_shares, predict
 
 CONFIDENCE = SURE
 PERFECT = 0.995  # AP without any error: both validators let precision fall to 0 over the last of 100 steps of recall
@@ -37,6 +38,7 @@ class Reference:
     data: DataSet  # the val images, with its boxes as labels
     boxes: dict[str, int]  # class name -> number of boxes, for each class that it sees
     settings: EvalSettings  # how the images were shown to it; a student is measured with the same
+    objects: Known = field(default_factory=dict, repr=False)  # masks and the like on each image, if the task has some
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Agreement:
     agreement50: float | None  # at IoU 0.5
     agreement_per_class: dict[str, float]  # class name -> its agreement50_95
     curves: Curves | None = field(default=None, compare=False)  # against the teacher's boxes
+    beside: Beside | None = None  # the same of what the task has beside boxes
 
 
 NONE = Agreement(None, None, {})
@@ -60,11 +63,20 @@ def predict_reference(
     Args: as for `evaluate`; the labels of the data are not read.
     """
     names: Mapping[int, str] = teacher.names  # type: ignore[assignment]
-    predicted = detect(teacher, data, settings, bar=bar)
-    records = tuple(_labelled(record, predicted[record["im_file"]]) for record in data.records["val"])
-    classes, counts = np.unique(np.concatenate([record["cls"] for record in records]), return_counts=True)
-    boxes = {names[int(cls)]: int(count) for cls, count in zip(classes, counts, strict=True)}
-    return Reference(replace(data, labelled=True, names=dict(names), records={"val": records}), boxes, settings)
+    sure: dict[str, NDArray[np.float32]] = {}
+    objects: dict[str, dict[str, Tensor]] = {}
+    for batch, predicted in predict(teacher, data, settings, bar=bar):
+        for (file, boxes), found in zip(in_shares(batch, predicted, data.task), predicted, strict=True):
+            counts = (boxes[:, 4] >= CONFIDENCE) & (boxes[:, 2:4] > 0).all(1)  # a box in the padding has no area
+            sure[file] = boxes[counts]
+            if data.task.rows.strict:  # boxes alone are kept as labels
+                labels = data.task.as_labels(found)
+                objects[file] = {key: value[torch.from_numpy(counts).to(value.device)] for key, value in labels.items()}
+    records = tuple(_labelled(record, sure[record["im_file"]], not objects) for record in data.records["val"])
+    classes, numbers = np.unique(np.concatenate([boxes[:, 5] for boxes in sure.values()]), return_counts=True)
+    seen = {names[int(cls)]: int(count) for cls, count in zip(classes, numbers, strict=True)}
+    shown = replace(data, labelled=True, names=dict(names), records={"val": records})
+    return Reference(shown, seen, settings, objects)
 
 
 def measure(
@@ -80,16 +92,24 @@ def measure(
     """
     if not reference.boxes:
         return NONE
-    metrics = evaluate(student, reference.data, reference.settings, bar=bar, seen=seen)
-    shares = {name: _share(metrics.per_class.get(name, 0.0)) for name in reference.boxes}
-    return Agreement(_share(metrics.map50_95), _share(metrics.map50), shares, metrics.curves)
+    metrics = evaluate(student, reference.data, reference.settings, bar=bar, seen=seen, known=reference.objects)
+    means, beside = _shares(metrics.map50_95, metrics.map50, metrics.per_class, reference), metrics.beside
+    if beside is not None:
+        beside = Beside(beside.name, *_shares(beside.map50_95, beside.map50, beside.per_class, reference))
+    return Agreement(*means, metrics.curves, beside)
 
 
-def _labelled(record: dict[str, Any], boxes: NDArray[np.float32]) -> dict[str, Any]:
-    """An image's record with the confident ones of the boxes on it as labels."""
-    in_image = (boxes[:, 2:4] > 0).all(1)  # a box in the padding has no area there
-    sure = boxes[(boxes[:, 4] >= CONFIDENCE) & in_image]
-    return {**record, "cls": sure[:, 5:], "bboxes": sure[:, :4], "segments": []}
+def _labelled(record: dict[str, Any], boxes: NDArray[np.float32], known: bool) -> dict[str, Any]:
+    """An image's record with boxes as its labels; without labels, if all that is on it is kept beside."""
+    labels = boxes if known else boxes[:0]
+    return {**record, "cls": labels[:, 5:], "bboxes": labels[:, :4], "segments": [], "keypoints": None}
+
+
+def _shares(
+    ap50_95: float, ap50: float, per_class: Mapping[str, float], reference: Reference
+) -> tuple[float, float, dict[str, float]]:
+    """Average precision as shares of the highest possible: the two means, and of each class that the teacher sees."""
+    return _share(ap50_95), _share(ap50), {name: _share(per_class.get(name, 0.0)) for name in reference.boxes}
 
 
 def _share(ap: float) -> float:

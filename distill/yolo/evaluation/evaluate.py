@@ -18,23 +18,27 @@ from torch.utils.data import DataLoader
 from distill.errors import DistillError
 from distill.machine.device import loaders, pick_device
 from distill.machine.progress import Bar
-from distill.results.quality import Curves
+from distill.results.quality import Beside, Curves, score_of
 from distill.results.records import Brief
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
 from distill.yolo.evaluation.curves import compact
 from distill.yolo.families.table import family_of, stride_of
-from distill.yolo.upstream import Validator
+from distill.yolo.tasks.task import Task
+from distill.yolo.upstream import Validator, make_validator
 
 CONFIDENCE = 0.001  # every box above it counts
 SURE = 0.25  # the default threshold of `yolo predict` and of the original's detect.py: what a user sees
 KEPT = 0.1  # a box that another network is sure of may be one of these
 # Image file -> (n, 6), the highest score first: x, y of the centre, width, height as shares of the image, score, class.
 Boxes = dict[str, NDArray[np.float32]]
-# (images (B, 3, H, W), what the network predicts of them (B, 4 + nc, A)) -> what is measured in its place.
-Swap = Callable[[Tensor, Tensor], Tensor]
-PARTS = {"boxes": slice(0, 4), "scores": slice(4, None)}  # rows of a prediction (B, 4 + nc, A)
+# What a network predicts: (B, 4 + nc + ..., A), or that and the prototypes of its masks.
+Predicted = Tensor | tuple[Tensor, Tensor]
+Known = Mapping[str, Mapping[str, Tensor]]  # image file -> its objects, as the validator predicts them
+# (images (B, 3, H, W), what the network predicts of them) -> what is measured in its place.
+Swap = Callable[[Tensor, Predicted], Predicted]
+PARTS = ("boxes", "scores")  # of a prediction (B, 4 + nc + ..., A): its first rows
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,12 @@ class Metrics(Brief):
     curves: Curves  # the confusion matrix is of boxes with a score above SURE
     # mAP50-95 of the head's branch that works without NMS, as by `yolo val nms=False`; None if it has none.
     map50_95_without_nms: float | None = field(default=None, kw_only=True)
+    beside: Beside | None = field(default=None, kw_only=True)  # of what the task has beside boxes
+
+    @property
+    def score(self) -> float:
+        """By what the network is judged."""
+        return score_of(self.map50_95, self.beside)
 
 
 def evaluate(
@@ -70,6 +80,7 @@ def evaluate(
     bar: Bar | None = None,
     swap: Swap | None = None,
     seen: Boxes | None = None,
+    known: Known | None = None,
 ) -> Metrics:
     """Measure a network on the val images: rectangular batches, convolutions fused, float32.
 
@@ -78,31 +89,36 @@ def evaluate(
 
     Args:
         model: an ultralytics DetectionModel with its `names`; it is copied, not touched.
-        data: labelled, with as many classes as the model.
+        data: labelled, with as many classes as the model. Its task decides what is measured: of a segmentation model the boxes
+            alone, if the data were opened for detectors.
         settings: image size, batch and device.
         bar: told after each batch how many images it held; its total is `len(data.val)`.
         swap: replaces predictions before they are measured: see `swap_with_teacher`.
         seen: gets the boxes on each image whose score is at least KEPT.
+        known: what is on each image, in place of its labels.
 
     Raises:
         DistillError: no labels, a device that this machine lacks, or a network of no supported family.
     """
     if not data.labelled:
         raise DistillError(f"{data.path}: has no labels, so there is no mAP to measure: give a data.yaml as 'data'")
-    validator, network = _validator(model, data, settings)
+    validator, network = _validator(model, data, settings, known or {})
     rules = family_of(network).evaluation
-    other = None if rules.without_nms is None or swap else _rules(validator.dataloader, network, data, validator.device)
+    without = rules.without_nms is not None and swap is None
+    other = _rules(validator.dataloader, network, data, validator.device, known or {}) if without else None
     with torch.inference_mode():
         for images, boxes, raw in _predictions(validator, network, bar, swap):
             validator.update_metrics(boxes, images)
             if other is not None and rules.without_nms is not None:
                 other.update_metrics(other.postprocess(rules.without_nms(network.model[-1], raw)), images)
             if seen is not None:
-                seen.update(_by_file(images, boxes, KEPT))
+                seen.update(_by_file(images, boxes, KEPT, data.task))
         found = validator.results(rules.average_precision)
         precision, confusion = found.pop("precision_curves"), found.pop("confusion")
         classes: Mapping[int, str] = network.names  # type: ignore[assignment]
         curves = compact(list(found["per_class"]), precision, confusion, classes)
+        if data.task.beside is not None:
+            found["beside"] = Beside(data.task.beside, **found["beside"])
         without_nms = None if other is None else other.results()["map50_95"]
         return Metrics(**found, curves=curves, map50_95_without_nms=without_nms)
 
@@ -115,11 +131,21 @@ def detect(
     Args: as for `evaluate`; `least` is the lowest score of a box.
     """
     result: Boxes = {}
-    validator, network = _validator(model, data, settings)
-    with torch.inference_mode():
-        for images, boxes, _ in _predictions(validator, network, bar):
-            result.update(_by_file(images, boxes, least))
+    for images, objects in predict(model, data, settings, bar=bar):
+        result.update(_by_file(images, objects, least, data.task))
     return result
+
+
+def predict(
+    model: nn.Module, data: DataSet, settings: EvalSettings, *, bar: Bar | None = None
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Tensor]]]]:
+    """Each batch of val images with the objects on each of its images that `evaluate` would count. No labels are needed.
+
+    Args: as for `evaluate`.
+    """
+    validator, network = _validator(model, data, settings, {})
+    with torch.inference_mode():
+        yield from ((images, objects) for images, objects, _ in _predictions(validator, network, bar))
 
 
 def swap_with_teacher(teacher: nn.Module, part: str, device: torch.device) -> Swap:
@@ -133,21 +159,22 @@ def swap_with_teacher(teacher: nn.Module, part: str, device: torch.device) -> Sw
     Returns:
         A function that raises `DistillError` if the two do not predict at the same places.
     """
-    network = checkpoint.fused(teacher).to(device)
+    network: Any = checkpoint.fused(teacher).to(device)
+    rows = {"boxes": slice(0, 4), "scores": slice(4, 4 + network.model[-1].nc)}[part]
 
-    def swap(images: Tensor, predicted: Tensor) -> Tensor:
-        from_teacher, _ = _predict(network, images)
-        if from_teacher.shape != predicted.shape:
-            sizes = f"{tuple(from_teacher.shape[1:])} and {tuple(predicted.shape[1:])} values an image"
+    def swap(images: Tensor, predicted: Predicted) -> Predicted:
+        ours, theirs = _rows(predicted), _rows(_predict(network, images)[0])
+        if theirs.shape != ours.shape:
+            sizes = f"{tuple(theirs.shape[1:])} and {tuple(ours.shape[1:])} values an image"
             raise DistillError(f"teacher and student do not predict at the same places ({sizes}): is it its teacher?")
-        mixed = predicted.clone()
-        mixed[:, PARTS[part]] = from_teacher[:, PARTS[part]]
-        return mixed
+        mixed = ours.clone()
+        mixed[:, rows] = theirs[:, rows]
+        return mixed if isinstance(predicted, Tensor) else (mixed, predicted[1])
 
     return swap
 
 
-def _validator(model: nn.Module, data: DataSet, settings: EvalSettings) -> tuple[Validator, Any]:
+def _validator(model: nn.Module, data: DataSet, settings: EvalSettings, known: Known) -> tuple[Validator, Any]:
     """The validator, ready for the val images, and a fused copy of the network on its device."""
     device, family = pick_device(settings.device), family_of(model)
     network: Any = checkpoint.fused(model).to(device)
@@ -158,12 +185,13 @@ def _validator(model: nn.Module, data: DataSet, settings: EvalSettings) -> tuple
     on_gpu = device.type == "cuda"
     workers = loaders() if on_gpu else 0
     loader = DataLoader(dataset, settings.batch, num_workers=workers, collate_fn=dataset.collate_fn, pin_memory=on_gpu)
-    return _rules(loader, network, data, device), network
+    return _rules(loader, network, data, device, known), network
 
 
-def _rules(loader: Any, network: nn.Module, data: DataSet, device: torch.device) -> Validator:
+def _rules(loader: Any, network: nn.Module, data: DataSet, device: torch.device, known: Known) -> Validator:
     limits = {"confidence": CONFIDENCE, "nms_iou": family_of(network).evaluation.nms_iou, "sure": SURE}
-    return Validator(loader, network, data.config, device=device, **limits)
+    kind = data.task.validator
+    return make_validator(kind, loader, network, data.config, device=device, known=known, **limits)
 
 
 def _predictions(
@@ -183,10 +211,14 @@ def _predictions(
             bar.advance(len(images["img"]))
 
 
-def _predict(network: nn.Module, images: Tensor) -> tuple[Tensor, Any]:
-    """(B, 4 + nc, A) boxes and scores, and the raw outputs if the network gives them beside."""
+def _predict(network: nn.Module, images: Tensor) -> tuple[Predicted, Any]:
+    """What it predicts, and the raw outputs if the network gives them beside."""
     output = network(images)
     return output if isinstance(output, tuple) else (output, None)
+
+
+def _rows(predicted: Predicted) -> Tensor:
+    return predicted if isinstance(predicted, Tensor) else predicted[0]
 
 
 def _image_areas(batch: dict[str, Any]) -> Iterator[tuple[float, float, float, float]]:
@@ -204,15 +236,23 @@ def _clipped(predicted: list[dict[str, Tensor]], batch: dict[str, Any]) -> list[
     return clipped
 
 
-def _by_file(images: dict[str, Any], boxes: list[dict[str, Tensor]], least: float) -> Boxes:
+def _by_file(images: dict[str, Any], boxes: list[dict[str, Tensor]], least: float, task: Task) -> Boxes:
     """The boxes of a batch whose score is at least `least`."""
-    found = zip(images["im_file"], map(_as_shares, boxes, _image_areas(images)), strict=True)
-    return {file: shares[shares[:, 4] >= least] for file, shares in found}
+    return {file: shares[shares[:, 4] >= least] for file, shares in in_shares(images, boxes, task)}
 
 
-def _as_shares(boxes: dict[str, Tensor], area: tuple[float, float, float, float]) -> NDArray[np.float32]:
-    """(n, 6) as in `Boxes`, from pixels of the padded image."""
-    (x, y, w, h), corners = area, boxes["bboxes"].cpu()
+def in_shares(
+    images: dict[str, Any], boxes: list[dict[str, Tensor]], task: Task
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Each image file of a batch with the boxes on it, (n, 6) as in `Boxes`, from pixels of the padded image."""
+    for file, found, area in zip(images["im_file"], boxes, _image_areas(images), strict=True):
+        yield file, _as_shares(found, task.corners(found).cpu(), area)
+
+
+def _as_shares(
+    boxes: dict[str, Tensor], corners: Tensor, area: tuple[float, float, float, float]
+) -> NDArray[np.float32]:
+    x, y, w, h = area
     low, high = ((corners[:, side] - Tensor([x, y])) / Tensor([w, h]) for side in (slice(2), slice(2, 4)))
     columns = ((low + high) / 2, high - low, boxes["conf"][:, None].cpu(), boxes["cls"][:, None].cpu())
     return torch.cat(columns, 1).numpy()

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from distill.losses.context import Outputs
+from distill.yolo.tasks.detect import DETECT
+from distill.yolo.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Family:
     alike: Callable[[Any, Any], bool]
     by_cell: Callable[[Outputs], Outputs]  # the outputs as one box to a cell, with class scores and nothing beside
     reorder: Callable[[Any, Sequence[int]], None]  # (head, order) -> None. Its class i becomes what was class order[i].
+    task: Task = DETECT
     area_resize: bool = False  # whether images shrink by averaging areas, or by interpolation as in ultralytics
     evaluation: Evaluation = Evaluation()
     checkpoints: Checkpoints = Checkpoints()

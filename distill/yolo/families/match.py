@@ -17,6 +17,9 @@ UNLIKE: Mapping[str, str] = {
     "dist": "the heads of both do not predict distributions over box sides of as many bins",
     "objectness": "the heads of both do not have objectness at the same anchors",
     "softmax": "class scores are independent sigmoids",
+    "masks": "the heads of both do not predict masks",
+    "keypoints": "the heads of both do not predict the same keypoints",
+    "angles": "the heads of both do not predict oriented boxes",
 }
 
 

@@ -7,10 +7,14 @@ from torch import nn
 from distill.errors import DistillError
 from distill.yolo.families.end_to_end import END_TO_END
 from distill.yolo.families.family import Family
+from distill.yolo.families.obb import ORIENTED
+from distill.yolo.families.pose import POSE
+from distill.yolo.families.segment import SEGMENT
 from distill.yolo.families.ultralytics_dfl import DFL
 from distill.yolo.families.yolov5.family import ANCHOR
+from distill.yolo.tasks.detect import DETECT
 
-FAMILIES: tuple[Family, ...] = (ANCHOR, DFL, END_TO_END)
+FAMILIES: tuple[Family, ...] = (ANCHOR, DFL, END_TO_END, SEGMENT, POSE, ORIENTED)
 
 
 def family_of(model: nn.Module, source: object = "the network") -> Family:
@@ -35,8 +39,9 @@ def gives_of(model: nn.Module) -> frozenset[str]:
 
 def supported() -> str:
     """What is supported, for the end of a message."""
-    *first, last = (family.title for family in FAMILIES)
-    return f"only detectors of {', of '.join(first)} and of {last} are supported"
+    *first, last = (family.title for family in FAMILIES if family.task is DETECT)
+    others = "".join(f"{family.title}, " for family in FAMILIES if family.task is not DETECT)
+    return f"only {others}and detectors of {', of '.join(first)} and of {last} are supported"
 
 
 def stride_of(model: nn.Module) -> int:

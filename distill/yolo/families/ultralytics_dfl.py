@@ -28,7 +28,7 @@ def owns(head: nn.Module) -> bool:
 
 def outputs(head: nn.Module, raw: Any) -> Outputs:
     """What losses read, of what a network with this head returned in train mode."""
-    cells, strides = _grid(raw["feats"], cast(Any, head).stride)
+    cells, strides = grid(raw["feats"], cast(Any, head).stride)
     sides = rearrange(raw["boxes"], "b (side bin) a -> b a side bin", bin=cast(Any, head).reg_max)
     return Outputs(
         neck=tuple(raw["feats"]),
@@ -59,7 +59,22 @@ def decode(sides: Tensor, cells: Tensor, strides: Tensor) -> Tensor:
     return torch.cat((cells - distance[..., :2], cells + distance[..., 2:]), -1) * strides
 
 
-def _grid(levels: Sequence[Tensor], strides: Tensor) -> tuple[Tensor, Tensor]:
+def distances(head: Any, raw: Any) -> Tensor:
+    """How far the sides of a box are from its anchor, without gradient: (B, 4, A), left, top, right and bottom in cells."""
+    logits = raw["boxes"].detach().float().unflatten(1, (4, head.reg_max))  # (B, 4, R, A)
+    if head.reg_max == 1:
+        return logits[:, :, 0]
+    return torch.einsum("bsra,r->bsa", logits.softmax(2), torch.arange(head.reg_max, device=logits.device).float())
+
+
+def sizes(head: Any, raw: Any) -> tuple[Tensor, Tensor]:
+    """Width and height of the boxes in cells, at least SMALLEST, without gradient: (B, A) each."""
+    sides = distances(head, raw)
+    width, height = (sides[:, :2] + sides[:, 2:]).clamp(min=SMALLEST).unbind(1)
+    return width, height
+
+
+def grid(levels: Sequence[Tensor], strides: Tensor) -> tuple[Tensor, Tensor]:
     """Centre of every cell in cells, (A, 2) as x y, and its stride, (A, 1): in float32, for bfloat16 ends at 256."""
     cells, pixels = [], []
     for feature, stride in zip(levels, strides.tolist(), strict=True):
@@ -88,19 +103,14 @@ def sensitivity(head: nn.Module, raw: Any) -> Tensor:
     total = (scores * (p * (1 - p)).sqrt() * torch.randn_like(scores)).sum()
     best = p.amax(1)[:, None]  # (B, 1, A): a box matters as much as its anchor is believed
     if cast(Any, head).reg_max == 1:
-        return total + (boxes * _by_size(boxes.detach()) * best.sqrt() * torch.randn_like(boxes)).sum()
+        across = BOX / torch.stack(sizes(head, raw) * 2, 1)  # by how much a cell more at a side weighs, (B, 4, A)
+        return total + (boxes * across * best.sqrt() * torch.randn_like(boxes)).sum()
     logits = boxes.unflatten(1, (4, cast(Any, head).reg_max))  # (B, 4, R, A)
     root = logits.detach().softmax(2).sqrt()
     noise = torch.randn_like(logits)
     # A square root of diag(q) - q q^T, which is the metric of a softmax.
     shaped = root * (noise - root * (root * noise).sum(2, keepdim=True))
     return total + (logits * shaped * best[:, None].sqrt()).sum()
-
-
-def _by_size(distances: Tensor) -> Tensor:
-    """By how much a cell more at a side weighs: BOX over the box's size across that side. (B, 4, A), all in cells."""
-    width, height = (distances[:, :2] + distances[:, 2:]).clamp(min=SMALLEST).unbind(1)
-    return BOX / torch.stack((width, height, width, height), 1)
 
 
 def reorder(head: nn.Module, order: Sequence[int]) -> None:

@@ -10,6 +10,7 @@ from distill.losses.base import LossModule, Networks
 from distill.losses.context import LossContext, probabilities
 from distill.losses.selection import OVERLAP, kept
 from distill.yolo.families.outputs import label_terms
+from distill.yolo.families.table import family_of
 
 
 class PseudoLabels(LossModule):
@@ -40,8 +41,17 @@ class PseudoLabels(LossModule):
         self.threshold, self.overlap = threshold, overlap
         self._student: list[nn.Module] = []
 
+    def supports(self, teacher: nn.Module) -> str | None:
+        """A head that learns more than boxes from labels would get none of that."""
+        task = family_of(teacher).task
+        if task.rows.strict:
+            return f"its labels are boxes, and {task.title} learns from {task.rows.line} too: take it out of the recipe"
+        return None
+
     def setup(self, networks: Networks) -> None:
         """Keep the student, whose loss on labels it is."""
+        if reason := self.supports(networks.student):
+            raise DistillError(f"loss 'pseudo_labels': {reason}")
         self._student = [networks.student]  # in a list, because a Module in an attribute would become a submodule
 
     def forward(self, ctx: LossContext) -> Tensor:

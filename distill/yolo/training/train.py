@@ -97,7 +97,7 @@ def train(
     if not state.stopped:
         learner = Learner(model, task, penalty, schedule)
         settings = {
-            "task": "detect",
+            "task": data.task.name,
             "model": "student",  # a name that is never opened: the module is handed over
             "exist_ok": True,
             "plots": False,

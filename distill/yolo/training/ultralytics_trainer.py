@@ -168,7 +168,10 @@ class _Trainer(TrainingLoop):
             return {}, self.fitness
         settings = EvalSettings(self.args.imgsz, self.job.val_batch, self.device)
         metrics = evaluate(self.ema.ema, self.job.data, settings)
-        return {"map50_95": metrics.map50_95, "map50": metrics.map50}, metrics.map50_95
+        figures = {"map50_95": metrics.map50_95, "map50": metrics.map50}
+        if metrics.beside is not None:
+            figures |= {"beside_map50_95": metrics.beside.map50_95, "beside_map50": metrics.beside.map50}
+        return figures, metrics.score
 
     def check_losses(self) -> None:
         for name, value in self.tloss.items():
@@ -179,7 +182,9 @@ class _Trainer(TrainingLoop):
     def save_metrics(self, metrics: dict[str, Any]) -> None:
         row = {"epoch": self.epoch + 1, "lr": self.optimizer.param_groups[0]["lr"]}
         row |= {name: float(value) for name, value in self.tloss.items()}
-        row |= {name: self.metrics.get(name) for name in ("map50_95", "map50")}
+        names = ["map50_95", "map50"]
+        names += ["beside_map50_95", "beside_map50"] if self.job.data.task.beside and self.job.data.labelled else []
+        row |= {name: self.metrics.get(name) for name in names}
         self.job.state.history.append(row)
         self.job.state.seconds.append(self.seconds)
 

@@ -1,0 +1,81 @@
+"""ultralytics' heads for segmentation: a mask is a sum of prototypes, which an image has, by coefficients, which an anchor has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.losses.context import Outputs
+from distill.losses.mask import inside_boxes
+from distill.yolo.families import ultralytics_dfl as boxes
+from distill.yolo.families.ultralytics_dfl import DFL
+from distill.yolo.tasks.segment import SEGMENT as TASK
+from distill.yolo.upstream import Segment
+
+MASK = 2.0  # weight of a mask's change beside scores and boxes
+SCALE = 4  # input pixels to a cell of the prototypes
+MOST = 32  # anchors of an image whose masks are changed: those that count most
+
+
+def owns(head: nn.Module) -> bool:
+    """Whether a last layer is this head, with one branch."""
+    return type(head) is Segment and getattr(head, "one2one_cv2", None) is None
+
+
+def outputs(head: Any, raw: Any) -> Outputs:
+    """What losses read, of what a network with this head returned in train mode."""
+    coefficients = raw["mask_coefficient"].transpose(1, 2)
+    return replace(boxes.outputs(head, raw), mask_coefficients=coefficients, prototypes=raw["proto"])
+
+
+def label_terms(model: nn.Module, outputs: Outputs, batch: Any) -> dict[str, Tensor]:
+    """The loss of ultralytics on labels, without its term for a map of classes, which is 0 for this head."""
+    terms = boxes.label_terms(model, outputs, batch)
+    return {name: term for name, term in terms.items() if name != "sem_loss"}
+
+
+def sensitivity(head: Any, raw: Any) -> Tensor:
+    """That of boxes and scores, and noise on masks, shaped by their own metric.
+
+    Its squared gradient is, in expectation, the Gauss-Newton diagonal of that of boxes + best score * MASK * mean over the pixels
+    in the box of KL(original mask || changed). The surest anchors stand for all: the others hardly count, or are of the same
+    objects.
+    """
+    coefficients, prototypes = raw["mask_coefficient"].float(), raw["proto"].float()
+    with torch.no_grad():
+        best = raw["scores"].float().sigmoid().amax(1)  # (B, A)
+        top, anchor = best.topk(min(MOST, best.shape[1]), 1)
+        inside = _inside(head, raw, anchor)
+        weight = MASK * top * (best.sum(1, keepdim=True) / top.sum(1, keepdim=True))
+        weight = weight / inside.sum((2, 3)).clamp(min=1)
+    chosen = coefficients.gather(2, anchor[:, None].expand(-1, coefficients.shape[1], -1))
+    logits = torch.einsum("bmk,bmhw->bkhw", chosen, prototypes)
+    p = logits.detach().sigmoid()
+    scale = (weight[..., None, None] * inside * p * (1 - p)).sqrt()
+    return boxes.sensitivity(head, raw) + (logits * scale * torch.randn_like(logits)).sum()
+
+
+def _inside(head: Any, raw: Any, anchor: Tensor) -> Tensor:
+    """Which cells of the prototypes' grid lie in the boxes of anchors (B, K): (B, K, h, w). It has a cell to SCALE pixels."""
+    rows, columns = raw["proto"].shape[-2:]
+    levels = [raw["proto"].new_empty(rows * SCALE // int(s), columns * SCALE // int(s)) for s in head.stride]
+    cells, strides = boxes.grid(levels, head.stride)
+    left, right = boxes.distances(head, raw).transpose(1, 2).split(2, -1)
+    corners = torch.cat((cells - left, cells + right), -1) * strides  # (B, A, 4)
+    corners = corners.gather(1, anchor[..., None].expand(-1, -1, 4))
+    return inside_boxes(corners, (rows * SCALE, columns * SCALE), (rows, columns))
+
+
+SEGMENT = replace(
+    DFL,
+    title="ultralytics' segmentation models YOLOv8 and YOLO11",
+    task=TASK,
+    owns=owns,
+    outputs=outputs,
+    label_terms=label_terms,
+    sensitivity=sensitivity,
+    gives=lambda head: DFL.gives(head) | {"masks"},
+)
