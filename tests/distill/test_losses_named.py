@@ -15,6 +15,8 @@ from distill.losses.box import box_iou
 from distill.losses.spec import ALWAYS, RESERVED, LossSpec, Ramp
 from tests.distill.contexts import context, leaves, outputs
 
+OF_TASKS = ("mask_bce", "keypoint_oks", "angle_sin")
+
 
 def test_every_shipped_loss_resolves_and_describes_itself():
     rows = losses.describe()
@@ -31,19 +33,35 @@ def test_a_recipe_keeps_the_losses_that_a_head_can_have():
     specs = [LossSpec(name) for name in (*losses.BUILTIN, "my.module:dfl_kl")]
     fit, lines = losses.fitting(specs, {"dist"})
     assert [spec for spec in specs if spec not in fit] == [
-        LossSpec(name) for name in ("objectness_bce", "kl", "dkd", "nkd")
+        LossSpec(name) for name in ("objectness_bce", *OF_TASKS, "kl", "dkd", "nkd")
     ]
-    assert lines[:2] == [
+    assert [lines[0], lines[1], lines[4]] == [
         "loss objectness_bce left out: this head has no objectness",
+        "loss mask_bce left out: this head predicts no masks",
         "loss kl left out: this head has class scores that are independent sigmoids",
     ]
     fit, lines = losses.fitting(iter(specs), {"objectness"})
-    assert [spec for spec in specs if spec not in fit] == [LossSpec(name) for name in ("dfl_kl", "kl", "dkd", "nkd")]
+    left_out = ("dfl_kl", *OF_TASKS, "kl", "dkd", "nkd")
+    assert [spec for spec in specs if spec not in fit] == [LossSpec(name) for name in left_out]
     assert lines[0] == "loss dfl_kl left out: this head predicts no distributions over box sides"
     assert losses.fitting(specs, set(losses.NEEDS)) == (specs, [])
     assert losses.fitting([], set()) == ([], [])
     declared = [losses.resolve(name) for name in losses.BUILTIN if name != "ultralytics"]
     assert {loss.needs for loss in declared if isinstance(loss, losses.FromContext)} == {None, *losses.NEEDS}
+
+
+@pytest.mark.parametrize(("need", "name"), zip(("masks", "keypoints", "angles"), OF_TASKS, strict=True))
+def test_a_loss_of_the_task_joins_those_on_outputs_unless_it_is_there_or_not_wanted(need: str, name: str) -> None:
+    boxes = [LossSpec("feature_pkd"), LossSpec("box_iou", 2.0)]
+    specs, lines = losses.joined(boxes, {"dist", need})
+    assert specs == [*boxes, LossSpec(name)] and len(lines) == 1
+    assert lines[0].startswith(f"loss {name} joins, for this head predicts {need}: {name}: 0 leaves it out")
+    given = [*boxes, LossSpec(name, 3.0)]
+    assert losses.joined(given, {need}) == (given, [])
+    assert losses.joined(boxes, {need}, {name}) == (boxes, [])
+    assert losses.joined(boxes, {"dist"}) == (boxes, [])
+    for alone in ([], [LossSpec("feature_pkd")], [LossSpec("my.module:my_kd")]):
+        assert losses.joined(alone, {need}) == (alone, [])
 
 
 def test_listing_names_loads_no_torch():

@@ -107,7 +107,7 @@ def test_a_users_loss_is_called_before_anything_is_done(
         ("yolov5n", "teacher.train.model: no model 'yolov5n': use yolov5n.yaml, "),
         ("yolo5n.yaml", "teacher.train.model: no model 'yolo5n.yaml': use "),
         ("yolov8-rtdetr.yaml", "yolov8-rtdetr.yaml ends in the head RTDETRDecoder"),
-        ("yolov8n-seg.yaml", "yolov8n-seg.yaml ends in the head Segment"),
+        ("yolo26n-sem.yaml", "yolo26n-sem.yaml ends in the head SemanticSegment"),
         ("yolov8-world.yaml", "teacher.train.model: no detector comes of 'yolov8-world.yaml' ("),
         ("{tmp}/data.yaml", "teacher.train.model: no detector comes of '{tmp}/data.yaml' ("),
     ],

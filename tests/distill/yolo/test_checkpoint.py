@@ -246,7 +246,6 @@ def test_every_shared_checkpoint_opens_or_is_refused(shared: Path) -> None:
             refused[file.stem] = str(error)
     assert all("\n" not in text for text in refused.values())
     foreign = {
-        "yolo11n-seg-coco": "is a segmentation model, not a detector",
         "v8n-ghost_nameplate": "does not run with ultralytics .*GhostBottleneck",  # its maker changed that class
         "v5face_zhplate2": r"holds 'models\.common\.StemBlock'.*a fork",
         "v5lite_e_hand_fused_fp32": r"holds 'models\.common\.conv_bn_relu_maxpool'.*a fork",
@@ -279,9 +278,9 @@ def test_a_network_saved_by_itself_opens(model: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("SegmentationModel", "a segmentation model"),
-        ("PoseModel", "a pose model"),
-        ("OBBModel", "oriented boxes"),
+        ("SemanticSegmentationModel", "a model for semantic segmentation"),
+        ("DepthModel", "a depth model"),
+        ("YOLOESegModel", "a YOLOE"),
         ("ClassificationModel", "a classification model"),
         ("RTDETRDetectionModel", "an RT-DETR"),
         ("WorldModel", "a YOLO-World"),

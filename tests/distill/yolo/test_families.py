@@ -52,9 +52,9 @@ def of_one_branch(head: Any) -> nn.Module:
 UNKNOWN: dict[str, Callable[[], nn.Module]] = {
     "Shifted": lambda: Shifted(3, ch=CH),
     "Identity": nn.Identity,
-    "Segment": lambda: heads.Segment(3, ch=CH),
-    "Pose": lambda: heads.Pose(3, ch=CH),
-    "OBB": lambda: heads.OBB(3, ch=CH),
+    "YOLOESegment": lambda: heads.YOLOESegment(3, ch=CH),
+    "SemanticSegment": lambda: heads.SemanticSegment(3, ch=CH),
+    "Depth": lambda: heads.Depth(ch=CH),
     "WorldDetect": lambda: heads.WorldDetect(3, ch=CH),
     "RTDETRDecoder": lambda: heads.RTDETRDecoder(3, ch=CH, hd=16, nh=2, ndl=1, d_ffn=16),
     "v10Detect with one of its two branches": lambda: of_one_branch(heads.v10Detect(3, ch=CH)),
@@ -96,7 +96,9 @@ def test_an_unknown_head_is_refused_by_name(name: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["Segment", "Pose", "OBB", "WorldDetect", "Detect with one of its two branches"])
+@pytest.mark.parametrize(
+    "name", ["YOLOESegment", "SemanticSegment", "Depth", "WorldDetect", "Detect with one of its two branches"]
+)
 def test_a_checkpoint_with_an_unknown_head_is_refused(name: str, tmp_path: Path) -> None:
     torch.save({"model": ending_in(UNKNOWN[name]())}, tmp_path / "best.pt")
     with pytest.raises(DistillError, match=rf"best\.pt ends in the head {name}"):

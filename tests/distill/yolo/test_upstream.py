@@ -323,7 +323,7 @@ def test_map_is_the_mean_of_all_ap(data):
     images = build_dataset(data, "val", imgsz=64, batch=6)
     loader = DataLoader(images, 6, collate_fn=images.collate_fn)
     options = {"device": torch.device("cpu"), "confidence": 0.001, "nms_iou": 0.7, "sure": 0.25}
-    validator = upstream.Validator(loader, network, data.config, **options)
+    validator: Any = upstream.make_validator(upstream.BoxValidator, loader, network, data.config, known={}, **options)
     with torch.inference_mode():
         (batch,) = (validator.preprocess(batch) for batch in loader)
         rely("a batch's keys for places", {"im_file", "ori_shape", "ratio_pad"} <= set(batch))
