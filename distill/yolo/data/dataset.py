@@ -141,12 +141,7 @@ def _keys(path: Path, given: Mapping[str, Any], wanted: Mapping[str, Any], task:
     """What a data.yaml says for its task beside classes. Raises `DistillError`: it is wrong, or not what the model has."""
     if not task.rows.keypoints:
         return {}
-    keypoints.check(path, given)
-    for key, value in wanted.items():
-        if given.get(key) != value:
-            raise DistillError(
-                f"{path}: '{key}: {brief(given.get(key))}', and the model has {value}: give the data that it was trained on"
-            )
+    keypoints.check(path, given, wanted)
     return dict(given)
 
 

@@ -29,11 +29,16 @@ def shape_of(keys: Mapping[str, Any]) -> tuple[int, int] | None:
     return shape[0], shape[1]
 
 
-def check(path: Path, keys: Mapping[str, Any]) -> None:
+def check(path: Path, keys: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Refuse keys from which a pose model cannot learn.
 
+    Args:
+        path: the data.yaml, for messages.
+        keys: those that it has.
+        wanted: the `kpt_shape` of the model; empty if nobody knows.
+
     Raises:
-        DistillError: one is missing or wrong.
+        DistillError: one is missing, wrong, or not the model's.
     """
     if "kpt_shape" not in keys:
         raise DistillError(
@@ -44,6 +49,10 @@ def check(path: Path, keys: Mapping[str, Any]) -> None:
     if shape is None or shape[1] not in (2, 3):
         raise DistillError(
             f"{path}: 'kpt_shape: {brief(keys['kpt_shape'])}' must be points of an object and 2 or 3 numbers of each, as in [17, 3]"
+        )
+    if wanted.get("kpt_shape", list(shape)) != list(shape):
+        raise DistillError(
+            f"{path}: 'kpt_shape: {list(shape)}', and the model has {wanted['kpt_shape']}: give the data that it was trained on"
         )
     points, flip, spreads = shape[0], keys.get("flip_idx"), keys.get("kpt_oks_sigmas")
     if flip is not None and not (isinstance(flip, list) and _ids(flip) == list(range(points))):

@@ -11,7 +11,7 @@ import numpy as np
 SIDE = 64
 LINES = {  # of the labels of each task, from the corners of a bar as shares of the image
     "detect": lambda corners: box_of(corners),
-    "segment": lambda corners: corners.ravel(),
+    "segment": lambda corners: np.stack([corners, (corners + np.roll(corners, -1, 0)) / 2], 1).ravel(),
     "obb": lambda corners: corners.ravel(),
     "pose": lambda corners: [*box_of(corners), *np.c_[corners, np.full(4, 2)].ravel()],
 }
