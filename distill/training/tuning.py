@@ -27,10 +27,10 @@ _LOG = logging.getLogger(__name__)
 CANDIDATES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)  # learning rates
 TRIAL_STEPS = 100  # of a trial, at most; a run shorter than a thousand steps has trials of a tenth of its length
 CACHE_BYTES = 4 * 2**30  # of images, which are loaded once for all trials
-LOSS_TOLERANCE = 1.05  # a trial passes up to this times its starting loss: most of the training is still to come
+LOSS_TOLERANCE = 1.05  # a trial passes up to this times the lowest loss of all: most of the training is still to come
 EVAL_BATCHES = 8  # the same ones for all trials
 BN_IMAGES = 128  # images that BatchNorm statistics are estimated from
-ABORT_FACTOR = 4.0  # a trial is aborted at this times its starting loss,
+ABORT_FACTOR = 2.0  # a trial is aborted at this times its starting loss,
 ABORT_WINDOW = 10  # averaged over so many batches: a single one may cost many times the mean of an untouched network
 # Limits of a loss's factor. A loss near its minimum has a small gradient and must not outweigh the labels, which are far
 # from theirs. Without labels all losses start equally near.
@@ -116,17 +116,17 @@ class Trials:
         candidates: Sequence[float] = CANDIDATES,
         progress: ProgressCallback | None = None,
     ) -> LRSearch:
-        """The highest learning rate whose trial, a tenth of the planned steps, ends at most 5 % above its starting loss.
+        """The highest learning rate whose trial, a tenth of the planned steps, ends at most 5 % above the best trial's.
 
-        High rates undo some of the repair first, but finish better. So a loss after a few steps says little; one that has
-        recovered after a tenth of the training costs the rest nothing. All trials start from the same student and see the
-        same augmented batches; the rate rises for half of the trial and falls as a half cosine. The loss before and after is
-        measured on images without augmentation.
+        High rates undo some of the repair first, and have more of the training left to make up for it. So the best rate of a
+        trial is too low for the training, and the highest that is nearly as good is taken. All trials start from the same
+        student and see the same augmented batches; the rate rises for half of the trial and falls as a half cosine. The loss
+        before and after is measured on images without augmentation. The search ends when a lower rate ends at a higher loss.
 
         Args:
             task: the student, its teacher and the losses; copied.
             freeze_bn: BatchNorm keeps its statistics.
-            candidates: rates in descending order; the last one is taken if no trial passes.
+            candidates: rates in descending order; the last one is taken if all trials diverge.
             progress: shows which candidate is tried.
 
         Raises:
@@ -135,13 +135,11 @@ class Trials:
         schedule = replace(self.schedule, freeze_bn=freeze_bn)
         batch_bytes = schedule.batch * 3 * self.imgsz**2
         steps = max(5, min(TRIAL_STEPS, schedule.steps // 10, CACHE_BYTES // batch_bytes))
-        trial = replace(
-            schedule, steps=steps, warmup_steps=steps // 2
-        )  # the schedule's warm-up may be longer than a trial
+        # The schedule's warm-up may be longer than a trial.
+        trial = replace(schedule, steps=steps, warmup_steps=steps // 2)
         train_batches = self._first(steps)
         eval_batches = list(islice(self.bench.batches(schedule, augment=False), EVAL_BATCHES))
         start = self._mean_loss(self._learner(task, schedule), eval_batches)
-        limit = LOSS_TOLERANCE * start
         tried: dict[float, float] = {}
         rates: Iterable[float] = (
             candidates if progress is None else progress(candidates, "learning rate", len(candidates), "trials")
@@ -150,17 +148,20 @@ class Trials:
             learner = self._learner(task, schedule)
             finished = self._train(learner, train_batches, replace(trial, lr=lr), ABORT_FACTOR * start)
             tried[lr] = self._mean_loss(learner, eval_batches) if finished else math.inf
-            if tried[lr] <= limit:
+            if tried[lr] > min(tried.values()):
                 break
+        finite = [loss for loss in tried.values() if math.isfinite(loss)]
+        limit = LOSS_TOLERANCE * min(finite, default=start)
         _LOG.debug("trials of %d steps: %s; accepted up to %.4g", steps, tried, limit)
-        return LRSearch(lr, start, limit, tried)
+        return LRSearch(max((rate for rate, loss in tried.items() if loss <= limit), default=lr), start, limit, tried)
 
     def balance_losses(self, task: DistillationTask, *, batch_stats: bool = False) -> dict[str, float]:
         """A factor for each loss, by name, that gives losses of equal weight equal gradients at the start of training.
 
         Compared are norms of each loss's gradient to the student's weights, averaged over batches, with BatchNorm's running
-        statistics; or with the batch's, if `batch_stats`, for a network that has none of its own yet. With labels, the factor makes a loss's norm equal to that of the labels, up to a factor of 4; without, to
-        the largest norm. The factors stay fixed. GradNorm (Chen et al., ICML 2018, arXiv:1711.02257) adapts them in training.
+        statistics; or with the batch's, if `batch_stats`, for a network that has none of its own yet. With labels, the factor
+        makes a loss's norm equal to that of the labels, up to a factor of 4; without, to the largest norm. The factors stay
+        fixed. GradNorm (Chen et al., ICML 2018, arXiv:1711.02257) adapts them in training.
         """
         batches = self._first(EVAL_BATCHES)
         learner = self._learner(task, replace(self.schedule, freeze_bn=not batch_stats))

@@ -50,13 +50,22 @@ def task(labels: float = 0.0) -> DistillationTask:
     return distillation(student, [teacher_of(teacher, losses)], labels=labels)
 
 
-def test_the_highest_rate_that_gets_back_to_where_it_began_is_found(labelled):
+def test_the_highest_rate_that_ends_near_the_best_one_is_found(labelled, monkeypatch):
+    losses = {10.0: math.inf, 1e-2: 2.0, 1e-3: 1.04, 3e-4: 1.0, 1e-4: 1.01}  # of the trials; 5.0 before them
+    ends = iter([5.0, *(loss for loss in losses.values() if math.isfinite(loss))])
+    monkeypatch.setattr(Trials, "_train", lambda trials, learner, batches, trial, limit: losses[trial.lr] < math.inf)
+    monkeypatch.setattr(Trials, "_mean_loss", lambda trials, learner, batches: next(ends))
+    search = trials(labelled, SCHEDULE).search_lr(task(), candidates=(*losses, 1e-5))
+    assert search.tried == losses, "after a rate that ends higher than the one before, no lower one is tried"
+    assert (search.lr, search.start, search.limit) == (1e-3, 5.0, 1.05)
+
+
+def test_a_rate_that_trains_is_found_between_one_too_high_and_one_too_low(labelled):
     search = trials(labelled, SCHEDULE).search_lr(task(), candidates=(10.0, 1.0, 1e-3, 1e-7))
-    assert search.lr == 1e-3 and list(search.tried) == [10.0, 1.0, 1e-3]  # nothing below is tried
-    assert search.tried[1e-3] <= search.limit < search.tried[1.0] and search.limit == 1.05 * search.start
+    assert search.lr == 1e-3 and search.tried[1e-3] < search.start < search.tried[1e-7] * 1.05
 
 
-def test_a_rate_that_diverges_is_infinitely_bad_and_the_lowest_is_taken_where_none_gets_back(labelled):
+def test_a_rate_that_diverges_is_infinitely_bad_and_the_lowest_is_taken_where_all_do(labelled):
     search = trials(labelled, SCHEDULE).search_lr(task(), candidates=(1e30, 1e29))
     assert search.tried == {1e30: math.inf, 1e29: math.inf} and search.lr == 1e29
 
