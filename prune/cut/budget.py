@@ -18,12 +18,21 @@ class LayerChange(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One step of a cut: layers that lose channels, how many channels go, how many with a BatchNorm's scale, with a parameter."""
+    """One step of a cut.
+
+    Attributes:
+        layers: Those that lose channels.
+        channels: How many go.
+        norm_channels: How many with a BatchNorm's scale.
+        parameter_channels: How many with a value of a parameter.
+        product_flops: What products of heads take less.
+    """
 
     layers: list[LayerChange]
     channels: int
     norm_channels: int
     parameter_channels: int = 0
+    product_flops: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,7 @@ class Budget:
         channel: What a channel takes by itself.
         norm: What a BatchNorm with a scale takes for a channel.
         parameter: What a parameter takes for a channel.
+        product: What a FLOP of a product of heads takes.
     """
 
     total: float
@@ -43,17 +53,18 @@ class Budget:
     channel: int = 0
     norm: int = 0
     parameter: int = 0
+    product: int = 0
 
     def saved(self, change: Change) -> float:
         """How much a step saves."""
         layers = sum(self.layer(layer, *before) - self.layer(layer, *after) for layer, before, after in change.layers)
-        layers += self.parameter * change.parameter_channels
+        layers += self.parameter * change.parameter_channels + self.product * change.product_flops
         return layers + self.channel * change.channels + self.norm * change.norm_channels
 
 
 # FLOPs are those at the size that the graph was traced at; parameters are the whole model's.
 BUDGETS: Mapping[str, Callable[[ChannelGraph], Budget]] = {
-    "flops": lambda graph: Budget(graph.flops(), Layer.flops),
+    "flops": lambda graph: Budget(graph.flops(), Layer.flops, product=1),
     "params": lambda graph: Budget(sum(p.numel() for p in graph.model.parameters()), Layer.params, norm=2, parameter=1),
     "ratio": lambda graph: Budget(len(graph.group_of), channel=1),
 }

@@ -45,6 +45,7 @@ class Cutter:
 
     Attributes:
         kept: Channel ids that are left.
+        steps: Per group, the number of channels that widths are a multiple of.
         left: Of the budget's resource.
     """
 
@@ -57,20 +58,22 @@ class Cutter:
         protect: Sequence[str],
         max_ratio: float,
     ) -> None:
-        self.graph, self.scores, self.budget, self.round_to = graph, scores, budget, round_to
+        self.graph, self.scores, self.budget = graph, scores, budget
         self.kept: set[int] = set(graph.group_of)
         self.left = budget.total
         self.alive = [torch.ones(len(g.channels), dtype=torch.bool) for g in graph.groups]
         self.width = [len(g.channels) for g in graph.groups]
         self.counts = {layer.name: (len(layer.inputs), len(layer.outputs)) for layer in graph.layers}
+        self.uses = [_uses(graph, g.channels[0]) for g in graph.groups]  # all of a group are used alike
+        self.steps = [_step(uses, round_to) for uses in self.uses]
         self.infinite = [self._infinite(i) for i in range(len(graph.groups))]
         self.limit = [self._narrowest(i, math.ceil(w * (1 - max_ratio) - ROUNDING)) for i, w in enumerate(self.width)]
         self.floor = [max(limit, self._narrowest(i, self.infinite[i])) for i, limit in enumerate(self.limit)]
-        self.uses = [_uses(graph, g.channels[0]) for g in graph.groups]  # all of a group are used alike
         scaled = [norm.channels for norm in graph.norms if norm.affine]
         self.norms = [sum(channels.count(g.channels[0]) for channels in scaled) for g in graph.groups]
         scaling = [parameter.channels for parameter in graph.parameters]
         self.parameters = [sum(channels.count(g.channels[0]) for channels in scaling) for g in graph.groups]
+        self.products = [sum(p.flops * p.channels.count(g.channels[0]) for p in graph.products) for g in graph.groups]
         self.bundles = [bundle for bundle in graph.bundles if not any(self._protected(i, protect) for i in bundle)]
         self.neighbours = self._neighbours()
 
@@ -84,7 +87,8 @@ class Cutter:
 
     def _narrowest(self, index: int, least: int) -> int:
         """The width of a group that may not have fewer than `least` channels, and is never emptied."""
-        return min(self.width[index], math.ceil(max(1, least) / self.round_to) * self.round_to)
+        step = self.steps[index]
+        return min(self.width[index], math.ceil(max(1, least) / step) * step)
 
     def _protected(self, index: int, patterns: Sequence[str]) -> bool:
         names = [layer.name for layer in self.graph.producers[index]]
@@ -101,7 +105,8 @@ class Cutter:
     def _next(self, bundle: tuple[int, ...]) -> Step | None:
         """The bundle's next step; None if it may not lose any channel."""
         width = min(self.width[i] for i in bundle)
-        count = width % self.round_to or min(self.round_to, width)
+        step = math.lcm(*(self.steps[i] for i in bundle))
+        count = width % step or min(step, width)
         if any(self.width[i] - count < self.floor[i] for i in bundle):
             return None
         # The cheapest channels of each group, as if the others had not yet made up for them.
@@ -119,7 +124,8 @@ class Cutter:
                 changes[layer.name] = LayerChange(layer, before, after)
         norm_channels = sum(self.norms[i] * count for i, count in lost.items())
         parameter_channels = sum(self.parameters[i] * count for i, count in lost.items())
-        return Change(list(changes.values()), sum(lost.values()), norm_channels, parameter_channels)
+        product_flops = sum(self.products[i] * count for i, count in lost.items())
+        return Change(list(changes.values()), sum(lost.values()), norm_channels, parameter_channels, product_flops)
 
     def _costs(self, index: int) -> torch.Tensor:
         return self.scores.cost(index).masked_fill(~self.alive[index], torch.inf)
@@ -189,6 +195,12 @@ def _best(steps: dict[int, Step], excess: float, window: float) -> int:
 def _uses(graph: ChannelGraph, channel: int) -> list[Use]:
     uses = [Use(layer, layer.inputs.count(channel), layer.outputs.count(channel)) for layer in graph.layers]
     return [use for use in uses if use.inputs or use.outputs]
+
+
+def _step(uses: list[Use], round_to: int) -> int:
+    """How many channels of a group make the widths of layers a multiple of `round_to`: a head, say, has many outputs."""
+    alike = math.gcd(*(count for use in uses for count in (use.inputs, use.outputs) if count))
+    return round_to // math.gcd(round_to, alike)
 
 
 def matches(name: str, pattern: str) -> bool:

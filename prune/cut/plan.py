@@ -6,7 +6,7 @@ import difflib
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from operator import index
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -48,6 +48,7 @@ class PrunePlan:
         groups: Width of every group before and after.
         flops_before, flops_after: FLOPs per image of the traced layers, two per multiply-add.
         params_before, params_after: Parameters of the whole model.
+        numbers: Path of a whole number that a module stores (`model.10.attn.num_heads`) -> its value after the cut.
     """
 
     keep: Mapping[str, tuple[int, ...]]
@@ -58,6 +59,7 @@ class PrunePlan:
     flops_after: int
     params_before: int
     params_after: int
+    numbers: Mapping[str, int] = field(default_factory=dict)
 
     def describe(self) -> str:
         """What is left, in a line."""
@@ -97,9 +99,9 @@ class PrunePlan:
             data = json.loads(text)
             indices = {key: {k: tuple(map(index, v)) for k, v in data[key].items()} for key in ("keep", "keep_inputs")}
             parts = {owner: index(width) for owner, width in data["parts"].items()}
-            return PrunePlan(
-                **{**data, **indices, "parts": parts, "groups": tuple(Width(**width) for width in data["groups"])}
-            )
+            numbers = {path: index(value) for path, value in data.get("numbers", {}).items()}
+            groups = tuple(Width(**width) for width in data["groups"])
+            return PrunePlan(**{**data, **indices, "parts": parts, "groups": groups, "numbers": numbers})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PruneError(f"not a prune plan: {error}") from error
 
@@ -179,6 +181,7 @@ def plan_from_channels(graph: ChannelGraph, kept: Collection[int]) -> PrunePlan:
         flops_after=graph.flops(kept),
         params_before=total,
         params_after=total - graph.params() + graph.params(kept),
+        numbers={f"{number.path}.{number.name}": number.left(kept) for number in graph.numbers},
     )
 
 

@@ -50,6 +50,9 @@ def apply(model: nn.Module, plan: PrunePlan, *, adapter: Adapter | None = None) 
         if attribute is None:
             raise PruneError(f"the adapter does not say where '{owner}' stores a width: pass the one of prune.trace")
         setattr(modules[owner], attribute, width)
+    for path, value in plan.numbers.items():
+        owner, _, name = path.rpartition(".")
+        setattr(modules[owner], name, value)
     return student
 
 
@@ -70,6 +73,10 @@ def check(model: nn.Module, plan: PrunePlan) -> None:
     for name in [*plan.keep, *plan.keep_inputs, *plan.parts]:
         if _named(modules, name) is None:
             raise _another(f"{type(model).__name__} has no module '{name}'")
+    for path in plan.numbers:
+        owner, _, name = path.rpartition(".")
+        if type(getattr(modules.get(owner), name, None)) is not int:
+            raise _another(f"{type(model).__name__} stores no number '{path}'")
     if lonely := [name for name in plan.keep_inputs if name not in plan.keep]:
         raise PruneError(f"the plan says which inputs of '{lonely[0]}' to keep, and not which outputs")
     for name, keep in plan.keep.items():

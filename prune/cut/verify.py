@@ -32,6 +32,11 @@ MOVING = (
     rules.unsqueeze,
     rules.squeeze,
     rules.permute,
+    rules.select,
+    rules.unbind,
+    rules.expand,
+    rules.matmul,
+    rules.attention,
 )
 ROUNDING = 1e-8  # largest difference between outputs in float64 that is rounding
 
@@ -152,7 +157,7 @@ def propagate_mask(node: Node, value: Any, masks: dict[Node, Any], adapter: Adap
         return compute(node, {**ones, **masks})
     if rule is rules.padding:
         return _padded(node, sources[0], value)
-    if rule in (rules.pointwise, rules.arithmetic, rules.prelu, rules.group_norm, rules.layer_norm):
+    if rule in (rules.pointwise, rules.arithmetic, rules.prelu, rules.group_norm, rules.layer_norm, rules.softmax):
         return torch.stack([source.expand(value.shape) for source in sources]).amin(0)
     if rule in rules.RULES.values() or len(sources) > 1 or sources[0].shape != value.shape:
         return None

@@ -85,6 +85,28 @@ class ChannelParameter:
 
 
 @dataclass(frozen=True)
+class Product:
+    """A product of matrices, of one pair for each of these channel ids: what it takes for each, in FLOPs per image."""
+
+    channels: Channels
+    flops: int
+
+
+@dataclass(frozen=True)
+class StoredNumber:
+    """A whole number that the module at `path` stores, as that of its heads: it keeps the share that the channels keep."""
+
+    path: str
+    name: str
+    value: int
+    channels: Channels
+
+    def left(self, kept: Collection[int]) -> int:
+        """The number if these channels are kept."""
+        return self.value * _count(self.channels, kept) // len(self.channels)
+
+
+@dataclass(frozen=True)
 class Group:
     """Channels that share producers and readers. `name` is the first layer that produces them."""
 
@@ -126,6 +148,8 @@ class ChannelGraph:
         adapter: What `prune` was told about the model.
         whole_flops: FLOPs per image of all that is no layer here: layers that surgery cannot cut, matrix products.
         parameters: Parameters that are cut with the channels that they are multiplied with or added to.
+        products: Matrix products of heads.
+        numbers: What modules store and surgery has to change: the number of heads, say.
     """
 
     model: nn.Module
@@ -138,6 +162,8 @@ class ChannelGraph:
     adapter: Adapter = PLAIN
     whole_flops: int = 0
     parameters: tuple[ChannelParameter, ...] = ()
+    products: tuple[Product, ...] = ()
+    numbers: tuple[StoredNumber, ...] = ()
 
     def __repr__(self) -> str:
         channels, params = len(self.group_of), sum(p.numel() for p in self.model.parameters())
@@ -168,7 +194,8 @@ class ChannelGraph:
     def staying(self) -> frozenset[int]:
         """Every channel that is in no group."""
         used = [layer.inputs + layer.outputs for layer in self.layers] + [norm.channels for norm in self.norms]
-        used += [parameter.channels for parameter in self.parameters]
+        used += [parameter.channels for parameter in self.parameters] + [each.channels for each in self.products]
+        used += [number.channels for number in self.numbers]
         return frozenset().union(*used) - self.group_of.keys()
 
     @cached_property
@@ -205,7 +232,8 @@ class ChannelGraph:
 
     def flops(self, kept: Collection[int] | None = None) -> int:
         """FLOPs per image as torch's `FlopCounterMode` counts them (two per multiply-add), with the `kept` channels or with all."""
-        return self.whole_flops + sum(layer.flops(*_counts(layer, kept)) for layer in self.layers)
+        products = sum(product.flops * _count(product.channels, kept) for product in self.products)
+        return self.whole_flops + products + sum(layer.flops(*_counts(layer, kept)) for layer in self.layers)
 
     def params(self, kept: Collection[int] | None = None) -> int:
         """Parameters of the traced layers and BatchNorms, and those of `parameters`, with the `kept` channels or with all."""

@@ -110,9 +110,11 @@ def group_norm(tracker: ChannelTracker, node: Any) -> Vector | None:
 
 
 def layer_norm(tracker: ChannelTracker, node: Any) -> Vector | None:
-    """A mean over the channels changes if some of them go: they stay."""
+    """A mean over the channels changes if some of them go: they stay, and are followed on."""
     vector, rank = tracker.vector(node.args[0]), len(shape_of(node))
     if vector is not None and vector.dim < rank - len(node.args[1]):
         return vector  # over other dimensions alone
     reason = f"layer_norm {where(node)} takes a mean over the channels, which would be another one without some of them"
-    return tracker.give_up(node, reason)
+    if vector is not None:
+        tracker.atoms.freeze(vector.atoms, reason, decisive=True)
+    return vector

@@ -15,6 +15,7 @@ from prune.graph.trace import follow_all, in_a_line
 from prune.graph.tracker import ChannelTracker
 from prune.keywords import public
 from prune.program.raw import export, raw_copy
+from prune.program.sizes import SizeWatch
 
 if TYPE_CHECKING:
     from prune.cut.plan import PrunePlan
@@ -83,9 +84,10 @@ def trace_outputs(
     with in_a_line(model):
         copied = raw_copy(model, adapter)
         with _watched(copied) as given:
-            program = export(copied, example_input, _giving_also(adapter, given))
+            watch = SizeWatch()
+            program = export(copied, example_input, _giving_also(adapter, given), watch)
     modules = dict(model.named_modules(remove_duplicate=False))
-    tracker = follow_all(copied, program, adapter)
+    tracker = follow_all(copied, program, adapter, watch)
     values = _single_tensors(given)
     nodes = dict(zip(values, program.graph.output_node().args[0][: len(values)], strict=True))
     sources = _sources(tracker)

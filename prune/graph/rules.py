@@ -27,8 +27,10 @@ from torch.fx import Node
 
 from prune.adapter import Adapter
 from prune.graph.layers import batch_norm, convolution, group_norm, layer_norm, linear, prelu
-from prune.graph.shapes import permute, reduction, slicing, squeeze, unsqueeze, view
+from prune.graph.products import attention, matmul, softmax
+from prune.graph.shapes import expand, permute, reduction, select, slicing, squeeze, unbind, unsqueeze
 from prune.graph.tracker import ChannelTracker, Vector, shape_of
+from prune.graph.views import view
 from prune.program.operators import operator_name, plain_name, where
 
 # Rules take a node as Any: torch's type of its arguments is recursive, and mypy takes minutes over it.
@@ -75,11 +77,6 @@ def follow(tracker: ChannelTracker, node: Node) -> None:
         for value in constants:
             tracker.freeze(value, f"a parameter is used {where(node)}")
     tracker.vectors[node] = rule(tracker, node)
-    for value in tracker.folded.keys() & node.all_input_nodes:
-        if rule is pointwise:
-            tracker.folded[node] = tracker.folded[value]
-        elif rule not in (view, permute):
-            tracker.freeze(value, f"channels are reshaped {where(node)}")
 
 
 def _unknown(tracker: ChannelTracker, node: Any) -> Vector | None:
@@ -136,7 +133,8 @@ def arithmetic(tracker: ChannelTracker, node: Any) -> Vector | None:
     for value in operands:  # something without channels, as wide as they are: a constant cannot be cut with them
         offset = dim - rank + len(shape_of(value))
         if value not in sides and offset >= 0 and shape_of(value)[offset] == width != 1:
-            return tracker.give_up(node, f"a tensor {where(node)} cannot be followed")
+            for other in sides:  # all stay, and are followed on
+                tracker.freeze(other, f"a tensor {where(node)} cannot be followed")
     whole = {n: v for n, v in sides.items() if len(v.atoms) == width}
     lone = node not in tracker.constants and tracker.constants.issuperset(whole)  # its zeros would not be zeros here
     for value, vector in sides.items():
@@ -218,4 +216,10 @@ RULES: Mapping[str, Rule] = {
     **_named(unsqueeze, "unsqueeze"),
     **_named(squeeze, "squeeze"),
     **_named(permute, "permute transpose t"),
+    **_named(select, "select"),
+    **_named(unbind, "unbind"),
+    **_named(expand, "expand expand_as"),
+    **_named(matmul, "matmul bmm"),
+    **_named(attention, "scaled_dot_product_attention"),
+    **_named(softmax, "softmax log_softmax"),
 }

@@ -1,12 +1,11 @@
-"""Rules of what moves values about: slices, reductions, other shapes, other orders of the dimensions."""
+"""Rules of what moves values about: slices, reductions, more or fewer dimensions, or in another order."""
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
-from prune.graph.tracker import ChannelTracker, Folded, Vector, shape_of
-from prune.program.operators import module_path, operator_name, where, within
+from prune.graph.tracker import ChannelTracker, Vector, shape_of
+from prune.program.operators import operator_name, where
 
 
 def slicing(tracker: ChannelTracker, node: Any) -> Vector | None:
@@ -30,50 +29,6 @@ def reduction(tracker: ChannelTracker, node: Any) -> Vector | None:
         return tracker.give_up(node, f"channels are reduced {where(node)}")
     keepdim = len(node.args) > 2 and node.args[2]
     return Vector(vector.dim - (0 if keepdim else sum(d % rank < vector.dim for d in dims)), vector.atoms)
-
-
-def view(tracker: ChannelTracker, node: Any) -> Vector | None:
-    """Another shape: dimensions behind the channels may be merged or split, or merged into the channels."""
-    if node.args[0] in tracker.folded:
-        return _unfold(tracker, node, tracker.folded[node.args[0]])
-    vector = tracker.vector(node.args[0])
-    if vector is None:
-        if node not in tracker.constants:
-            _keep_entering(tracker, node)
-        return None
-    dim, atoms = vector
-    old, new = shape_of(node.args[0]), shape_of(node)
-    if node in tracker.constants and prod(new) == len(atoms) in new:  # (C,) -> (1, C, 1, 1)
-        return Vector(list(new).index(len(atoms)), atoms)
-    if old[: dim + 1] == new[: dim + 1]:  # only what stands after the channels is merged or split
-        return vector
-    if old[:dim] == new[:dim] and len(new) == dim + 1:  # (B, C, H, W) -> (B, C*H*W): one atom feeds H*W columns
-        return Vector(dim, [atom for atom in atoms for _ in range(prod(old[dim + 1 :]))])
-    if _fold(tracker, node, vector):
-        return None
-    return tracker.give_up(node, f"channels are reshaped {where(node)}")
-
-
-def _fold(tracker: ChannelTracker, node: Any, vector: Vector) -> bool:
-    """(B, g * n, ...) -> (B, g, n, ...) if g is written down and n is not: all g parts lose the same places."""
-    (dim, atoms), old, new = vector, tuple(shape_of(node.args[0])), tuple(shape_of(node))
-    if new[:dim] != old[:dim] or new[dim + 2 :] != old[dim + 1 :] or len(new) != len(old) + 1:
-        return False
-    open_sizes = tracker.sizes().get((old, new), set())
-    if dim in open_sizes or dim + 1 not in open_sizes:
-        return False
-    tracker.atoms.tie(atoms, new[dim])
-    tracker.folded[node] = Folded(dim, (new[dim], new[dim + 1]), atoms)
-    return True
-
-
-def _unfold(tracker: ChannelTracker, node: Any, folded: Folded) -> Vector | None:
-    dim, old, new = folded.dim, shape_of(node.args[0]), shape_of(node)
-    if new == (*old[:dim], len(folded.atoms), *old[dim + 2 :]):
-        open_sizes = tracker.sizes().get((tuple(old), tuple(new)), {dim})  # none if it is a flatten
-        if dim in open_sizes:
-            return Vector(dim, folded.atoms)
-    return tracker.give_up(node, f"channels are reshaped {where(node)}")
 
 
 def unsqueeze(tracker: ChannelTracker, node: Any) -> Vector | None:
@@ -100,39 +55,47 @@ def squeeze(tracker: ChannelTracker, node: Any) -> Vector | None:
 
 def permute(tracker: ChannelTracker, node: Any) -> Vector | None:
     """The dimensions in another order."""
-    vector, rank, folded = tracker.vector(node.args[0]), len(shape_of(node)), tracker.folded.get(node.args[0])
+    vector, rank = tracker.vector(node.args[0]), len(shape_of(node))
     order = list(range(rank))
     if operator_name(node) == "permute":
         order = [dim % rank for dim in node.args[1]]
     elif rank > 1:
         first, second = node.args[1:3] if len(node.args) > 2 else (0, 1)  # `t` names none
         order[first], order[second] = order[second], order[first]
-    if folded is not None:
-        _turn(tracker, node, folded, order)
     return None if vector is None else Vector(order.index(vector.dim), vector.atoms)
 
 
-def _turn(tracker: ChannelTracker, node: Any, folded: Folded, order: list[int]) -> None:
-    """The two dimensions of the channels change places, and no other does."""
-    (dim, (first, second), atoms), plain = folded, list(range(len(order)))
-    if order == [*plain[:dim], dim + 1, dim, *plain[dim + 2 :]]:
-        turned = [atoms[i * second + j] for j in range(second) for i in range(first)]
-        tracker.folded[node] = Folded(dim, (second, first), turned)
-    else:
-        tracker.give_up(node, f"channels are reshaped {where(node)}")
+def select(tracker: ChannelTracker, node: Any) -> Vector | None:
+    """One place of a dimension, which goes."""
+    vector, dim = tracker.vector(node.args[0]), node.args[1] % len(shape_of(node.args[0]))
+    if vector is None:
+        return None
+    if vector.dim == dim:
+        return tracker.give_up(node, f"one channel is taken {where(node)}")
+    return Vector(vector.dim - (dim < vector.dim), vector.atoms)
 
 
-def _keep_entering(tracker: ChannelTracker, node: Any) -> None:
-    """Freeze what enters the module of a view whose input cannot be followed.
+def unbind(tracker: ChannelTracker, node: Any) -> None:
+    """Every place of a dimension, which goes."""
+    dim = (node.args[1] if len(node.args) > 1 else 0) % len(shape_of(node.args[0]))
+    vector = tracker.vector(node.args[0])
+    if vector is not None and vector.dim == dim:
+        tracker.give_up(node, f"one channel is taken {where(node)}")
+    elif vector is not None:
+        tracker.lists[node] = [Vector(vector.dim - (dim < vector.dim), vector.atoms)] * len(node.meta["val"])
 
-    Attention takes the shape of that view from what enters it (`B, C, H, W = x.shape`), which a trace does not show. If
-    x were cut, the shape would not fit any more.
-    """
-    owner = module_path(node)
-    for inner in node.graph.nodes:
-        if inner is node:
-            return
-        if within(inner, owner):
-            for value in inner.all_input_nodes:
-                if not within(value, owner):
-                    tracker.freeze(value, f"a tensor {where(node)} may be given its shape")
+
+def expand(tracker: ChannelTracker, node: Any) -> Vector | None:
+    """Copies along dimensions of one, and in front of all."""
+    vector, sizes = tracker.vector(node.args[0]), node.args[1]
+    if vector is None:
+        return None
+    dim = vector.dim + len(shape_of(node)) - len(shape_of(node.args[0]))
+    if isinstance(sizes, (list, tuple)) and sizes[dim] != -1:
+        return tracker.give_up(node, f"channels are copied {where(node)}")
+    if not isinstance(sizes, (list, tuple)):  # expand_as
+        other = tracker.vector(sizes)
+        if other is None or other.dim != dim or len(other.atoms) != len(vector.atoms):
+            return tracker.give_up(node, f"channels are copied {where(node)}")
+        tracker.atoms.unite(vector.atoms, other.atoms)
+    return Vector(dim, vector.atoms)

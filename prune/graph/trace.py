@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from prune.adapter import Adapter, adapter_for
 from prune.errors import PruneError
-from prune.graph.flops import whole_flops
-from prune.graph.graph import ChannelGraph, ChannelParameter, Channels, Group, Layer, Norm, Split
+from prune.graph.flops import flops_beside_layers
+from prune.graph.graph import (
+    ChannelGraph,
+    ChannelParameter,
+    Channels,
+    Group,
+    Layer,
+    Norm,
+    Product,
+    Split,
+    StoredNumber,
+)
 from prune.graph.rules import follow
+from prune.graph.ties import settle
 from prune.graph.tracker import ChannelTracker, Vector
 from prune.keywords import public
 from prune.program.operators import Owners
 from prune.program.raw import export, raw_copy
-from prune.program.sizes import Shapes, sizes_read
+from prune.program.sizes import SizeWatch, reads_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,8 +55,9 @@ def trace(model: nn.Module, example_input: Tensor, *, adapter: Adapter | None = 
     adapter = adapter or adapter_for(model)
     with in_a_line(model):
         copied = raw_copy(model, adapter)
-        program = export(copied, example_input, adapter)
-    tracker = follow_all(copied, program, adapter)
+        watch = SizeWatch()
+        program = export(copied, example_input, adapter, watch)
+    tracker = follow_all(copied, program, adapter, watch)
     graph = _graph(tracker, model, program)
     if not graph.groups:
         reasons = "; ".join(sorted(set(graph.frozen.values()))) or "it has no convolution or linear layer"
@@ -67,16 +77,16 @@ def in_a_line(model: nn.Module) -> Iterator[None]:
         raise PruneError(f"{type(model).__name__} cannot be traced: {reason}") from error
 
 
-def follow_all(copied: nn.Module, program: torch.export.ExportedProgram, adapter: Adapter) -> ChannelTracker:
-    """The channels of every value of an exported raw copy."""
+def follow_all(
+    copied: nn.Module, program: torch.export.ExportedProgram, adapter: Adapter, watch: SizeWatch
+) -> ChannelTracker:
+    """The channels of every value of an exported raw copy, with what has watched its sizes."""
     signature = program.graph_signature
     inputs = [node for node in program.graph.nodes if node.name in signature.user_inputs]
 
-    @cache
-    def sizes() -> dict[Shapes, set[int]]:  # a pass forward, for models that shuffle channels alone
-        return sizes_read(copied, program.example_inputs[0][0])
-
-    tracker = ChannelTracker(Owners(copied, signature), adapter, len(inputs[0].meta["val"]), sizes)
+    tracker = ChannelTracker(
+        Owners(copied, signature), adapter, len(inputs[0].meta["val"]), reads_of(program.graph), watch.elsewhere
+    )
     for node in program.graph.nodes:
         if node.op == "call_function":
             follow(tracker, node)
@@ -93,12 +103,8 @@ def follow_all(copied: nn.Module, program: torch.export.ExportedProgram, adapter
 
 
 def _graph(tracker: ChannelTracker, model: nn.Module, program: torch.export.ExportedProgram) -> ChannelGraph:
-    roots, keys, frozen = known = _keys(tracker)
-    waiting = list(tracker.splits)
-    while waiting:
-        if tie_split_parts(tracker, waiting.pop().parts, known):
-            roots, keys, frozen = known = _keys(tracker)
-            waiting = list(tracker.splits)  # one split may tie what another took as free
+    now = settle(tracker)
+    roots, keys, frozen = now.roots, now.keys, now.frozen
     members: dict[Hashable, list[int]] = {}
     for root, key in keys.items():
         if root not in frozen and any(label[0] == "layer" for label in key[0]):  # no parameter that scales no channel
@@ -114,6 +120,7 @@ def _graph(tracker: ChannelTracker, model: nn.Module, program: torch.export.Expo
     )
     shrinking = {root for roots in members.values() for root in roots}
     parameters = {path: ids(atoms) for path, atoms in tracker.parameters.items()}
+    whole_flops, products = flops_beside_layers(program, tracker)
     reasons = {layer.name: [frozen[c] for c in layer.outputs if c in frozen] for layer in layers}
     return ChannelGraph(
         model=model,
@@ -127,49 +134,14 @@ def _graph(tracker: ChannelTracker, model: nn.Module, program: torch.export.Expo
         splits=tuple(Split(split.owner, split.stored, tuple(map(ids, split.parts))) for split in tracker.splits),
         frozen={name: why[0] for name, why in reasons.items() if why} | tracker.whole,
         adapter=tracker.adapter,
-        whole_flops=whole_flops(program, tracker),
+        whole_flops=whole_flops,
+        products=tuple(Product(ids(atoms), flops) for atoms, flops in products),
+        numbers=tuple(
+            StoredNumber(each.path, each.name, each.value, ids(vectors[0]))
+            for each, vectors in tracker.attributes.items()
+            if shrinking.intersection(ids(vectors[0]))
+        ),
     )
-
-
-Keys = tuple[list[int], dict[int, tuple[frozenset, frozenset]], dict[int, str]]
-
-
-def _keys(tracker: ChannelTracker) -> Keys:
-    """Root of every atom; per root, what tells its group: (labels, how often each layer reads it); frozen roots."""
-    roots = tracker.atoms.roots()
-    labels: dict[int, set[tuple]] = {}
-    for root, own in zip(roots, tracker.atoms.labels, strict=True):
-        labels.setdefault(root, set()).update(own)
-    reads: dict[int, Counter[str]] = {root: Counter() for root in labels}
-    for name, layer in tracker.layers.items():
-        for atom in layer.inputs:
-            reads[roots[atom]][name] += 1
-    keys: dict[int, tuple[frozenset, frozenset]] = {
-        r: (frozenset(labels[r]), frozenset(reads[r].items())) for r in labels
-    }
-    return roots, keys, {roots[a]: reason for a, reason in tracker.atoms.reasons.items()}
-
-
-def tie_split_parts(tracker: ChannelTracker, parts: tuple[Channels, ...], known: Keys) -> bool:
-    """Unite the parts of a split that must lose the same channels. Parts of one group each need only lose equally many.
-
-    Args:
-        tracker: Of the trace.
-        parts: Atoms of the split's parts.
-        known: What `_keys` gives now.
-
-    Returns:
-        Whether that ties channels that were free of each other.
-    """
-    roots, keys, frozen = known
-    kinds = [{keys[roots[a]] for a in part} for part in parts]
-    repeats = {len(part) // len({roots[a] for a in part}) for part in parts}  # how often a part holds a channel
-    free = not any(roots[a] in frozen for part in parts for a in part)
-    if len(repeats) == 1 and all(len(kind) == 1 for kind in kinds) and free:
-        return False
-    for part in parts[1:]:
-        tracker.atoms.unite(parts[0], part)
-    return tracker.atoms.roots() != roots
 
 
 def _share(path: str, shares: Mapping[str, float]) -> float:
@@ -178,6 +150,7 @@ def _share(path: str, shares: Mapping[str, float]) -> float:
 
 def _group_name(channels: list[int], layers: tuple[Layer, ...]) -> str:
     """The first layer that produces the channels, and where in its outputs they stand if they are not all of them."""
-    layer = next(layer for layer in layers if channels[0] in layer.outputs)
-    places = [i for i, channel in enumerate(layer.outputs) if channel in set(channels)]
+    members = set(channels)
+    layer = next(layer for layer in layers if not members.isdisjoint(layer.outputs))
+    places = [i for i, channel in enumerate(layer.outputs) if channel in members]
     return layer.name if len(places) == len(layer.outputs) else f"{layer.name}[{places[0]}:{places[-1] + 1}]"

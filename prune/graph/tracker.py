@@ -5,7 +5,7 @@ An *atom* is one channel of one tensor. Atoms that must live and die together ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from torch.fx import Node
 from prune.adapter import Adapter
 from prune.graph.graph import Layer, Split
 from prune.program.operators import Owners, module_path
-from prune.program.sizes import Shapes
+from prune.program.sizes import Attribute
 
 
 class Vector(NamedTuple):
@@ -24,26 +24,20 @@ class Vector(NamedTuple):
     atoms: list[int]
 
 
-class Folded(NamedTuple):
-    """Channels that a view has laid out over two dimensions, `dim` and the next, as a channel shuffle does."""
-
-    dim: int
-    sizes: tuple[int, int]
-    atoms: list[int]
-
-
 class Atoms:
     """Union-find over atoms.
 
     Attributes:
         labels: Per atom, ("layer", n) for the layer that made it and ("part", n, i) for each split it went through.
         reasons: Atom -> why it may not be cut.
+        decisive: Reasons that no other operator could take away: they are the ones to show.
     """
 
     def __init__(self) -> None:
         self._parent: list[int] = []
         self.labels: list[list[tuple]] = []
         self.reasons: dict[int, str] = {}
+        self.decisive: set[str] = set()
 
     def fresh(self, count: int, label: tuple) -> list[int]:
         """That many new atoms."""
@@ -76,10 +70,20 @@ class Atoms:
         for part in range(1, parts):
             self.unite(atoms[:size], atoms[part * size : (part + 1) * size])
 
-    def freeze(self, atoms: Iterable[int], reason: str) -> None:
-        """These may not be cut; the first reason given is kept."""
+    def freeze(self, atoms: Iterable[int], reason: str, decisive: bool = False) -> None:
+        """These may not be cut; the first reason given is kept, or the first decisive one."""
+        self.decisive |= {reason} if decisive else set()
         for atom in atoms:
-            self.reasons.setdefault(atom, reason)
+            if self.reasons.setdefault(atom, reason) not in self.decisive:
+                self.reasons[atom] = reason if decisive else self.reasons[atom]
+
+    def frozen(self, roots: list[int]) -> dict[int, str]:
+        """Root -> why it may not be cut, by the root of every atom."""
+        frozen: dict[int, str] = {}
+        for atom, reason in self.reasons.items():
+            if frozen.get(roots[atom]) not in self.decisive:
+                frozen[roots[atom]] = reason
+        return frozen
 
 
 def shape_of(node: Any) -> torch.Size:
@@ -101,17 +105,21 @@ class ChannelTracker:
         whole: Path of a layer that cannot be cut -> why; `layers` and `norms` lack it.
         parameters: Path of a parameter with a value for each channel -> its atoms.
         constants: Nodes that are parameters, or are made of nothing else.
-        folded: Node -> channels over two dimensions; its vector is None.
         images: How many the trace is of.
-        sizes: Gives `sizes_read` of the model.
+        reads: Number of a tensor whose size the forward has read -> its node.
+        elsewhere: Sizes and stored numbers that the forward uses for more than views.
         splits: Equal splits, of atoms.
+        proportions: Atoms of tensors that must lose the same share of their channels.
+        attributes: Whole number that a module stores -> atoms of tensors of which it must keep the share.
+        fixed: Numbers that modules store and that must stay as they are.
+        products: Matrix product -> its atoms; it takes as many FLOPs for each.
         lost: Node -> why the channels of its value cannot be followed.
     """
 
     def __init__(
-        self, owners: Owners, adapter: Adapter, images: int, sizes: Callable[[], Mapping[Shapes, set[int]]]
+        self, owners: Owners, adapter: Adapter, images: int, reads: Mapping[int, Node], elsewhere: Set[Any]
     ) -> None:
-        self.images, self.sizes = images, sizes
+        self.images, self.reads, self.elsewhere = images, reads, elsewhere
         self.atoms, self.owners, self.adapter = Atoms(), owners, adapter
         self.vectors: dict[Node, Vector | None] = {}
         self.lists: dict[Node, list[Vector]] = {}
@@ -120,8 +128,11 @@ class ChannelTracker:
         self.whole: dict[str, str] = {}
         self.parameters: dict[str, list[int]] = {}
         self.constants: set[Node] = set()
-        self.folded: dict[Node, Folded] = {}
         self.splits: list[Split] = []
+        self.proportions: list[tuple[list[int], ...]] = []
+        self.attributes: dict[Attribute, list[list[int]]] = {}
+        self.fixed: set[Attribute] = set()
+        self.products: dict[Node, list[int]] = {}
         self.lost: dict[Node, str] = {}
 
     def vector(self, value: Any) -> Vector | None:
@@ -140,7 +151,7 @@ class ChannelTracker:
 
     def freeze(self, value: Any, reason: str) -> None:
         """None of the channels of a node's value may be cut."""
-        for vector in [self.vectors.get(value), self.folded.get(value), *self.lists.get(value, [])]:
+        for vector in [self.vectors.get(value), *self.lists.get(value, [])]:
             self.atoms.freeze(vector.atoms if vector else (), reason)
 
     def give_up(self, node: Node, reason: str) -> Vector | None:

@@ -11,7 +11,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from prune.adapter import PLAIN, Adapter
 from prune.errors import PruneError
 from prune.program.paths import name_modules
+from prune.program.sizes import SizeWatch
 
 
 @contextmanager
@@ -65,14 +66,15 @@ def refill(outputs: Any, values: Iterator[Tensor]) -> Any:
 class RawOutputs(nn.Module):
     """`model` as a function from one tensor to a tuple of raw output tensors, which is what torch.export takes."""
 
-    def __init__(self, model: nn.Module, adapter: Adapter) -> None:
+    def __init__(self, model: nn.Module, adapter: Adapter, watch: SizeWatch | None = None) -> None:
         super().__init__()
-        self.net, self.adapter = model, adapter
+        self.net, self.adapter, self.watch = model, adapter, watch
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, C, H, W) -> raw outputs."""
         try:
-            return tuple(tensors(self.adapter.outputs(self.net(x))))
+            with nullcontext() if self.watch is None else self.watch.on(self.net):
+                return tuple(tensors(self.adapter.outputs(self.net(x))))
         except RuntimeError as error:
             if "data-dependent" not in str(error):
                 raise
@@ -100,8 +102,17 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
         logger.disabled = before
 
 
-def export(model: nn.Module, example_input: Tensor, adapter: Adapter = PLAIN) -> torch.export.ExportedProgram:
-    """Trace `model` in the mode that it is in. Paths in the result start with `net.`."""
+def export(
+    model: nn.Module, example_input: Tensor, adapter: Adapter = PLAIN, watch: SizeWatch | None = None
+) -> torch.export.ExportedProgram:
+    """Trace `model` in the mode that it is in. Paths in the result start with `net.`.
+
+    Args:
+        model: A raw copy, say.
+        example_input: What it is traced with.
+        adapter: Of the model.
+        watch: Notes where the sizes of views come from, unless the forward only runs on plain numbers.
+    """
     # A head may cache a grid for the size of its input.
     with (
         warnings.catch_warnings(),
@@ -109,7 +120,12 @@ def export(model: nn.Module, example_input: Tensor, adapter: Adapter = PLAIN) ->
         unchanged(model),
     ):
         warnings.filterwarnings("ignore", message=".*assigned during export")
-        raw = RawOutputs(model, adapter)
-        exported = torch.export.export(raw, (example_input,), strict=False)
+        raw = RawOutputs(model, adapter, watch)
+        try:
+            exported = torch.export.export(raw, (example_input,), strict=False)
+        except (TypeError, ValueError, AttributeError, RuntimeError):
+            if watch is None:
+                raise
+            return export(model, example_input, adapter)
     name_modules(exported.graph, raw)
     return exported

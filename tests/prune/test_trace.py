@@ -86,7 +86,7 @@ class Strange(nn.Module):
     [
         ("cumsum", "cumsum.default in the model's own forward has no rule"),
         ("parameter", "a tensor in the model's own forward cannot be followed"),
-        ("permuted", "softmax.int in the model's own forward has no rule"),
+        ("permuted", "softmax in the model's own forward is over the channels"),
         ("reshaped", "channels are reshaped in the model's own forward"),
         ("sliced", "sliced at fixed positions in the model's own forward"),
         ("summed", "channels are reduced in the model's own forward"),
