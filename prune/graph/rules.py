@@ -211,7 +211,7 @@ RULES: Mapping[str, Rule] = {
     **_named(split, "chunk split split_with_sizes"),
     **_named(getitem, "getitem"),
     **_named(slicing, "slice"),
-    **_named(reduction, "mean sum amax"),
+    **_named(reduction, "mean sum amax linalg_vector_norm"),
     **_named(view, "view _unsafe_view reshape flatten unflatten"),
     **_named(unsqueeze, "unsqueeze"),
     **_named(squeeze, "squeeze"),

@@ -21,13 +21,13 @@ def slicing(tracker: ChannelTracker, node: Any) -> Vector | None:
 
 
 def reduction(tracker: ChannelTracker, node: Any) -> Vector | None:
-    """A mean, sum or maximum over dimensions other than that of the channels."""
-    vector = tracker.vector(node.args[0])
-    dims = node.args[1] if len(node.args) > 1 else None
+    """A mean, sum, maximum or norm over dimensions other than that of the channels."""
+    vector, place = tracker.vector(node.args[0]), 2 if operator_name(node) == "linalg_vector_norm" else 1
+    dims = node.args[place] if len(node.args) > place else None
     rank = len(shape_of(node.args[0]))
     if vector is None or dims is None or vector.dim in [d % rank for d in dims]:
         return tracker.give_up(node, f"channels are reduced {where(node)}")
-    keepdim = len(node.args) > 2 and node.args[2]
+    keepdim = len(node.args) > place + 1 and node.args[place + 1]
     return Vector(vector.dim - (0 if keepdim else sum(d % rank < vector.dim for d in dims)), vector.atoms)
 
 

@@ -105,7 +105,10 @@ def _yolo(file: str) -> tuple[nn.Module, None]:
     }
     task = next((task for task in TASKS if f"-{task}" in Path(file).stem), None)
     detector = tasks.RTDETRDetectionModel if file.startswith("rtdetr") else tasks.DetectionModel
-    return (kinds[task] if task else detector)(file, verbose=False), None
+    description = tasks.yaml_model_load(file)
+    for layer in description["backbone"]:  # a backbone of torchvision, whose weights would be downloaded
+        layer[-1] = [None if each == "DEFAULT" else each for each in layer[-1]]
+    return (kinds[task] if task else detector)(description, verbose=False), None
 
 
 def _of_torchvision(name: str) -> tuple[nn.Module, tuple[int, ...] | None]:
