@@ -256,14 +256,11 @@ def render(kept: dict[str, Any]) -> str:
     rows, versions = kept["networks"], ", ".join(f"{name} {version}" for name, version in kept["versions"].items())
     parts = [
         "# Coverage",
-        "Written by `python -m tests.bench.coverage page` from [bench/coverage.json](bench/coverage.json): do not edit. "
-        f"{versions}. Every network has random weights and one thread; it is asked for half of its FLOPs by a random cut.",
-        "- exact: the outputs of the cut network are those of the full one with the cut channels zeroed, to rounding in float64.\n"
-        "- seconds: of the CPU, trace, plan and apply.\n"
-        f"- too slow: over {kept['limit']} seconds of the clock.\n"
-        "- FLOPs: the share that is left; above 0.50 what stays forbids more.\n"
-        "- stays: the share of channels that cannot go, outputs of the network among them, and the reason of most of them.\n"
-        "- torch-pruning 1.6.1: 30% of the channels of every group by random importance, in one step.",
+        (
+            "Written by `python -m tests.bench.coverage page` from [bench/coverage.json](bench/coverage.json): do not edit. "
+            f"{versions}. Every network has random weights and one thread; it is asked for half of its FLOPs by a random cut."
+        ),
+        _LEGEND.format(limit=kept["limit"]),
         _totals(rows),
     ]
     for source in ("ultralytics", "torchvision", "timm"):
@@ -273,6 +270,13 @@ def render(kept: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+_LEGEND = """\
+- exact: the outputs of the cut network are those of the full one with the cut channels zeroed, to rounding in float64.
+- seconds: of the CPU, trace, plan and apply.
+- too slow: over {limit} seconds of the clock.
+- FLOPs: the share that is left; above 0.50 what stays forbids more.
+- stays: the share of channels that cannot go, outputs of the network among them, and the reason of most of them.
+- torch-pruning 1.6.1: 30% of the channels of every group by random importance, in one step."""
 _HEADER = (
     "| network | ours | seconds | FLOPs | stays | why | torch-pruning | seconds |",
     "|---|---|---:|---:|---:|---|---|---:|",

@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ def measure(name: str) -> dict[str, Any]:
     lap()
     prune.apply(model, plan, adapter=YOLO_ADAPTER)
     lap()
-    spent = [[round(b - a, 1) for a, b in zip(x, y, strict=True)] for x, y in zip(laps, laps[1:], strict=False)]
+    spent = [[round(b - a, 1) for a, b in zip(x, y, strict=True)] for x, y in pairwise(laps)]
     total = [round(b - a, 1) for a, b in zip(laps[0], laps[-1], strict=True)]
     return {
         **dict(zip(("trace", "plan", "apply", "total"), [*spent, total], strict=True)),
@@ -55,7 +56,9 @@ def main(names: list[str]) -> None:
         return
     found = {}
     for name in names or NAMES:
-        done = subprocess.run([sys.executable, "-m", __spec__.name, "--one", name], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", __spec__.name, "--one", name], capture_output=True, text=True, check=False
+        )
         found[name] = json.loads(done.stdout) if done.returncode == 0 else done.stderr.splitlines()[-1:]
     print(json.dumps({"side": SIDE, "seconds": "[clock, CPU]", "networks": found}, indent=1))
 
