@@ -5,7 +5,8 @@ An *atom* is one channel of one tensor. Atoms that must live and die together ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 import torch
@@ -117,7 +118,7 @@ class ChannelTracker:
     """
 
     def __init__(
-        self, owners: Owners, adapter: Adapter, images: int, reads: Mapping[int, Node], elsewhere: Set[Any]
+        self, owners: Owners, adapter: Adapter, images: int, reads: Mapping[int, Node], elsewhere: AbstractSet[Any]
     ) -> None:
         self.images, self.reads, self.elsewhere = images, reads, elsewhere
         self.atoms, self.owners, self.adapter = Atoms(), owners, adapter

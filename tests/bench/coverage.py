@@ -195,7 +195,7 @@ def _answer(how: str, name: str, send: Any) -> None:
     warnings.simplefilter("ignore")
     try:
         answer = {"ours": ours, "theirs": theirs}[how](name)
-    except Exception as error:  # whatever a network or torch-pruning raises is what the table shows
+    except Exception as error:  # noqa: BLE001 - whatever a network or torch-pruning raises is what the table shows
         lines = str(error).strip().splitlines() or [type(error).__name__]
         answer = {"result": "error", "error": f"{type(error).__name__}: {lines[0]}"[:300]}
     send.send(answer)
