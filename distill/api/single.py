@@ -19,21 +19,25 @@ if TYPE_CHECKING:
     from distill.engine.standalone import Evaluated, Exports
     from distill.results.curve import CurveResults
 
+Folders = str | Path | Sequence[str | Path]
+
 
 @public
-def load(path: str | Path, *, trust: bool = False) -> nn.Module:
+def load(path: str | Path, *, trust: bool = False, code: Folders = ()) -> nn.Module:
     """The network in a YOLO checkpoint: float32, eval mode, on the CPU. Nothing pickled in the file is executed.
 
     Args:
         path: a .pt file that ultralytics saved.
         trust: unpickle the file as Python would, and run the code in it. Only for files whose source you trust.
+        code: the folder of a fork's own code (or several), for checkpoints with blocks of its own. Needs `trust`.
 
     Raises:
         DistillError: it cannot be opened, or is no detector that can be pruned.
     """
     from distill.engine.kinds import kind_at
 
-    return kind_at(path).open(path, trust=trust).model
+    folders = [code] if isinstance(code, (str, Path)) else code
+    return kind_at(path).open(path, trust=trust, code=folders).model
 
 
 @public
@@ -126,7 +130,12 @@ def curve(
 
 @public
 def features(
-    model: str | Path, *, plan: str | Path | None = None, imgsz: int | None = None, trust: bool = False
+    model: str | Path,
+    *,
+    plan: str | Path | None = None,
+    imgsz: int | None = None,
+    trust: bool = False,
+    code: Folders = (),
 ) -> Features:
     """Where losses can compare features of a checkpoint and of its pruned student, as `distill ls features` lists it.
 
@@ -135,6 +144,7 @@ def features(
         plan: the folder of a run, or its plan.json: how many channels the cut keeps.
         imgsz: input size in pixels; the checkpoint's own by default.
         trust: execute what is pickled in the checkpoint. Only for files you made.
+        code: as of `load`.
 
     Returns:
         Of each feature its point, module, channels, grid and stride; printed, a row for each.
@@ -145,7 +155,7 @@ def features(
     from distill.engine.features import features as listed
     from distill.recipe.schema import FeatureOptions
 
-    return listed(options_of(FeatureOptions, model=model, plan=plan, imgsz=imgsz, trust=trust))
+    return listed(options_of(FeatureOptions, model=model, plan=plan, imgsz=imgsz, trust=trust, code=code))
 
 
 @public
@@ -159,6 +169,7 @@ def evaluate(
     batch: int = 16,
     device: str = "",
     trust: bool = False,
+    code: Folders = (),
     progress: Progress = False,
 ) -> Evaluated:
     """Measure a checkpoint's mAP on the val images, as `distill eval` does.
@@ -172,6 +183,7 @@ def evaluate(
         batch: images in a batch.
         device: `cpu`, `0`, `cuda:1`; a GPU if there is one by default.
         trust: execute what is pickled in the checkpoint. Only for files you made.
+        code: as of `load`.
         progress: as of `run`.
 
     Returns:
@@ -184,13 +196,15 @@ def evaluate(
     from distill.recipe.schema import EvalOptions
 
     given = {"data": data, "teacher": teacher, "pictures": pictures, "imgsz": imgsz, "batch": batch, "device": device}
-    options = options_of(EvalOptions, **given, trust=trust)
+    options = options_of(EvalOptions, **given, trust=trust, code=code)
     with closing(console_of(progress, False)) as console:
         return standalone.evaluate(checkpoint, options, console)
 
 
 @public
-def export(checkpoint: str | Path, *formats: str, imgsz: int | None = None, trust: bool = False) -> Exports:
+def export(
+    checkpoint: str | Path, *formats: str, imgsz: int | None = None, trust: bool = False, code: Folders = ()
+) -> Exports:
     """Convert a checkpoint and check the outputs, as `distill export` does. The results lie beside it.
 
     Args:
@@ -198,6 +212,7 @@ def export(checkpoint: str | Path, *formats: str, imgsz: int | None = None, trus
         *formats: `onnx`, `torchscript`, `openvino`, ...
         imgsz: input size in pixels; the checkpoint's own by default.
         trust: execute what is pickled in the checkpoint. Only for files you made.
+        code: as of `load`.
 
     Returns:
         Of each format the file, its size, and how far its outputs are from the checkpoint's; printed, a line.
@@ -210,6 +225,6 @@ def export(checkpoint: str | Path, *formats: str, imgsz: int | None = None, trus
 
     if not formats:
         raise DistillError("distill.export: no format to export to: distill.export('best.pt', 'onnx')")
-    options = options_of(ExportOptions, imgsz=imgsz, trust=trust)
+    options = options_of(ExportOptions, imgsz=imgsz, trust=trust, code=code)
     with closing(console_of(False, False)) as console:
         return standalone.Exports(standalone.export(checkpoint, formats, options, console))

@@ -93,7 +93,7 @@ _LS = (
         "name",
         "NAME",
         "with losses or importances, only these: score_bce, my_losses.py:my_kd, package.module:name; with features, "
-        "model=, plan=, imgsz=, trust=",
+        "model=, plan=, imgsz=, trust=, code=",
         nargs="*",
     ),
     _flag("--json-schema", "with keys, a schema with which editors complete recipes"),

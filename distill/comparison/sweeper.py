@@ -62,7 +62,7 @@ def _checked(points: tuple[Point, ...], folder: RunFolder, console: Console) -> 
     for point in points:
         recipe = point.recipe
         key = (
-            *(recipe.model, recipe.trust, recipe.teacher, recipe.teachers),
+            *(recipe.model, recipe.trust, recipe.code, recipe.teacher, recipe.teachers),
             *(recipe.data, recipe.device, recipe.batch, recipe.export),
         )
         try:

@@ -73,7 +73,7 @@ def features(options: FeatureOptions) -> Features:
         DistillError: the checkpoint or the plan cannot be read, or the plan is of another network.
     """
     kind = kind_at(options.model)
-    network = kind.open(options.model, trust=options.trust)
+    network = kind.open(options.model, trust=options.trust, code=options.code)
     plan = None if options.plan is None else _plan(Path(options.plan), network.model)
     return Features(_features(kind, network.model, image_size(options.imgsz, network, kind).pixels, plan))
 

@@ -105,10 +105,15 @@ class Session:
                 f"{file} is damaged ({error}): remove it, then resume, and the cut is made again"
             ) from None
 
+    @property
+    def opening(self) -> dict[str, Any]:
+        """How checkpoints are opened: options of `Kind.open`."""
+        return {"trust": self.recipe.trust, "code": self.recipe.code}
+
     def load(self, network: Network) -> Opened:
         """A network of the run folder."""
         try:
-            return self.kind.open(self.folder.path / network.file)
+            return self.kind.open(self.folder.path / network.file, **self.opening)
         except DistillError as error:
             mend = "as it is a file of this run, remove it and resume: it is made again"
             raise DistillError(f"{error}; {mend}") from None

@@ -142,8 +142,8 @@ def evaluate(path: str | Path, options: EvalOptions, console: Console) -> Evalua
         check_place(folder)
     device = pick_device(options.device)
     kind = kind_at(path)
-    student = kind.open(path, trust=options.trust)
-    teacher = kind.open(options.teacher, trust=options.trust) if options.teacher else None
+    student = kind.open(path, trust=options.trust, code=options.code)
+    teacher = kind.open(options.teacher, trust=options.trust, code=options.code) if options.teacher else None
     data = kind.load_data(options.data, student, console.track)
     for note in data.notes:
         console.line(note)
@@ -193,7 +193,7 @@ def export(path: str | Path, formats: Sequence[str], options: ExportOptions, con
     """Convert a checkpoint, one format after the other; the results lie beside it."""
     kind = kind_at(path)
     kind.check_exports(formats)
-    size = image_size(options.imgsz, kind.open(path, trust=options.trust), kind)
+    size = image_size(options.imgsz, kind.open(path, trust=options.trust, code=options.code), kind)
     console.line(str(size))
     for name in formats:
-        yield kind.export(Path(path), name, Path(path).absolute().parent, size.pixels, trust=options.trust)
+        yield kind.export(Path(path), name, Path(path).absolute().parent, size.pixels, trust=options.trust, code=options.code)

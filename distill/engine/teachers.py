@@ -71,12 +71,12 @@ def open_model(recipe: Recipe) -> Opened | None:
     if recipe.model is None:
         return None
     if not recipe.fresh:
-        return kind_of(recipe).open(recipe.model, trust=recipe.trust)
+        return kind_of(recipe).open(recipe.model, trust=recipe.trust, code=recipe.code)
     names = names_in(recipe)
     if names is None and not recipe.foreign:
         raise DistillError(f"{recipe.data}: no labels, and a network with random weights needs them: give a data.yaml")
     if names is None:  # a folder of images, which the teacher's classes are looked for in
-        names = kind_of(recipe).open(recipe.foreign[0], trust=recipe.trust).names
+        names = kind_of(recipe).open(recipe.foreign[0], trust=recipe.trust, code=recipe.code).names
     network = kind_of(recipe).build(recipe.model, names, seed=recipe.seed, key="model", data=_file(recipe))
     return Opened(network, dict(names), None, Path(recipe.model), None)
 
@@ -146,7 +146,7 @@ def _open(recipe: Recipe, spec: TeacherSpec, name: str, model: Opened | None) ->
         notes += joined
         return Teaching(name, None, _weighted(losses.build(fit), spec, model), tuple(fit), tuple(notes))
     assert model is not None  # a recipe that trains its network first has no other teachers
-    pairing = kind.pair(model, kind.open(spec.network, trust=recipe.trust))
+    pairing = kind.pair(model, kind.open(spec.network, trust=recipe.trust, code=recipe.code))
     network = pairing.teacher
     whole, joined = losses.joined(specs, pairing.gives, unwanted)
     fit, notes = losses.fitting(whole, pairing.gives, pairing.unlike)

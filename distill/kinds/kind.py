@@ -75,7 +75,7 @@ class Kind(Protocol):
 
     # A network
 
-    def open(self, model: str | Path, *, trust: bool = False) -> Opened:
+    def open(self, model: str | Path, *, trust: bool = False, code: Sequence[str | Path] = ()) -> Opened:
         """Open what a recipe names. Raises `DistillError`: it cannot be opened, or is none that can be pruned."""
 
     def build(
@@ -247,7 +247,9 @@ class Kind(Protocol):
     def check_exports(self, formats: Iterable[str]) -> None:
         """Refuse an unknown format, or one whose packages are missing. Raises `DistillError`."""
 
-    def export(self, path: Path, format: str, out_dir: Path, imgsz: int, *, trust: bool = False) -> Exported:
+    def export(
+        self, path: Path, format: str, out_dir: Path, imgsz: int, *, trust: bool = False, code: Sequence[str | Path] = ()
+    ) -> Exported:
         """Export a checkpoint and compare the result with it."""
 
     def input_side(self, model: nn.Module, imgsz: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from distill.losses.spec import ORIGINAL, LossSpec, TeacherSpec
 from distill.recipe.keys import ARCHITECTURES, key
@@ -34,6 +34,8 @@ _SHARE = {"minimum": 0, "maximum": 1}
 _INNER_SHARE = {"exclusiveMinimum": 0, "exclusiveMaximum": 1}
 _DEVICE = "cpu, 0, cuda:1, ...; if empty, a GPU is used if there is one."
 _IMGSZ = "Width and height of the network's input in pixels; auto takes the size that the checkpoint was trained at."
+_CODE = "The folder of a fork's own code (or several), for checkpoints with blocks of its own; needs trust=true, for it is run."
+_CODE_OPTIONS: dict[str, Any] = {"path": True, "given": True, "single": True, "example": "[my-yolov5]"}
 _AUTO_LR = "Highest learning rate; auto chooses it."
 
 
@@ -201,6 +203,7 @@ class Recipe:
     seed: int = key("Seed of all random numbers.", 0, _SEED)
     workers: int | None = key("Processes that load images; auto chooses.", None, _NOT_NEGATIVE, none="auto")
     trust: bool = key("Load the checkpoint by executing what is pickled in it. Only for files you made.", False)
+    code: tuple[str, ...] = key(_CODE, (), **_CODE_OPTIONS)
     shapes: Shapes = key(default=Shapes)
     teacher: Teacher = key(default=Teacher)
     teachers: tuple[TeacherSpec, ...] = key(
@@ -276,6 +279,7 @@ class EvalOptions:
     batch: int = key("Images in a batch.", 16, _COUNT)
     device: str = key(_DEVICE, "", empty=True)
     trust: bool = key("Execute what is pickled in the checkpoint. Only for files you made.", False)
+    code: tuple[str, ...] = key(_CODE, (), **_CODE_OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,6 +290,7 @@ class FeatureOptions:
     plan: str | None = key("The folder of a run, or its plan.json: what the cut keeps.", None, path=True, given=True)
     imgsz: int | None = key(_IMGSZ, None, _SIZE, none="auto")
     trust: bool = key("Execute what is pickled in the checkpoint. Only for files you made.", False)
+    code: tuple[str, ...] = key(_CODE, (), **_CODE_OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,3 +299,4 @@ class ExportOptions:
 
     imgsz: int | None = key(_IMGSZ, None, _SIZE, none="auto")
     trust: bool = key("Execute what is pickled in the checkpoint. Only for files you made.", False)
+    code: tuple[str, ...] = key(_CODE, (), **_CODE_OPTIONS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,15 +27,22 @@ def commands(results: Results, run_dir: Path) -> list[str]:
             line.format(**words) for line in results.native.commands if results.data.labelled or "{data}" not in line
         ]
     model, size = _student(run_dir), f" imgsz={results.imgsz}"
+    code = shlex.quote(
+        os.pathsep.join(results.recipe.get("code", ()))
+    )  # the student of a fork needs the fork's classes
+    yolo = f"PYTHONPATH={code} yolo" if results.recipe.get("code") else "yolo"
     lines = [f"yolo predict model={model} source=path/to/images{size}"]
     if results.data.labelled:
         lines.append(f"yolo val model={model} data={shlex.quote(results.data.path)}{size}")
-    return [*lines, f"yolo export model={model} format=onnx{size}"]
+    lines.append(f"yolo export model={model} format=onnx{size}")
+    return [line.replace("yolo", yolo, 1) for line in lines]
 
 
 def further_commands(results: Results, run_dir: Path) -> list[str]:
     """To train the result on, or to cut it again."""
     options = f"model={_student(run_dir)} data={shlex.quote(results.data.path)} imgsz={results.imgsz}"
+    if code := results.recipe.get("code"):
+        options += f" code={shlex.quote(code[0] if len(code) == 1 else json.dumps(code))} trust=true"
     return [f"distill run {recipe} {options}" for recipe in ("finetune", "half")]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +20,7 @@ from distill.machine.measure import file_size_mb
 from distill.machine.words import nearest
 from distill.yolo import upstream
 from distill.yolo.checkpoint import detector as checkpoint
+from distill.yolo.checkpoint.fork import with_known_convolutions
 from distill.yolo.families.table import family_of, stride_of
 from distill.yolo.runtimes import openvino
 from distill.yolo.runtimes.runtime import Runtime
@@ -59,7 +60,9 @@ def check_exports(formats: Iterable[str]) -> None:
             )
 
 
-def export_checkpoint(path: Path, format: str, out_dir: Path, imgsz: int, *, trust: bool = False) -> Exported:
+def export_checkpoint(
+    path: Path, format: str, out_dir: Path, imgsz: int, *, trust: bool = False, code: Sequence[str | Path] = ()
+) -> Exported:
     """Export one YOLO checkpoint and compare the result with it.
 
     The exporter writes beside the file it believes the model came from; that is a scratch folder here, and only the
@@ -71,15 +74,17 @@ def export_checkpoint(path: Path, format: str, out_dir: Path, imgsz: int, *, tru
         out_dir: where the result goes, named after the checkpoint; made if missing.
         imgsz: side of the square input in pixels; rounded up to a multiple of the largest stride, as ultralytics does.
         trust: see `checkpoint.load`.
+        code: see `checkpoint.load`.
 
     Raises:
         DistillError: unknown format, missing package, a format this machine cannot make, or outputs that differ.
         RunError: the disk is full, or not writable.
     """
     check_exports([format])
-    detector = checkpoint.load(path, trust=trust)
+    detector = checkpoint.load(path, trust=trust, code=code)
     model: Any = detector.model
     model.names = detector.names
+    with_known_convolutions(model)
     family_of(model).prepare_export(model.model[-1])
     side = input_side(model, imgsz)
     image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))

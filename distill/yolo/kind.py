@@ -58,8 +58,8 @@ class Yolo:
     draws = True
     adapter = YOLO_ADAPTER
 
-    def open(self, model: str | Path, *, trust: bool = False) -> Detector:
-        return checkpoint.load(model, trust=trust)
+    def open(self, model: str | Path, *, trust: bool = False, code: Sequence[str | Path] = ()) -> Detector:
+        return checkpoint.load(model, trust=trust, code=code)
 
     def build(
         self,
@@ -254,8 +254,10 @@ class Yolo:
     def check_exports(self, formats: Iterable[str]) -> None:
         export.check_exports(formats)
 
-    def export(self, path: Path, format: str, out_dir: Path, imgsz: int, *, trust: bool = False) -> Exported:
-        return export.export_checkpoint(path, format, out_dir, imgsz, trust=trust)
+    def export(
+        self, path: Path, format: str, out_dir: Path, imgsz: int, *, trust: bool = False, code: Sequence[str | Path] = ()
+    ) -> Exported:
+        return export.export_checkpoint(path, format, out_dir, imgsz, trust=trust, code=code)
 
     def input_side(self, model: nn.Module, imgsz: int) -> int:
         return export.input_side(model, imgsz)

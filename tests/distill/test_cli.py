@@ -143,7 +143,7 @@ def test_a_run_goes_on_by_its_folder_by_out_or_by_its_name(says: Any, pipeline: 
         (["eval", "a.pt", "data=d.yaml", "imgs=3"], "command line: unknown key 'imgs', did you mean 'imgsz'?"),
         (
             ["eval", "a.pt", "data=d.yaml", "conf=0.1"],
-            "command line: unknown key 'conf': there are data, teacher, pictures, imgsz, batch, device, trust",
+            "command line: unknown key 'conf': there are data, teacher, pictures, imgsz, batch, device, trust, code",
         ),
         (["export", "a.pt", "imgsz=64"], "no format to export to: distill export best.pt onnx"),
         (["report", "nowhere"], "nowhere holds no results.json: give the folder of a finished run"),

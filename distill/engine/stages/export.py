@@ -21,7 +21,7 @@ def _work(session: Session) -> ExportRecord:
     folder, size = session.folder.path, session.recipe.size
     exports = []
     for name in session.recipe.export:
-        exported = session.kind.export(folder / STUDENT.file, name, folder / "exports", size)
+        exported = session.kind.export(folder / STUDENT.file, name, folder / "exports", size, **session.opening)
         file = exported.file.relative_to(folder).as_posix()
         exports.append(Export(name, file, exported.size_mb, exported.max_abs_diff))
     return ExportRecord(tuple(exports))

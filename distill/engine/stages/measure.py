@@ -55,12 +55,14 @@ def _deployed(session: Session, networks: Mapping[str, Any], runtime: Runtime) -
     side = session.kind.input_side(networks[TEACHER.name], recipe.size)
     image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:  # the student is exported already; the teacher stays beside it, for who times both on another machine
-        teacher = session.kind.export(folder / TEACHER.file, runtime.format, folder / "exports", recipe.size).file
+        teacher = session.kind.export(
+            folder / TEACHER.file, runtime.format, folder / "exports", recipe.size, **session.opening
+        )
     except DistillError as error:
         session.console.warn(f"latency in {runtime.title} is not measured, for the teacher has no export: {error}")
         return {}
     student = next(each.file for each in exported.exports if each.format == runtime.format)
-    files = {TEACHER.name: teacher, STUDENT.name: folder / student}
+    files = {TEACHER.name: teacher.file, STUDENT.name: folder / student}
     passes = {name: partial(runtime.open(file, threads), image) for name, file in files.items()}
     label = f"latency in {runtime.title}"
     times = measure.time_in_turns(passes, recipe.latency.runs, WARMUP, label, session.console.track)

@@ -77,6 +77,7 @@ TEACHER = Stage(
     reads=(
         "model",
         "trust",
+        "code",
         "teacher.train",
         "data",
         "shapes",

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from distill.errors import DistillError
 from distill.machine.words import printable
 from distill.yolo.checkpoint.archive import Archive
+from distill.yolo.checkpoint.checkout import GIVE_CODE
 from distill.yolo.checkpoint.unpickle import GRAPH, METHOD, PLAIN
 from distill.yolo.families.family import Family
 from distill.yolo.families.table import FAMILIES, supported
@@ -70,7 +71,7 @@ def unpickle(archive: Archive) -> Any:
     path, names = archive.path, archive.names
     for name in names:
         check_task(path, name.removeprefix("ultralytics.nn.tasks."))
-    modules = {name: kind for name in names if (kind := _module_class(name))}
+    modules = {name: kind for name in names if (kind := module_class(name))}
     ignored = {name for name in names if name in _IGNORED or name.startswith(_IGNORED_PACKAGES)}
     allowed = {*modules, *ignored, *PLAIN, GRAPH}
     foreign = [name for name in names if name not in allowed]
@@ -131,8 +132,8 @@ def _foreign(path: Path, name: str) -> DistillError:
     what = f"{path} holds '{printable(name, 100)}'"
     if package.startswith("ultralytics.nn.modules") and not hasattr(sys.modules.get(package), attribute):
         return DistillError(
-            f"{what}, which ultralytics {__version__} does not have: a newer or a changed one saved it: install that one "
-            "(pip install -U ultralytics), or train on your data with an unchanged one"
+            f"{what}, which ultralytics {__version__} does not have: a newer or a changed one saved it: install a newer one "
+            f"(pip install -U ultralytics); of a fork, {GIVE_CODE}"
         )
     if package == "__main__":
         return DistillError(
@@ -145,7 +146,7 @@ def _foreign(path: Path, name: str) -> DistillError:
     )
 
 
-def _module_class(name: str) -> type[nn.Module] | None:
+def module_class(name: str) -> type[nn.Module] | None:
     """The module class that a name stands for. Nothing is imported to look it up."""
     if name in _MODULES or not name.startswith(_MODULE_PACKAGES):
         return _MODULES.get(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ from distill.errors import DistillError, first_line
 from distill.kinds.opened import Opened
 from distill.machine.files import write_bytes
 from distill.machine.words import printable
+from distill.yolo.checkpoint import fork
 from distill.yolo.checkpoint.allowed import check_description, check_task, fused_network, own_project, unpickle
 from distill.yolo.checkpoint.archive import Archive, again, damaged
-from distill.yolo.checkpoint.saving import bare_copy, half, stripped
+from distill.yolo.checkpoint.checkout import Checkout, owner_of
+from distill.yolo.checkpoint.saving import bare_copy, half, stripped, written
 from distill.yolo.checkpoint.trial import check_runs, check_weights
 from distill.yolo.checkpoint.wrapped import check_wrapped
 from distill.yolo.families.table import FAMILIES, family_of, supported
-from distill.yolo.upstream import DEFAULT_CFG_DICT, Focus, __version__, torch_safe_load
+from distill.yolo.upstream import DEFAULT_CFG_DICT, __version__, torch_safe_load
 
 _LOG = logging.getLogger(__name__)
 
@@ -42,11 +44,14 @@ class Detector(Opened):
         return f"Detector({str(self.source)!r}, {len(self.names)} classes, {params / 1e6:.2f} M parameters)"
 
 
-def load(path: str | Path, *, trust: bool = False) -> Detector:
+def load(path: str | Path, *, trust: bool = False, code: Sequence[str | Path] = ()) -> Detector:
     """Open a checkpoint that ultralytics saved, in training or after.
 
-    With `trust`, Python unpickles it, as `YOLO(path)` does. It may then hold classes of its own, as long as they can be
-    imported, and run any code it likes. Only for files from hands you trust.
+    Args:
+        path: the file.
+        trust: Python unpickles it, as `YOLO(path)` does. It may then hold classes of its own, as long as they can be
+            imported, and run any code it likes. Only for files from hands you trust.
+        code: folders with the code of forks, for the checkpoints that they saved; run as well.
 
     Raises:
         DistillError: no checkpoint, no detector, a kind of detector that is not supported, or a file that holds anything
@@ -55,8 +60,11 @@ def load(path: str | Path, *, trust: bool = False) -> Detector:
     path = Path(path).expanduser()
     archive = Archive(path)
     check_wrapped(path, archive.names)
+    opened = fork.open_with(path, archive.names, code, trust)
     trust = trust and own_project(archive.names) is None  # those are read without their project, so never run
-    if trust:
+    if opened is not None:
+        content = opened.content
+    elif trust:
         try:
             content = torch_safe_load(str(path))[0]
         except Exception as error:  # the file's own code may raise anything
@@ -64,7 +72,7 @@ def load(path: str | Path, *, trust: bool = False) -> Detector:
     else:
         content = unpickle(archive)
     try:
-        return _detector(path, content, trust)
+        return _detector(path, content, trust, opened.code if opened else None)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise damaged(path, error) from error
 
@@ -90,17 +98,20 @@ def save(
     network.names = dict(names)
     family = family_of(network)
     network.model[-1] = family.checkpoints.portable(network.model[-1])
-    network.args = {**_plain(getattr(network, "args", None)), "task": family.task.name, "imgsz": imgsz}
+    network.args = args = {**_plain(getattr(network, "args", None)), "task": family.task.name, "imgsz": imgsz}
+    if family.native is None and (own := vars(network).pop("own_project", None)) is not None:
+        network.__class__, network.model[-1].__class__ = own["class"], type(own["head"])
     checkpoint = {
         **stripped(half(network)),
-        "train_args": dict(network.args),
+        "train_args": args,
         "version": __version__,
         "license": "AGPL-3.0 (https://ultralytics.com/license)",
         "docs": "https://docs.ultralytics.com",
         "distill": {"plan": json.loads(json.dumps(plan))},
     }
     buffer = io.BytesIO()
-    torch.save(checkpoint, buffer)
+    with written(network):
+        torch.save(checkpoint, buffer)
     _check_own(buffer, network)
     write_bytes(Path(path), buffer.getbuffer())
 
@@ -126,6 +137,7 @@ def deployed(model: nn.Module) -> nn.Module:
 
 
 def _fuse(network: Any) -> nn.Module:
+    fork.with_known_convolutions(network)
     try:
         return network.fuse(verbose=False)
     except Exception as error:  # whatever a changed part of it leads to
@@ -134,7 +146,7 @@ def _fuse(network: Any) -> nn.Module:
         ) from error
 
 
-def _detector(path: Path, content: Any, trust: bool) -> Detector:
+def _detector(path: Path, content: Any, trust: bool, code: Checkout | None) -> Detector:
     """The detector in a checkpoint's content, which is changed."""
     if isinstance(content, nn.Module):
         content = {"model": content}
@@ -143,19 +155,22 @@ def _detector(path: Path, content: Any, trust: bool) -> Detector:
     if content.get("modelopt"):
         raise DistillError(f"{path} was trained for quantization (QAT): prune the float checkpoint it came from")
     model = _network(path, content)
+    gave = fork.adopt(path, model, code) if code is not None else None
     if type(model) not in NETWORKS or not isinstance(getattr(model, "model", None), nn.Sequential):
         check_task(path, type(model).__name__)
         raise DistillError(f"{path} is a {type(model).__name__}, not a detector: {supported()}")
     for family in FAMILIES:
         family.checkpoints.adopt(path, model, content)
     check_network(path, model)
-    if not trust:
+    if not trust and code is None:
         check_description(path, getattr(model, "yaml", None))
     args = _plain(content.get("train_args"))
     _renew(model, args)
     model.pt_path = str(path)  # type: ignore[assignment]
     check_weights(path, model)
     check_runs(path, model)
+    if gave is not None and code is not None:
+        fork.check_same(path, model, gave, code)
     ours = content.get("distill")
     plan = ours.get("plan") if isinstance(ours, dict) else None
     found = Detector(model, _names(path, model), _imgsz(args.get("imgsz")), path, plan)
@@ -191,7 +206,7 @@ def check_network(path: Path, model: Any) -> None:
     Raises:
         DistillError: the message begins with `path`.
     """
-    if model.is_fused():
+    if model.is_fused() and not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         raise fused_network(path)
     family = family_of(model, path)
     if type(model) not in (family.task.network,):
@@ -200,7 +215,7 @@ def check_network(path: Path, model: Any) -> None:
             f"{path} is a {type(model).__name__} that ends in the head {head}: give the .pt that training saved"
         )
     channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
-    if isinstance(model.model[0], Focus):  # YOLOv5 v5.0: it lays four pixels into the channels of one
+    if type(model.model[0]).__name__ == "Focus":  # YOLOv5 v5.0: it lays four pixels into the channels of one
         channels //= 4
     if channels != 3:
         raise DistillError(f"{path} takes images of {channels} channels: only 3 are supported")
@@ -252,10 +267,11 @@ def _plain(args: Any) -> dict[str, Any]:
 
 
 def _check_own(buffer: io.BytesIO, network: nn.Module) -> None:
-    """Refuse classes that a user of the file may lack: all but torch's, ultralytics' and a trusted file's own."""
+    """Refuse classes that a user of the file may lack: all but torch's, ultralytics', and those of a trusted file or its fork."""
     buffer.seek(0)
     roots = {"torch", "ultralytics", "collections", "builtins", "__builtin__"}
     roots |= {type(module).__module__.split(".")[0] for module in network.modules()}
+    roots |= code.roots if (code := owner_of(network)) is not None else set()
     roots -= {"distill", "prune", "__main__"}
     for name in torch.serialization.get_unsafe_globals_in_checkpoint(buffer):
         if name.split(".")[0] not in roots:

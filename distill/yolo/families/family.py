@@ -54,6 +54,8 @@ class Checkpoints:
     adopt: Callable[[Path, Any, dict[str, Any]], None] = lambda path, model, content: None
     # (head) -> the form in which ultralytics can load it without this project.
     portable: Callable[[Any], nn.Module] = lambda head: head
+    # (what a network of the family's own project gives in eval mode) -> what it gives here.
+    served: Callable[[Tensor], Tensor] = lambda gave: gave
 
 
 @dataclass(frozen=True)

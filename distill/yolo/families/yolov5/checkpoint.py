@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distill.errors import DistillError
 from distill.machine.words import printable
+from distill.yolo.checkpoint.checkout import GIVE_CODE
 from distill.yolo.families.yolov5.head import AnchorDetect, is_portable, placed_as, restore
 from distill.yolo.upstream import DetectionModel, block, conv, transformer
 
@@ -78,13 +79,17 @@ def check_names(path: Path, names: list[str]) -> None:
         if name.removeprefix(_PACKAGE).startswith(("models.", "utils.")):
             raise DistillError(
                 f"{path} holds '{printable(name, 100)}', which the models of the original YOLOv5 (v5.0 to v7.0) do not use: it was made by "
-                "a changed copy (a fork) of that project, or from a description of its owner's: to use it here, train on "
-                "your data with the original or with ultralytics"
+                f"a changed copy (a fork) of that project: {GIVE_CODE}"
             )
     if names:  # trust=true would not help: these files are never run
         raise DistillError(
             f"{path} holds '{printable(names[0], 100)}', which is not part of a YOLOv5: nothing of it was run"
         )
+
+
+def served(gave: Tensor) -> Tensor:
+    """What the original's network gives in eval mode, (B, A, 5 + nc), as an `AnchorDetect` does: (B, 4 + nc, A)."""
+    return torch.cat((gave[..., :4], gave[..., 4:5] * gave[..., 5:]), 2).transpose(1, 2)
 
 
 def adopt(path: Path, model: Any, content: dict[str, Any]) -> None:

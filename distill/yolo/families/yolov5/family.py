@@ -27,6 +27,7 @@ ANCHOR = Family(
         check_names=checkpoint.check_names,
         adopt=checkpoint.adopt,
         portable=head.portable,
+        served=checkpoint.served,
     ),
     prepare_export=head.use_original_layout,
     native=NativeFormat(

@@ -14,7 +14,7 @@ from torch import nn
 
 from distill.errors import DistillError
 from distill.machine.files import write_bytes
-from distill.yolo.checkpoint.saving import bare_copy, half, stripped
+from distill.yolo.checkpoint.saving import bare_copy, half, stripped, written
 from distill.yolo.checkpoint.unpickle import PLAIN
 from distill.yolo.families.yolov5.checkpoint import MODULES, OriginalHead
 from distill.yolo.families.yolov5.head import AnchorDetect, placed_as
@@ -31,7 +31,8 @@ def save_original(model: nn.Module, path: str | Path, *, names: Mapping[int, str
     """Write a checkpoint that the original YOLOv5 (v6.2 and v7.0) opens: float16, as its training leaves it.
 
     Its detect.py, val.py, export.py and torch.hub use the network as it is saved. Its train.py does not: it builds a
-    network from `yaml`, which does not tell of pruned channels. `model` is not changed.
+    network from `yaml`, which does not tell of pruned channels. `model` is not changed. A network of a fork gets the fork's
+    own classes and attributes.
 
     Args:
         model: ultralytics' DetectionModel with an `AnchorDetect` as its last layer.
@@ -50,18 +51,25 @@ def save_original(model: nn.Module, path: str | Path, *, names: Mapping[int, str
             f"the network ends in a {type(head).__name__}, not in the original YOLOv5's head with anchors: it can only be "
             "saved in ultralytics' format"
         )
-    network.model[-1] = _original_head(head)
+    own = vars(network).pop("own_project", None)
+    network.model[-1] = placed_as(head, _original_head(head) if own is None else own["head"])
+    network.model[-1].m = head.m
     network.names, network.nc, network.inplace = dict(names), head.nc, True
     network.stride = head.get_buffer("stride").clone()
-    for name in vars(network).keys() - vars(nn.Module()).keys() - set(_ATTRIBUTES):
+    for name in vars(network).keys() - vars(nn.Module()).keys() - set(own["attributes"] if own else _ATTRIBUTES):
         delattr(network, name)
-    for layer in network.model:
+    for layer in () if own else network.model:
         layer.type = _type(layer)
     original = half(network).model[-1]
     original.stride = network.stride.to(original.anchors.dtype)  # not a buffer there, so half() passes it over
     content = {**stripped(network), "opt": {"imgsz": imgsz}, "git": None}
     buffer = io.BytesIO()
-    torch.save(content, buffer, pickle_module=SimpleNamespace(__name__=__name__, Pickler=_Pickler))
+    if own is None:
+        torch.save(content, buffer, pickle_module=SimpleNamespace(__name__=__name__, Pickler=_Pickler))
+    else:
+        network.__class__ = own["class"]
+        with written(network):
+            torch.save(content, buffer)
     write_bytes(Path(path), buffer.getbuffer())
 
 
@@ -91,13 +99,12 @@ class _Pickler(_PythonPickler):
 def _original_head(head: AnchorDetect) -> OriginalHead:
     """The original's Detect, with the attributes of a fresh one: its grids are made when it first runs."""
     original: Any = OriginalHead()
-    original.m = head.m
     original.register_buffer("anchors", head.get_buffer("anchors"))
     original.grid, original.anchor_grid = ([torch.empty(0) for _ in head.m] for _ in range(2))
     original.inplace = True
     for name in ("nc", "no", "nl", "na", "training"):
         setattr(original, name, getattr(head, name))
-    return placed_as(head, original)
+    return original
 
 
 def _type(layer: nn.Module) -> str:
