@@ -60,7 +60,7 @@ class StemBlock(nn.Module):
 MODEL = """
 
 class {model}(nn.Module):
-    def __init__(self, nc=2, width=16):
+    def __init__(self, nc=2, width=24):
         super().__init__()
         down = [Conv(width, width, 3, 2), SE(width), Conv(width, width, 3, 2), SE(width)]
         self.model = nn.Sequential(StemBlock(3, width), *down, Detect(nc, (width, width)))
@@ -173,7 +173,7 @@ def yolov5(folder: Path, *, factor: float = 2.0) -> Path:
         "models/__init__.py": "",
         "models/common.py": BLOCKS.format(imports="from utils.general import halved"),
         "models/yolo.py": ANCHOR_HEAD.replace("{factor}", str(factor)) + MODEL.format(model="Model"),
-        "utils/__init__.py": "import os\n\nos.environ['NUMEXPR_MAX_THREADS'] = '99'\n",
+        "utils/__init__.py": "import os\n\nos.environ['SET_BY_THE_FORK'] = '99'\n",
         "utils/general.py": "def halved(x):\n    return x / 2\n",
         "train.py": "import models.yolo\n",
     }

@@ -71,7 +71,7 @@ def test_it_opens_with_its_own_classes_and_leaves_nothing_behind(fork: tuple[str
     assert type(checkpoint.load(tmp_path / "best.pt", trust=True, code=[folder]).model.model[0]) is stem
     assert not [key for key in sys.modules if key.split(".")[0] in ("models", "utils")]
     assert all(sys.modules[key] is module for key, module in modules.items())
-    assert (sys.path, torch.save) == before and "NUMEXPR_MAX_THREADS" not in os.environ
+    assert (sys.path, torch.save) == before and "SET_BY_THE_FORK" not in os.environ
     fused = checkpoint.fused(found.model)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fused.modules())
     torch.testing.assert_close(output(fused), output(found.model), rtol=1e-3, atol=1e-3)
@@ -185,8 +185,11 @@ def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
 # --- whole commands --------------------------------------------------------------------------------------------------
 
 
-def test_a_fork_goes_through_every_command(fork: tuple[str, Path], tmp_path: Path, capsys: Any) -> None:
+def test_a_fork_goes_through_every_command(
+    fork: tuple[str, Path], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name, folder = fork
+    monkeypatch.setattr("distill.engine.stages.teacher.MIN_TEACHER_MAP", -1.0)  # untrained networks may teach
     forks.trained(folder, tmp_path / "best.pt")
     write_images(tmp_path / "data")
     recipe = tmp_path / "tiny.yaml"
@@ -202,7 +205,7 @@ def test_a_fork_goes_through_every_command(fork: tuple[str, Path], tmp_path: Pat
     with pytest.raises(KeyboardInterrupt):
         distill.run(recipe, out=tmp_path / "run", on_epoch=kill)
     assert f"code: [{folder}]" in (tmp_path / "run" / "recipe.yaml").read_text()
-    assert main(["check", str(recipe)]) == 0 and main(["plan", str(recipe)]) == 0
+    assert main(["check", str(recipe)]) == 0
     assert main(["run", "--resume", str(tmp_path / "run"), "--quiet"]) == 0
     report = (tmp_path / "run" / "report.md").read_text()
     assert (f"PYTHONPATH={folder} yolo predict" if name == "ultralytics" else "python detect.py --weights") in report
