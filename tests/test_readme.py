@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
@@ -123,10 +124,42 @@ def test_the_runs_of_the_api(api: list[str], beginner: Path, capsys: pytest.Capt
     assert "evaluate: 0 of 4 images" in capsys.readouterr().out
 
 
+class SlimResNet(torchvision.models.ResNet):
+    """A ResNet with an eighth of the channels of ResNet-18, and half of its blocks."""
+
+    def __init__(self, num_classes: int = 1000) -> None:
+        super().__init__(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])
+        self.fc = nn.Linear(64, num_classes)
+
+    def _make_layer(self, block: Any, planes: int, *args: Any, **options: Any) -> nn.Sequential:
+        return super()._make_layer(block, planes // 8, *args, **options)
+
+
+@pytest.mark.parametrize("file", ["README.md", "docs/api.md"])
+def test_the_script_for_any_torch_module(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands, with a network that is smaller than the one it names."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torchvision.models, "resnet18", SlimResNet)
+    torch.manual_seed(0)
+    names = run_code(re.findall(r"```python\n(.*?)```", TEXTS[file], re.DOTALL), "torchvision.models")
+    teacher, student, images = names["teacher"], names["student"], names["images"]
+    assert names["plan"].flops_after <= 0.5 * names["plan"].flops_before
+    repaired, cut = student.eval(), prune.apply(teacher, names["plan"])
+    with torch.no_grad():
+        wanted, errors = teacher(images), []
+        for network in (repaired, cut):
+            errors.append((network(images) - wanted).square().mean())
+    assert errors[0] < 0.5 * errors[1]
+    if file == "docs/api.md":
+        assert names["difference"] < 1e-8 and names["terms"]["kl"].isfinite()
+        saved = torch.load("student.pt", weights_only=False)
+        assert all(map(torch.equal, saved.parameters(), repaired.parameters()))
+
+
 def test_the_pruning_of_the_api(api: list[str]) -> None:
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1)]
-    names = run_code(api, "prune.apply", model=nn.Sequential(*layers).eval(), images=torch.rand(32, 3, 12, 12))
+    names = run_code(api, "prune.trace_outputs(", model=nn.Sequential(*layers).eval(), images=torch.rand(32, 3, 12, 12))
     assert names["difference"] < 1e-8
     spread = run_code(api, "def spread")["spread"]
     assert prune.make_plan(names["graph"], prune.score(names["graph"], spread), flops=0.5).flops_after > 0

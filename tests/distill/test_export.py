@@ -157,7 +157,7 @@ def test_a_format_that_cannot_run_here_has_no_parity(tmp_path: Path) -> None:
 def test_results_json_gets_a_relative_path(checkpoint: Path, tmp_path: Path) -> None:
     shutil.copyfile(checkpoint, tmp_path / "student.pt")
     recipe = SimpleNamespace(size=64, export=("torchscript",))
-    session: Any = SimpleNamespace(kind=YOLO, folder=SimpleNamespace(path=tmp_path), recipe=recipe)
+    session: Any = SimpleNamespace(kind=YOLO, folder=SimpleNamespace(path=tmp_path), recipe=recipe, opening={})
     (exported,) = EXPORT.work(session).exports
     assert json.loads(json.dumps(asdict(exported))) == {
         "format": "torchscript",

@@ -113,6 +113,7 @@ class Watched:
         exported = ExportRecord(tuple(Export(name, f"exports/student.{name}", 1.0, 0.0) for name in exports))
         record = json.loads(json.dumps(asdict(exported) | {"seconds": 1.0, "warnings": []}))
         self.folder = SimpleNamespace(path=path, stages={EXPORT.name: record})
+        self.opening: dict[str, Any] = {}
         self.recipe = SimpleNamespace(size=64, latency=SimpleNamespace(runs=3), export=exports)
         self.kind: Any = YOLO
         self.device = torch.device("cpu")
