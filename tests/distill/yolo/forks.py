@@ -210,12 +210,12 @@ def _write(folder: Path, files: dict[str, str]) -> Path:
 def imported(folder: Path) -> Iterator[None]:
     """While this lasts, the modules of a fork are imported first; the product's way of doing that is not used."""
     roots = {path.stem for path in folder.iterdir()}
-    with mock.patch.dict(sys.modules), mock.patch.object(sys, "path", [str(folder), *sys.path]):
-        with mock.patch.object(torch, "save", torch.save), mock.patch.dict("os.environ"):
-            for name in [name for name in sys.modules if name.partition(".")[0] in roots]:
-                del sys.modules[name]
-            importlib.invalidate_caches()
-            yield
+    path, save = mock.patch.object(sys, "path", [str(folder), *sys.path]), mock.patch.object(torch, "save", torch.save)
+    with mock.patch.dict(sys.modules), mock.patch.dict("os.environ"), path, save:
+        for name in [name for name in sys.modules if name.partition(".")[0] in roots]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        yield
 
 
 def trained(folder: Path, path: Path, *, nc: int = 2, seed: int = 0, **entries: Any) -> torch.Tensor:
