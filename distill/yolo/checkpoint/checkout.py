@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -60,31 +60,38 @@ class Checkout:
         names = [name for name in sys.modules if name.partition(".")[0] in self.roots]
         return {name: sys.modules.pop(name) for name in names}
 
-    def missing(self, names: Iterable[str]) -> str:
-        """What stands against a checkpoint that uses some dotted names, in words; empty if all are here. Imports them."""
+    def check(self, names: Iterable[str]) -> None:
+        """Import the modules of dotted names, as far as they are here.
+
+        Raises:
+            DistillError: one is not here, or has no such class.
+        """
         with self.imported():
             for name in names:
-                if name.partition(".")[0] in self.roots and (problem := self._missing(name)):
-                    return problem
-        return ""
-
-    def _missing(self, name: str) -> str:
-        module, _, attribute = name.rpartition(".")
-        what = printable(module, 100)
-        try:
-            found = importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            lacking = str(error.name)
-            if lacking.partition(".")[0] in self.roots:
-                return f"it has no module '{printable(lacking, 100)}'"
-            return f"its '{what}' needs the package {lacking}: pip install {lacking.partition('.')[0]}"
-        except (Exception, SystemExit) as error:  # the code of the folder may do anything
-            return f"its '{what}' cannot be imported ({type(error).__name__}: {printable(first_line(error), 200)})"
-        return "" if hasattr(found, attribute) else f"its '{what}' has no '{printable(attribute, 100)}'"
+                if name.partition(".")[0] in self.roots:
+                    _check(name, self.roots)
 
     def owns(self, kind: type) -> bool:
         """Whether a class is one of these."""
         return getattr(self._modules.get(kind.__module__), kind.__name__, None) is kind
+
+
+def _check(name: str, roots: Collection[str]) -> None:
+    """Import the module of a dotted name. Raises `DistillError`: it cannot be, or does not have that name."""
+    module, _, attribute = name.rpartition(".")
+    what = printable(module, 100)
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        lacking = str(error.name)
+        mend = f"its '{what}' needs the package {lacking}: pip install {lacking.partition('.')[0]}"
+        here = lacking.partition(".")[0] in roots
+        raise DistillError(f"it has no module '{printable(lacking, 100)}'" if here else mend) from error
+    except (Exception, SystemExit) as error:  # the code of the folder may do anything
+        why = f"{type(error).__name__}: {printable(first_line(error), 200)}"
+        raise DistillError(f"its '{what}' cannot be imported ({why})") from error
+    if not hasattr(found, attribute):
+        raise DistillError(f"its '{what}' has no '{printable(attribute, 100)}'")
 
 
 def checkout(folder: str | Path) -> Checkout:

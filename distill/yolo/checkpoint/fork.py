@@ -54,12 +54,9 @@ def open_with(path: Path, names: Sequence[str], code: Sequence[str | Path], trus
         )
     roots = {name.partition(".")[0] for name in names}
     folders = [each for each in map(checkout, code) if each.roots & roots]
-    problems = [f"code={each.folder} does not open {path}: {why}" for each in folders if (why := each.missing(names))]
-    if len(problems) == len(folders):
-        if problems:
-            raise DistillError(problems[0])
+    if not folders:
         return None
-    chosen = next(each for each in folders if not each.missing(names))
+    chosen = _first_that_has(folders, path, names)
     try:
         with chosen.imported():
             content = torch.load(path, map_location="cpu", weights_only=False)
@@ -67,6 +64,18 @@ def open_with(path: Path, names: Sequence[str], code: Sequence[str | Path], trus
         text = printable(first_line(error), 200)
         raise DistillError(f"{path} cannot be unpickled with the code in {chosen.folder} ({text})") from error
     return Opened(content, chosen)
+
+
+def _first_that_has(folders: Sequence[Checkout], path: Path, names: Sequence[str]) -> Checkout:
+    errors = []
+    for each in folders:
+        try:
+            each.check(names)
+        except DistillError as error:
+            errors.append(DistillError(f"code={each.folder} does not open {path}: {error}"))
+        else:
+            return each
+    raise errors[0]
 
 
 def adopt(path: Path, model: Any, code: Checkout) -> Tensor | None:
