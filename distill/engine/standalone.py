@@ -196,4 +196,6 @@ def export(path: str | Path, formats: Sequence[str], options: ExportOptions, con
     size = image_size(options.imgsz, kind.open(path, trust=options.trust, code=options.code), kind)
     console.line(str(size))
     for name in formats:
-        yield kind.export(Path(path), name, Path(path).absolute().parent, size.pixels, trust=options.trust, code=options.code)
+        yield kind.export(
+            Path(path), name, Path(path).absolute().parent, size.pixels, trust=options.trust, code=options.code
+        )

@@ -248,7 +248,14 @@ class Kind(Protocol):
         """Refuse an unknown format, or one whose packages are missing. Raises `DistillError`."""
 
     def export(
-        self, path: Path, format: str, out_dir: Path, imgsz: int, *, trust: bool = False, code: Sequence[str | Path] = ()
+        self,
+        path: Path,
+        format: str,
+        out_dir: Path,
+        imgsz: int,
+        *,
+        trust: bool = False,
+        code: Sequence[str | Path] = (),
     ) -> Exported:
         """Export a checkpoint and compare the result with it."""
 

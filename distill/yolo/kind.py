@@ -255,7 +255,14 @@ class Yolo:
         export.check_exports(formats)
 
     def export(
-        self, path: Path, format: str, out_dir: Path, imgsz: int, *, trust: bool = False, code: Sequence[str | Path] = ()
+        self,
+        path: Path,
+        format: str,
+        out_dir: Path,
+        imgsz: int,
+        *,
+        trust: bool = False,
+        code: Sequence[str | Path] = (),
     ) -> Exported:
         return export.export_checkpoint(path, format, out_dir, imgsz, trust=trust, code=code)
 
