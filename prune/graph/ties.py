@@ -60,11 +60,11 @@ def settle(tracker: ChannelTracker) -> Known:
         checks.append(partial(_tie_in_proportion, tracker, tuple(vectors)))
         checks.append(partial(_keep_whole_numbers, tracker, attribute.value, vectors[0]))
     checks += [partial(_tie_split_parts, tracker, split.parts) for split in tracker.splits]
-    now, waiting = known(tracker), list(checks)
-    while waiting:
-        if waiting.pop()(now):
-            now, waiting = known(tracker), list(checks)
-    return now
+    while True:
+        now = known(tracker)
+        changes = [check(now) for check in checks]  # one that unites does not see what those before it have
+        if not any(changes):
+            return now
 
 
 def _tie_split_parts(tracker: ChannelTracker, parts: tuple[Channels, ...], now: Known) -> bool:

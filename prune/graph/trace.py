@@ -82,7 +82,8 @@ def follow_all(
 ) -> ChannelTracker:
     """The channels of every value of an exported raw copy, with what has watched its sizes."""
     signature = program.graph_signature
-    inputs = [node for node in program.graph.nodes if node.name in signature.user_inputs]
+    names = set(signature.user_inputs)
+    inputs = [node for node in program.graph.nodes if node.name in names]
 
     tracker = ChannelTracker(
         Owners(copied, signature), adapter, len(inputs[0].meta["val"]), reads_of(program.graph), watch.elsewhere
@@ -92,7 +93,7 @@ def follow_all(
             follow(tracker, node)
         elif node.op == "output":
             tracker.give_up(node, "an output of the model")
-        elif node.name in signature.user_inputs:
+        elif node.name in names:
             shape = node.meta["val"].shape
             dim = 1 if len(shape) == 4 else len(shape) - 1
             tracker.vectors[node] = Vector(dim, tracker.atoms.fresh(shape[dim], ("input",)))

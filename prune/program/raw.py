@@ -123,7 +123,7 @@ def export(
         raw = RawOutputs(model, adapter, watch)
         try:
             exported = torch.export.export(raw, (example_input,), strict=False)
-        except (TypeError, ValueError, AttributeError, RuntimeError):
+        except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, AssertionError):
             if watch is None:
                 raise
             return export(model, example_input, adapter)

@@ -139,7 +139,7 @@ class SizeWatch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in (Tensor.shape.__get__, Tensor.size):  # type: ignore[attr-defined]
-            return self._read(args, result)
+            return self._read(args[0], [*args[1:], *(kwargs or {}).values()], result)
         if func in (*_VIEWS, *_UNFLATTEN) and not kwargs:
             self._note(func, args, result)
         else:
@@ -147,8 +147,8 @@ class SizeWatch(TorchFunctionMode):
             self.elsewhere |= {leaf for number in numbers for leaf in leaves(number.origin)}
         return result
 
-    def _read(self, args: Any, result: Any) -> Any:
-        kept = _kept(args[0])
+    def _read(self, tensor: Tensor, asked: list[Any], result: Any) -> Any:
+        kept = _kept(tensor)
         if kept is None:
             return result
         if _READ not in kept:
@@ -156,7 +156,7 @@ class SizeWatch(TorchFunctionMode):
         if isinstance(result, tuple):
             return torch.Size([_size(size, Read(kept[_READ], dim, size), self) for dim, size in enumerate(result)])
         with torch._C.DisableTorchFunction():
-            dim = int(args[1]) % args[0].dim()
+            dim = int(asked[0]) % tensor.dim()
         return _size(result, Read(kept[_READ], dim, result), self)
 
     def _note(self, func: Any, args: Any, result: Tensor) -> None:

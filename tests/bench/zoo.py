@@ -6,6 +6,7 @@ Names: `ultralytics/yolo11n-seg.yaml`, `torchvision/resnet18`, `timm/resnet18`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.prune.networks import randomize
 SIDE = 64  # of images of networks that take any size
 TASKS = ("cls", "seg", "pose", "obb")
 OTHER_TASKS = ("depth", "sem", "yoloe", "world", "rtdetr")  # not among the five tasks; RT-DETR is there by itself
-SIDES = {"ultralytics/rtdetr": 128, "ultralytics/yolov8-rtdetr": 128, "-p6": 128, "torchvision/": 224}
+SIDES = {"ultralytics/rtdetr": 128, "ultralytics/yolov8-rtdetr": 128, "-p6": 128}
 # The torchvision detectors that give their images to a transform, which no trace can follow: what it can is inside.
 DETECTORS = ("retinanet", "fcos", "ssd", "fasterrcnn", "maskrcnn", "keypointrcnn")
 
@@ -43,8 +44,9 @@ LARGE = ("128gf", "vit_h", "vit_l", "regnet_y_32gf", "_x_32gf", "convnext_large"
 
 
 def names() -> list[str]:
-    """Every network of the table, those that take much memory last."""
-    found = [*_ultralytics("n"), *_timm(), *_torchvision(), *_ultralytics("x")]
+    """Every network of the table, from all three in turns; the large ones last."""
+    turns = zip_longest(_ultralytics("n"), _timm(), _torchvision())
+    found = [name for turn in turns for name in turn if name] + list(_ultralytics("x"))
     return sorted(found, key=lambda name: any(word in name for word in LARGE))
 
 
@@ -120,8 +122,8 @@ def _of_torchvision(name: str) -> tuple[nn.Module, tuple[int, ...] | None]:
     if name in ("googlenet", "inception_v3"):
         options["init_weights"] = False
     model = torchvision.models.get_model(name, **options)
-    sides = {"vit_h_14": 224, "inception_v3": 299}
-    return (Inside(model) if name.startswith(DETECTORS) else model), (3, *[sides.get(name, 224)] * 2)
+    side = 224 if name.startswith(("vit", "maxvit", "inception")) else 128
+    return (Inside(model) if name.startswith(DETECTORS) else model), (3, side, side)
 
 
 def _of_timm(name: str) -> tuple[nn.Module, tuple[int, ...]]:
@@ -129,4 +131,4 @@ def _of_timm(name: str) -> tuple[nn.Module, tuple[int, ...]]:
 
     model = timm.create_model(name, pretrained=False)
     channels, height, width = model.default_cfg.get("input_size", (3, 224, 224))
-    return model, (channels, height, width)
+    return model, (channels, height, width) if model.default_cfg.get("fixed_input_size") else (channels, 128, 128)

@@ -228,6 +228,7 @@ class Shuffling(nn.Module):
         shuffle,
         lambda x: x.reshape(x.size(0), 2, -1, 16, 16).transpose(1, 2).reshape(len(x), -1, 16, 16),
         lambda x: x.reshape(x.size(0), 4, x.shape[1] // 4, 16, 16).transpose(2, 1).relu().flatten(1, 2),
+        lambda x: x.reshape(len(x), 2, x.size(dim=1) // 2, 16, 16).transpose(1, 2).reshape(len(x), x.size(1), 16, -1),
         lambda x: x.reshape(len(x), x.shape[1] // 2, 2, 16, 16).transpose(1, 2).reshape(len(x), -1, 16, 16),
         lambda x: x.reshape(len(x), 2, -1, 16, 16).transpose(1, 3).transpose(1, 3).reshape(len(x), -1, 16, 16),
     ],
