@@ -12,7 +12,7 @@ FADES = ("none", "linear", "cosine")
 RESERVED = ("weight", "warmup", "until", "fade", "features")
 # Columns that exist already: the sum, a penalty, and the terms of the labels, of either kind of head.
 TAKEN = frozenset(
-    "loss labels penalty box_loss cls_loss dfl_loss l1_loss seg_loss pose_loss kobj_loss angle_loss box obj cls epoch lr "  # noqa: SIM905
+    "loss labels penalty box_loss cls_loss dfl_loss l1_loss seg_loss pose_loss kobj_loss angle_loss rle_loss sem_loss box obj cls epoch lr "  # noqa: SIM905
     "map50 map50_95 beside_map50 beside_map50_95".split()
 )
 

@@ -39,10 +39,13 @@ from ultralytics.nn import tasks  # layers of a description by name
 from ultralytics.nn.distill_model import DistillationModel  # its own distillation
 from ultralytics.nn.modules import (  # heads, the first layer of YOLOv5 v5.0, and where its others are
     OBB,
+    OBB26,
     Detect,
     Focus,
     Pose,
+    Pose26,
     Segment,
+    Segment26,
     block,
     conv,
     transformer,

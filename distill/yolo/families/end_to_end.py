@@ -16,22 +16,45 @@ from torch import Tensor, nn
 from distill.losses.context import Outputs
 from distill.yolo.families import ultralytics_dfl as one_branch
 from distill.yolo.families.family import Evaluation, Family
-from distill.yolo.families.views import without_distributions
+from distill.yolo.families.ultralytics_dfl import DFL
 from distill.yolo.upstream import Detect, v10Detect
 
 MANY, ONE = "one2many", "one2one"
 SECOND = ("one2one_cv2", "one2one_cv3")  # the modules of the branch without NMS; cv2 and cv3 are those of the other
 
 
-def owns(head: nn.Module) -> bool:
-    """Whether a last layer is this head, with both branches: fusing drops one of them."""
-    return type(head) in (Detect, v10Detect) and None not in (getattr(head, each, None) for each in ("cv2", *SECOND))
+def two_branches(single: Family, kinds: tuple[type[nn.Module], ...], title: str, second: tuple[str, ...]) -> Family:
+    """The family of heads with two branches, each of which is read as the head of another family.
 
+    Args:
+        single: that family.
+        kinds: the classes of the heads.
+        title: of the new family.
+        second: modules of such a head that make its second branch, and those that are used in training alone.
+    """
 
-def outputs(head: Any, raw: Any) -> Outputs:
-    """What losses read, of what a network with this head returned in train mode: `one2many`, and `one2one` beside it."""
-    many, one = (one_branch.outputs(head, raw[name]) for name in (MANY, ONE))
-    return replace(many, raw=raw, beside=(replace(one, raw=raw, neck=many.neck),))
+    def owns(head: nn.Module) -> bool:  # with both branches: fusing drops one of them
+        parts = (getattr(head, each, None) for each in ("cv2", *SECOND))
+        return type(head) in kinds and None not in parts
+
+    def outputs(head: Any, raw: Any) -> Outputs:
+        many, one = (single.outputs(head, raw[name]) for name in (MANY, ONE))
+        return replace(many, raw=raw, beside=(replace(one, raw=raw, neck=many.neck),))
+
+    def sensitivity(head: Any, raw: Any) -> Tensor:  # drawn by itself for each branch, so that squared gradients add up
+        return single.sensitivity(head, raw[MANY]) + single.sensitivity(head, raw[ONE])
+
+    return replace(
+        single,
+        title=title,
+        owns=owns,
+        outputs=outputs,
+        label_terms=label_terms,
+        sensitivity=sensitivity,
+        reorder=reorder,
+        second=second,
+        through=through,
+    )
 
 
 def label_terms(model: nn.Module, outputs: Outputs, batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -43,16 +66,11 @@ def label_terms(model: nn.Module, outputs: Outputs, batch: Mapping[str, Any]) ->
 
 
 def through(head: Any, features: Sequence[Tensor]) -> dict[str, Any]:
-    """What both branches make of features, each with its gradient to them."""
+    """What both branches make of features, each with its gradient to them. Of a head for masks, the prototypes are left out."""
     return {
         MANY: head.forward_head(list(features), **head.one2many),
         ONE: head.forward_head(list(features), **head.one2one),
     }
-
-
-def sensitivity(head: Any, raw: Any) -> Tensor:
-    """Noise on both branches, drawn by itself for each, so that squared gradients add up."""
-    return one_branch.sensitivity(head, raw[MANY]) + one_branch.sensitivity(head, raw[ONE])
 
 
 def without_nms(head: Any, raw: Any) -> Tensor:
@@ -74,18 +92,7 @@ def reorder(head: Any, order: Sequence[int]) -> None:
     one_branch.reorder_classes((*head.cv3, *head.one2one_cv3), order)
 
 
-END_TO_END = Family(
-    title="ultralytics' YOLOv10 and YOLO26",
-    owns=owns,
-    outputs=outputs,
-    label_terms=label_terms,
-    sensitivity=sensitivity,
-    entry=one_branch.ENTRY,  # all that read a level read the same channels of it
-    gives=one_branch.gives,
-    alike=one_branch.alike,
-    by_cell=without_distributions,
-    reorder=reorder,
+END_TO_END = replace(
+    two_branches(DFL, (Detect, v10Detect), "ultralytics' YOLOv10 and YOLO26", SECOND),
     evaluation=Evaluation(without_nms=without_nms),
-    second=SECOND,
-    through=through,
 )

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from distill.losses.context import Decode, Outputs
 from distill.yolo.families import ultralytics_dfl as boxes
+from distill.yolo.families.end_to_end import SECOND, two_branches
 from distill.yolo.families.ultralytics_dfl import DFL
 from distill.yolo.families.yolov5.head import BOX
 from distill.yolo.tasks.obb import ORIENTED as TASK
-from distill.yolo.upstream import OBB
+from distill.yolo.upstream import OBB, OBB26
 
 LONGEST = 10.0  # times as long as wide: a longer box weighs its angle as this one
 
@@ -79,3 +80,5 @@ ORIENTED = replace(
     sensitivity=sensitivity,
     gives=lambda head: DFL.gives(head) | {"angles"},
 )
+
+ORIENTED26 = two_branches(ORIENTED, (OBB26,), "ultralytics' models for oriented boxes YOLO26", (*SECOND, "one2one_cv4"))

@@ -54,7 +54,9 @@ def label_terms(model: nn.Module, outputs: Outputs, batch: Mapping[str, Any]) ->
         outputs: what `run` gave for `batch["img"]`.
         batch: the loader's `img`, `batch_idx`, `cls` and `bboxes`.
     """
-    return family_of(model).label_terms(model, outputs, batch)
+    # If only the first images have labels, the loader gives masks of the others too, without an object.
+    masks = {key: batch[key][: len(batch["img"])] for key in ("masks", "sem_masks") if key in batch}
+    return family_of(model).label_terms(model, outputs, {**batch, **masks})
 
 
 def sensitivity_of(model: nn.Module) -> Callable[[Any], Tensor]:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from distill.losses.context import Outputs
 from distill.losses.keypoint import AREA
 from distill.yolo.families import ultralytics_dfl as boxes
+from distill.yolo.families.end_to_end import SECOND, two_branches
 from distill.yolo.families.ultralytics_dfl import DFL
 from distill.yolo.tasks.pose import POSE as TASK
-from distill.yolo.upstream import OKS_SIGMA, Pose
+from distill.yolo.upstream import OKS_SIGMA, Pose, Pose26
 
 
 def owns(head: nn.Module) -> bool:
@@ -26,9 +27,15 @@ def outputs(head: Any, raw: Any) -> Outputs:
     """What losses read, of what a network with this head returned in train mode."""
     cells, strides = boxes.grid(raw["feats"], head.stride)
     points = rearrange(raw["kpts"].float(), "b (k n) a -> b a k n", n=head.kpt_shape[1])
-    places = (points[..., :2] * 2 + (cells - 0.5)[:, None]) * strides[:, None]
+    unit, shift = _units(head)
+    places = (points[..., :2] * unit + (cells + shift)[:, None]) * strides[:, None]
     keypoints = torch.cat((places, points[..., 2:]), -1)
     return replace(boxes.outputs(head, raw), keypoints=keypoints, spreads=spreads(head).to(places.device))
+
+
+def _units(head: Any) -> tuple[float, float]:
+    """By how many cells a point moves for each unit of an output, and where it lies from its anchor at 0."""
+    return (1.0, 0.0) if isinstance(head, Pose26) else (2.0, -0.5)
 
 
 def spreads(head: Any) -> Tensor:
@@ -51,9 +58,9 @@ def sensitivity(head: Any, raw: Any) -> Tensor:
         width, height = boxes.sizes(head, raw)
         seen = points[..., 2:].sigmoid()  # (B, A, K, 0 or 1)
         trust = seen if seen.shape[-1] else torch.ones_like(points[..., :1])
-        # A point moves by two cells for each unit. -log OKS = d^2 / (2 area (2 spread)^2).
+        # -log OKS = d^2 / (2 area (2 spread)^2), with the distance and the area in cells.
         allowed = AREA * (width * height)[..., None] * (2 * spreads(head).to(points.device)).square()  # (B, A, K)
-        place = best * trust * 2**2 / allowed[..., None]
+        place = best * trust * _units(head)[0] ** 2 / allowed[..., None]
         scale = torch.cat((place.expand(-1, -1, -1, 2), best * seen * (1 - seen)), -1).sqrt()
     return boxes.sensitivity(head, raw) + (points * scale * torch.randn_like(scale)).sum()
 
@@ -67,4 +74,10 @@ POSE = replace(
     sensitivity=sensitivity,
     gives=lambda head: DFL.gives(head) | {"keypoints"},
     alike=lambda head, other: DFL.alike(head, other) and list(head.kpt_shape) == list(other.kpt_shape),
+)
+
+# What training alone uses is put back after fusing, as the second branch is: a teacher gives its outputs as in training.
+_IN_TRAINING = ("cv4_sigma", "one2one_cv4_sigma", "flow_model")
+POSE26 = two_branches(
+    POSE, (Pose26,), "ultralytics' pose models YOLO26", (*SECOND, "one2one_cv4", "one2one_cv4_kpts", *_IN_TRAINING)
 )

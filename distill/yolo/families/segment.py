@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from distill.losses.context import Outputs
 from distill.losses.mask import inside_boxes
 from distill.yolo.families import ultralytics_dfl as boxes
+from distill.yolo.families.end_to_end import SECOND, two_branches
 from distill.yolo.families.ultralytics_dfl import DFL
 from distill.yolo.tasks.segment import SEGMENT as TASK
-from distill.yolo.upstream import Segment
+from distill.yolo.upstream import Segment, Segment26
 
 MASK = 2.0  # weight of a mask's change beside scores and boxes
 SCALE = 4  # input pixels to a cell of the prototypes
@@ -28,7 +29,13 @@ def owns(head: nn.Module) -> bool:
 def outputs(head: Any, raw: Any) -> Outputs:
     """What losses read, of what a network with this head returned in train mode."""
     coefficients = raw["mask_coefficient"].transpose(1, 2)
-    return replace(boxes.outputs(head, raw), mask_coefficients=coefficients, prototypes=raw["proto"])
+    return replace(boxes.outputs(head, raw), mask_coefficients=coefficients, prototypes=_prototypes(raw)[0])
+
+
+def _prototypes(raw: Any) -> tuple[Tensor | None, Tensor | None]:
+    """The prototypes (B, M, h, w), and what YOLO26 has beside them in training: a map of classes (B, nc, h', w')."""
+    given = raw.get("proto")  # not there if the head's branches were run by themselves
+    return given if isinstance(given, tuple) else (given, None)
 
 
 def label_terms(model: nn.Module, outputs: Outputs, batch: Any) -> dict[str, Tensor]:
@@ -44,7 +51,9 @@ def sensitivity(head: Any, raw: Any) -> Tensor:
     in the box of KL(original mask || changed). The surest anchors stand for all: the others hardly count, or are of the same
     objects.
     """
-    coefficients, prototypes = raw["mask_coefficient"].float(), raw["proto"].float()
+    coefficients, (prototypes, classes) = raw["mask_coefficient"].float(), _prototypes(raw)
+    assert prototypes is not None
+    prototypes = prototypes.float()
     with torch.no_grad():
         best = raw["scores"].float().sigmoid().amax(1)  # (B, A)
         top, anchor = best.topk(min(MOST, best.shape[1]), 1)
@@ -55,13 +64,20 @@ def sensitivity(head: Any, raw: Any) -> Tensor:
     logits = torch.einsum("bmk,bmhw->bkhw", chosen, prototypes)
     p = logits.detach().sigmoid()
     scale = (weight[..., None, None] * inside * p * (1 - p)).sqrt()
-    return boxes.sensitivity(head, raw) + (logits * scale * torch.randn_like(logits)).sum()
+    total = boxes.sensitivity(head, raw) + (logits * scale * torch.randn_like(logits)).sum()
+    if classes is None:
+        return total
+    # It serves training alone, so it weighs as much as one object's mask: what it reads is not cut as if nobody did.
+    p = classes.detach().float().sigmoid()
+    return total + (classes.float() * (p * (1 - p) / p[0].numel()).sqrt() * torch.randn_like(p)).sum()
 
 
 def _inside(head: Any, raw: Any, anchor: Tensor) -> Tensor:
     """Which cells of the prototypes' grid lie in the boxes of anchors (B, K): (B, K, h, w). It has a cell to SCALE pixels."""
-    rows, columns = raw["proto"].shape[-2:]
-    levels = [raw["proto"].new_empty(rows * SCALE // int(s), columns * SCALE // int(s)) for s in head.stride]
+    prototypes = _prototypes(raw)[0]
+    assert prototypes is not None
+    rows, columns = prototypes.shape[-2:]
+    levels = [prototypes.new_empty(rows * SCALE // int(s), columns * SCALE // int(s)) for s in head.stride]
     cells, strides = boxes.grid(levels, head.stride)
     left, right = boxes.distances(head, raw).transpose(1, 2).split(2, -1)
     corners = torch.cat((cells - left, cells + right), -1) * strides  # (B, A, 4)
@@ -79,3 +95,5 @@ SEGMENT = replace(
     sensitivity=sensitivity,
     gives=lambda head: DFL.gives(head) | {"masks"},
 )
+
+SEGMENT26 = two_branches(SEGMENT, (Segment26,), "ultralytics' segmentation models YOLO26", (*SECOND, "one2one_cv4"))

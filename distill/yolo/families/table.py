@@ -7,14 +7,24 @@ from torch import nn
 from distill.errors import DistillError
 from distill.yolo.families.end_to_end import END_TO_END
 from distill.yolo.families.family import Family
-from distill.yolo.families.obb import ORIENTED
-from distill.yolo.families.pose import POSE
-from distill.yolo.families.segment import SEGMENT
+from distill.yolo.families.obb import ORIENTED, ORIENTED26
+from distill.yolo.families.pose import POSE, POSE26
+from distill.yolo.families.segment import SEGMENT, SEGMENT26
 from distill.yolo.families.ultralytics_dfl import DFL
 from distill.yolo.families.yolov5.family import ANCHOR
 from distill.yolo.tasks.detect import DETECT
 
-FAMILIES: tuple[Family, ...] = (ANCHOR, DFL, END_TO_END, SEGMENT, POSE, ORIENTED)
+FAMILIES: tuple[Family, ...] = (
+    ANCHOR,
+    DFL,
+    END_TO_END,
+    SEGMENT,
+    SEGMENT26,
+    POSE,
+    POSE26,
+    ORIENTED,
+    ORIENTED26,
+)
 
 
 def family_of(model: nn.Module, source: object = "the network") -> Family:
