@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 from ultralytics import YOLO
 
 from distill.cli.main import main
@@ -22,6 +23,7 @@ from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
 from distill.yolo.evaluation import agreement
 from distill.yolo.evaluation.evaluate import EvalSettings, detect, evaluate
+from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.outputs import label_terms, raw_outputs, run, sensitivity_of
 from distill.yolo.tasks.table import TASKS
 from distill.yolo.tasks.task import Task
@@ -30,6 +32,8 @@ from tests.distill.yolo.turned import SIDE, YAMLS, write_bars, write_label
 
 OTHERS = ("segment", "pose", "obb")
 OUTPUTS = {"segment": "mask_coefficient", "pose": "kpts", "obb": "angle"}  # of a head beside boxes and scores
+OF_26 = {"segment": "yolo26n-seg", "pose": "yolo26n-pose", "obb": "yolo26n-obb"}
+BY_ANCHOR = {"segment": "mask_coefficients", "pose": "keypoints", "obb": "angles"}
 LOSSES = {"segment": "mask_bce", "pose": "keypoint_oks", "obb": "angle_sin"}
 OF_TASK = {task.name: task for task in TASKS}
 STEPS = 20
@@ -43,9 +47,9 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def network(task: str, seed: int = 0) -> Any:
+def network(task: str, name: str = "") -> Any:
     """A narrow network with random weights, of one class and 4 keypoints."""
-    return build(f"{YAMLS[task]}.yaml", {0: "bar"}, width=0.125, seed=seed, kpt_shape=(4, 3))
+    return build(f"{name or YAMLS[task]}.yaml", {0: "bar"}, width=0.125, kpt_shape=(4, 3))
 
 
 def opened(path: Path, task: str) -> DataSet:
@@ -78,15 +82,18 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return task, folder
 
 
-@pytest.mark.parametrize("task", OTHERS)
-def test_a_head_is_read_as_ultralytics_decodes_it(task: str) -> None:
-    model = network(task).eval()
+@pytest.mark.parametrize(("task", "name"), [(task, name) for task in OTHERS for name in (YAMLS[task], OF_26[task])])
+def test_a_head_is_read_as_ultralytics_decodes_it(task: str, name: str) -> None:
+    """Of a head with two branches that is the one that NMS follows; the other has what its task needs too."""
+    model = network(task, name).eval()
     images = torch.rand(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         found, given = run(model, images), model(images)
     rows = given[0][0] if isinstance(given[0], tuple) else given[0]
     low, high = found.boxes.split(2, -1)
     assert torch.allclose(torch.cat(((low + high) / 2, high - low), -1).transpose(1, 2), rows[:, :4], atol=1e-3)
+    assert len(found.branches) == 1 + (name == OF_26[task])
+    assert all(getattr(branch, BY_ANCHOR[task]) is not None for branch in found.branches)
     if found.keypoints is not None:
         points = torch.cat((found.keypoints[..., :2], found.keypoints[..., 2:].sigmoid()), -1)
         assert torch.allclose(points.flatten(2).transpose(1, 2), rows[:, 5:], atol=1e-3)
@@ -100,16 +107,23 @@ def test_a_head_is_read_as_ultralytics_decodes_it(task: str) -> None:
             assert torch.allclose(masks[image, row], expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("task", OTHERS)
-def test_the_sensitivity_counts_what_the_task_has_beside_boxes(task: str) -> None:
-    """By itself too: with boxes and scores held, there is a gradient to the outputs of the task alone."""
-    model = network(task).eval()
+@pytest.mark.parametrize(("task", "name"), [(task, name) for task in OTHERS for name in (YAMLS[task], OF_26[task])])
+def test_the_sensitivity_counts_what_the_task_has_beside_boxes(task: str, name: str) -> None:
+    """Every output has a gradient, but for those that only training on labels uses."""
+    model = network(task, name).eval()
     raw, _ = raw_outputs(model, torch.rand(1, 3, 64, 64))
-    seen = {key: value for key, value in raw.items() if key != "feats"}  # as `prune` gives them
-    leaves = {key: value.detach().requires_grad_() for key, value in seen.items()}
+    seen = YOLO_ADAPTER.outputs(raw)  # as `prune` gives them
+    leaves = [leaf.detach().requires_grad_() for leaf in tree_leaves(seen)]
     torch.manual_seed(0)
-    gradients = torch.autograd.grad(sensitivity_of(model)(leaves), list(leaves.values()))
-    assert OUTPUTS[task] in leaves and all(gradient.any() and gradient.isfinite().all() for gradient in gradients)
+    scalar = sensitivity_of(model)(tree_unflatten(leaves, tree_structure(seen)))
+    gradients = torch.autograd.grad(scalar, leaves, allow_unused=True)
+    found = tree_unflatten(gradients, tree_structure(seen))
+    branches = [found] if "scores" in found else list(found.values())
+    for branch in branches:
+        used = [gradient for key, gradient in branch.items() if key != "kpts_sigma"]
+        assert OUTPUTS[task] in branch and all(
+            each is not None and each.any() and each.isfinite().all() for each in used
+        )
 
 
 def test_figures_are_those_of_ultralytics(trained: tuple[str, Path], tmp_path: Path) -> None:
