@@ -22,7 +22,7 @@ from distill.engine.stages.repair import REPAIR
 from distill.engine.stages.select import SELECT
 from distill.engine.stages.sparsify import SPARSIFY
 from distill.engine.stages.teacher import TEACHER, check_data
-from distill.engine.stages.teachers import TEACHERS
+from distill.engine.stages.teachers import TEACHERS, check_networks
 from distill.engine.stages.train import TRAIN
 from distill.engine.stages.tune import TUNE
 from distill.machine import parallel
@@ -67,6 +67,7 @@ def run(
     session = Session(recipe, folder, console, on_epoch)
     recipe = session.recipe  # with the image size in place of `auto`
     check_data(session)
+    check_networks(session)
     stages = list(with_evaluations(stage for stage in STAGES if stage.when(recipe)))
     forget_incomplete(stages, session)
     passes = [stage.passes(session) for stage in stages]

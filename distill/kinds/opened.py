@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 
 from distill.losses.base import WeightedLoss
@@ -21,6 +23,15 @@ class Opened:
     imgsz: int | None  # image size in pixels that it was trained at; None if nobody knows
     source: Path
     plan: dict[str, Any] | None  # how this tool pruned it, as plain data; None if it did not
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Weights and statistics of a network in a word, which is another one if any of them is changed."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:12]
 
 
 class Images(Protocol):

@@ -289,6 +289,16 @@ def test_two_teachers_teach_a_cut_network_and_a_killed_run_goes_on(root: Path, s
         ("big", "teachers/big.pt", f"{root}/big.pt")
     ]
     assert kept[0]["evaluation"]["map50_95"] is not None and kept[0]["params"] > 0 and kept[0]["gflops"] > 0
+    for name in ("big.pt", "best.pt"):  # another network in the place of one that the run began with
+        content = (root / name).read_bytes()
+        checkpoint.save(tiny(seed=5), root / name, names=NAMES, imgsz=64)
+        try:
+            with pytest.raises(
+                DistillError, match=rf"{name}: its weights are others than when the run in .*whole began"
+            ):
+                distill.resume(tmp_path / "whole")
+        finally:
+            (root / name).write_bytes(content)
     copy = checkpoint.load(tmp_path / "whole" / "teachers" / "big.pt")
     assert copy.names == NAMES
     assert whole.titles["teacher"] == "original" and "big" in str(whole) and whole.rows()[-1]["network"] == "big"

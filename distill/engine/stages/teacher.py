@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from distill.engine.session import Session
 from distill.engine.stage import Stage
 from distill.errors import DistillError
-from distill.kinds.opened import Opened
+from distill.kinds.opened import Opened, fingerprint
 from distill.results import networks
 from distill.results.results import Evaluation
 from distill.training import schedule
@@ -22,12 +22,13 @@ class TeacherRecord:
     best_epoch: int | None = None
     epochs: int | None = None
     data: str | None = None  # see `check_data`
+    model: str | None = None  # fingerprint of the network that was given
 
 
 def _work(session: Session) -> TeacherRecord:
     if session.teacher is not None:
         session.save(session.teacher, networks.TEACHER)
-        return TeacherRecord(data=session.kind.fingerprint(session.data))
+        return TeacherRecord(data=session.kind.fingerprint(session.data), model=fingerprint(session.teacher.model))
     recipe, names = session.recipe, session.data.names
     options = recipe.teacher.train
     assert options is not None and names is not None  # a recipe without a model has it, and it needs labels

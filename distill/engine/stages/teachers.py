@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 from distill.engine.session import Session
 from distill.engine.stage import Stage, evaluation_of
+from distill.engine.stages.teacher import TEACHER as TEACHER_STAGE
 from distill.engine.stages.teacher import refuse_blind
 from distill.engine.teachers import trains_towards
+from distill.errors import DistillError
+from distill.kinds.opened import Opened, fingerprint
 from distill.losses.spec import ORIGINAL
 from distill.machine import measure
 from distill.recipe.schema import Recipe
@@ -21,16 +24,18 @@ class TeachersRecord:
     """The teachers, in the order of the recipe."""
 
     teachers: tuple[OtherTeacher, ...]
+    networks: tuple[str, ...] = ()  # the fingerprint of each
 
 
 def _work(session: Session) -> TeachersRecord:
-    given, found = evaluation_of(TEACHER).recorded(session), []
+    given, found, networks = evaluation_of(TEACHER).recorded(session), [], []
     for teacher in session.teachers:
         if teacher.network is None or not teacher.losses:
             continue
         network, source = foreign(teacher.name), str(teacher.network.source)
         session.console.line(f"teacher {teacher.name}: {source}")
         session.save(teacher.network, network)
+        networks.append(fingerprint(teacher.network.model))
         evaluation = session.evaluate(network)
         refuse_blind(evaluation, session, source)
         params = measure.count_params(teacher.network.model)
@@ -45,7 +50,24 @@ def _work(session: Session) -> TeachersRecord:
             session.console.warn(
                 f"the teacher {name} has an mAP50-95 of {theirs}, below the {ours} of the network that {what}"
             )
-    return TeachersRecord(tuple(found))
+    return TeachersRecord(tuple(found), tuple(networks))
+
+
+def check_networks(session: Session) -> None:
+    """Refuse to go on with other networks than the run began with: those in its folder would not compare with them."""
+    began, taught = TEACHER_STAGE.recorded(session), TEACHERS.recorded(session)
+    known: list[tuple[Opened, str]] = []
+    if began is not None and began.model is not None and session.teacher is not None and not session.recipe.fresh:
+        known.append((session.teacher, began.model))
+    if taught is not None:
+        others = [each.network for each in session.teachers if each.network is not None and each.losses]
+        known += zip(others, taught.networks, strict=False)
+    for network, then in known:
+        if fingerprint(network.model) != then:
+            raise DistillError(
+                f"{network.source}: its weights are others than when the run in {session.folder.path} began: put the file "
+                "back as it was, or start a new run"
+            )
 
 
 def _when(recipe: Recipe) -> bool:
