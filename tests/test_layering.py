@@ -18,14 +18,19 @@ LAYERS = (
     ("distill.api",),
     ("distill.comparison",),
     ("distill.engine",),
-    ("distill.yolo", "distill.kinds", "distill.training", "distill.report", "distill.demo"),
+    ("distill.yolo", "distill.classifiers", "distill.kinds", "distill.training", "distill.report", "distill.demo"),
     ("distill.recipe", "distill.results"),
     ("distill.losses",),
     ("prune", "distill.machine"),
     ("distill.errors",),  # anybody may use it
 )
 LEAVES = LAYERS[-1]
-ONLY_IN = {"ultralytics": "distill.yolo", "timm": "distill.classify"}
+ONLY_IN = {
+    "ultralytics": "distill.yolo",
+    "timm": "distill.classifiers.upstream",
+    "torchvision": "distill.classifiers.upstream",
+}
+DOORS = {"distill.yolo.kind", "distill.classifiers.kind", "distill.classifiers.files"}  # of kinds, to the engine
 TORCH_FREE = (
     "distill.report",
     "distill.recipe",
@@ -129,8 +134,8 @@ def test_one_module_imports_ultralytics() -> None:
 
 def test_the_engine_reaches_kinds_of_networks_by_one_file() -> None:
     for module in filter(lambda name: layer(name) <= layer("distill.engine"), MODULES):
-        used = {name for name in ours(module) if belongs(name, "distill.yolo")}
-        assert used <= ({"distill.yolo.kind"} if module == "distill.engine.kinds" else set()), module
+        used = {name for name in ours(module) if belongs(name, "distill.yolo") or belongs(name, "distill.classifiers")}
+        assert used <= (DOORS if module == "distill.engine.kinds" else set()), module
 
 
 @pytest.mark.parametrize("part", TORCH_FREE)

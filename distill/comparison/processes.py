@@ -94,4 +94,5 @@ def _outcome(planned: Planned, status: int) -> str:
     if status:
         return f"ended with exit status {status}, tried again below"
     trained = Results.read(planned.path).trained
-    return "done" if trained is None or trained.map50_95 is None else f"mAP50-95 {trained.map50_95:.3f}"
+    measures = trained.measures if trained else []
+    return f"{measures[0][0]} {measures[0][1]:.3f}" if measures else "done"

@@ -103,7 +103,9 @@ def possible(comparison: Comparison, console: Console, folder: Path | None = Non
                 raise DistillError(f"arm {arm.name}: {error}") from None
             console.line(f"arm {arm.name} left out: {error}")
     if common.data is not None and not common.data.labelled:
-        raise DistillError(f"{common.data.path}: no labels, and arms are compared by mAP: give a data.yaml with labels")
+        raise DistillError(
+            f"{common.data.path}: no labels, and arms are compared by mAP or top-1: give data with labels"
+        )
     return replace(comparison, arms=tuple(arms))
 
 

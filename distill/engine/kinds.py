@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from distill.classifiers.files import is_classifier
 from distill.kinds.kind import Kind
 from distill.recipe.schema import Recipe
 
@@ -15,6 +16,10 @@ def kind_of(recipe: Recipe) -> Kind:
 
 def kind_at(model: str | Path) -> Kind:
     """The kind of what `model` names: a checkpoint, or an architecture. What is unknown is refused by the one that opens it."""
+    if is_classifier(model):
+        from distill.classifiers.kind import CLASSIFIERS  # timm takes seconds to import
+
+        return CLASSIFIERS
     from distill.yolo.kind import YOLO
 
     return YOLO

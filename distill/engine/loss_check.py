@@ -73,7 +73,7 @@ class LossCheck:
             task = make_task(recipe, copies, student, self._network, plan, 0.0)
             known = 0 if not labelled else IMAGES if recipe.unlabelled is None else 1
             size = min(recipe.size, SIDE)
-            try_out(task.train(), self._kind.trial_batch(data, count=IMAGES, size=size, known=known))
+            try_out(task.train(), self._kind.trial_batch(data, self.model, count=IMAGES, size=size, known=known))
         self._done.append(key)
 
     def _network(self, teaching: Teaching) -> nn.Module:

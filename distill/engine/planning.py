@@ -30,8 +30,7 @@ def calibration_images(recipe: Recipe, teacher: Opened, data: Images, count: int
     Returns:
         (count, 3, side, side), normalised as the network takes them.
     """
-    files = (*data.train, *data.unlabelled)
-    return kind_of(recipe).calibration(teacher.model, files, count, recipe.size, recipe.seed)
+    return kind_of(recipe).calibration(teacher.model, data, count, recipe.size, recipe.seed)
 
 
 def trace(kind: Kind, model: nn.Module, size: int) -> prune.ChannelGraph:

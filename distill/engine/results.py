@@ -109,18 +109,18 @@ def _models(session: Session, chosen: Network, *, trained: bool) -> dict[str, Mo
 
 
 def _accepted(before: ModelResult, after: ModelResult, drop: float) -> bool | None:
-    """Whether no mAP50-95 has lost more than `drop`: neither that of boxes nor that of masks or poses; None without labels."""
-    if before.map50_95 is None or after.map50_95 is None:
+    """Whether no figure has lost more than `drop`: top-1, or mAP50-95 of boxes and of masks or poses; None without labels."""
+    if before.score is None or after.score is None:
         return None
-    pairs = [(before.map50_95, after.map50_95)]
+    pairs = [(before.score, after.score)]
     if before.beside is not None and after.beside is not None:
         pairs.append((before.beside.map50_95, after.beside.map50_95))
     return all(now >= then - drop for then, now in pairs)
 
 
 def _row(evaluation: Evaluation, cost: Cost, network: Network) -> ModelResult:
-    quality = ["map50_95", "map50", "map50_95_without_nms", "per_class", "agreement50_95", "agreement50"]
-    quality += ["agreement_per_class", "curves", "beside"]
+    quality = ["map50_95", "map50", "top1", "top5", "agreement", "map50_95_without_nms", "per_class", "agreement50_95"]
+    quality += ["agreement50", "agreement_per_class", "curves", "beside"]
     fields: dict[str, Any] = {name: getattr(evaluation, name) for name in quality} | vars(cost)
     return ModelResult(**fields, file=network.file)
 
@@ -138,4 +138,4 @@ def _average(session: Session, chosen: str) -> Average | None:
     measure, score = averaged.yardstick if averaged is not None else ("", None)
     if averaged is None or trained is None or score is None:
         return None
-    return Average(measure, score, averaged.map50, trained.yardstick[1], chosen == AVERAGED.name)
+    return Average(measure, score, averaged.second, trained.yardstick[1], chosen == AVERAGED.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 from torch import Tensor, nn
 
 import prune
-from distill.demo import dataset as shapes
 from distill.engine.folder import PLAN, TRAINING, RunFolder
 from distill.engine.kinds import kind_of
 from distill.engine.planning import calibration_images
@@ -73,11 +71,11 @@ class Session:
     def _generate(self) -> Path:
         """Draw the demo set into the run folder."""
         self.folder.open()
-        path = self.folder.path / "data" / "data.yaml"
+        kind, place = kind_of(self.recipe), self.folder.path / "data"
         if parallel.is_leader():
-            shapes.generate(path.parent, **asdict(self.recipe.shapes), progress=self.console.track)
+            kind.generate(place, self.recipe.shapes, self.console.track)
         parallel.broadcast()
-        return path
+        return kind.generate(place, self.recipe.shapes, None)  # which is there
 
     def _frames(self) -> Path:
         """The folder that frames of videos are written into."""
@@ -205,9 +203,15 @@ class Session:
         length = (len(self.data.train), options.batch or self.recipe.batch, options.epochs)
         shared: dict[str, Any] = {"lr": lr, "processes": parallel.world(), "mixture": self._mixture}
         if self.recipe.fresh:  # it has nothing to lose, and BatchNorm no statistics
-            return student, schedules.teacher(*length, **shared)
+            return student, self.kind.schedule(schedules.teacher(*length, **shared))
         schedule = schedules.recovery(*length, **shared, freeze_bn=freeze_bn, keep_batch=options.batch is not None)
-        place: dict[str, Any] = {"imgsz": self.recipe.size, "device": self.device, "seed": self.recipe.seed}
+        schedule = self.kind.schedule(schedule)
+        place: dict[str, Any] = {
+            "network": student.model,
+            "imgsz": self.recipe.size,
+            "device": self.device,
+            "seed": self.recipe.seed,
+        }
         self.kind.trials(self.data, schedule, **place).recentre(student.model, self.kind.adapter)
         return student, schedule
 
@@ -220,6 +224,7 @@ class Session:
             name: of the stage, and of its folder.
             **options: `task`, `penalty` and `patience` of `distill.kinds.kind.Kind.train`.
         """
+        schedule = self.kind.schedule(schedule)
         self.console.line(schedule.describe())
         return self.kind.train(
             model,

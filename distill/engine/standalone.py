@@ -55,8 +55,11 @@ class Evaluated(Evaluation):
         name = self.yardstick[0]
         rows = [*self.measures, *(self.per_class or {}).items()]
         rows += [(f"{name} with the teacher's {part}", value) for part, value in self.swapped.items()]
-        own = None if self.teacher is None else self.teacher.yardstick[1]
-        return rows + ([] if own is None else [(f"{name} of the teacher", own)])
+        if self.teacher is None:
+            return rows
+        agreement = [] if self.agreement is None else [("agreement with the teacher", self.agreement)]
+        own = self.teacher.yardstick[1]
+        return rows + agreement + ([] if own is None else [(f"{name} of the teacher", own)])
 
     def __str__(self) -> str:
         """The images, and a row for each figure."""
@@ -155,7 +158,7 @@ def evaluate(path: str | Path, options: EvalOptions, console: Console) -> Evalua
         )
     size = image_size(options.imgsz, student, kind)
     settings: dict[str, Any] = {"imgsz": size.pixels, "batch": options.batch, "device": device}
-    judge = kind.judge(lambda: student.model, data, Console(quiet=True), **settings)
+    judge = kind.judge(lambda: (teacher or student).model, data, Console(quiet=True), **settings)
     seen: dict[str, Seen] = {"teacher": {}, "student": {}}
     found, swapped, of_teacher = judge.evaluate(student.model, seen["student"]), {}, None
     if teacher is not None:
@@ -174,6 +177,8 @@ def _draw(
     console: Console,
 ) -> None:
     """Draw the images on which two networks differ; without a folder, say how to get the pictures."""
+    if folder is None and not kind.draws:
+        return
     if folder is None:
         console.line("to see on which images they differ, add pictures=DIR")
         return

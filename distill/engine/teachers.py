@@ -11,15 +11,15 @@ from torch import nn
 
 import prune
 from distill import losses
-from distill.demo.drawing import CLASSES
 from distill.engine.kinds import kind_of
 from distill.errors import DistillError
+from distill.kinds.kind import Kind
 from distill.kinds.opened import Opened, Taught
 from distill.losses.base import WeightedLoss
 from distill.losses.context import NECK
 from distill.losses.spec import ORIGINAL, LossSpec, TeacherSpec
 from distill.machine.measure import count_params
-from distill.recipe.schema import SHAPES, Recipe
+from distill.recipe.schema import DEFAULT_LOSSES, SHAPES, Recipe
 from distill.recipe.teachers import names_of
 from distill.results.networks import NETWORKS, START
 from distill.training.task import DistillationTask, check_support
@@ -71,7 +71,8 @@ def open_model(recipe: Recipe) -> Opened | None:
     if recipe.model is None:
         return None
     if not recipe.fresh:
-        return kind_of(recipe).open(recipe.model, trust=recipe.trust, code=recipe.code)
+        options: dict[str, Any] = {"trust": recipe.trust, "code": recipe.code, "weights": recipe.weights}
+        return kind_of(recipe).open(recipe.model, **options)
     names = names_in(recipe)
     if names is None and not recipe.foreign:
         raise DistillError(f"{recipe.data}: no labels, and a network with random weights needs them: give a data.yaml")
@@ -83,7 +84,8 @@ def open_model(recipe: Recipe) -> Opened | None:
 
 def names_in(recipe: Recipe) -> Mapping[int, str] | None:
     """The classes of the data by id; None of a folder of images. Raises `DistillError`: they cannot be read."""
-    return dict(enumerate(CLASSES)) if recipe.data == SHAPES else kind_of(recipe).names_in(recipe.data)
+    kind = kind_of(recipe)
+    return dict(enumerate(kind.shapes)) if recipe.data == SHAPES else kind.names_in(recipe.data)
 
 
 def _file(recipe: Recipe) -> str | None:
@@ -126,7 +128,7 @@ def make_task(
     taught = [
         Taught(each.name, network_of(each), each.losses, each.network is None) for each in teachers if each.losses
     ]
-    options: dict[str, Any] = {"labels": labels, "features": recipe.distill.features}
+    options: dict[str, Any] = {"size": recipe.size, "labels": labels, "features": recipe.distill.features}
     options["unlabelled"] = recipe.unlabelled.weight if recipe.unlabelled else 1.0
     return kind_of(recipe).task(student, taught, plan, **options)
 
@@ -137,24 +139,32 @@ def trains_towards(recipe: Recipe) -> bool:
 
 
 def _open(recipe: Recipe, spec: TeacherSpec, name: str, model: Opened | None) -> Teaching:
-    specs, kind = recipe.losses_of(spec) if trains_towards(recipe) else (), kind_of(recipe)
+    kind = kind_of(recipe)
+    specs = _losses_of(recipe, spec, kind) if trains_towards(recipe) else ()
     unwanted = recipe.unwanted(spec)
     if name == ORIGINAL:
         gives = kind.gives(untrained(recipe).model if model is None else model.model)
         whole, joined = losses.joined(specs, gives, unwanted)
-        fit, notes = losses.fitting(whole, gives)
+        fit, notes = losses.fitting(whole, gives, None, kind.lacks)
         notes += joined
         return Teaching(name, None, _weighted(losses.build(fit), spec, model), tuple(fit), tuple(notes))
     assert model is not None  # a recipe that trains its network first has no other teachers
     pairing = kind.pair(model, kind.open(spec.network, trust=recipe.trust, code=recipe.code))
     network = pairing.teacher
     whole, joined = losses.joined(specs, pairing.gives, unwanted)
-    fit, notes = losses.fitting(whole, pairing.gives, pairing.unlike)
+    fit, notes = losses.fitting(whole, pairing.gives, pairing.unlike, kind.lacks)
     notes += joined
     notes += [pairing.note] if pairing.note and fit else []
     lines = tuple(f"teacher {name}: {note}" for note in notes)
     taught = _weighted(losses.build(fit), spec, network)
     return Teaching(name, network, taught, tuple(fit), lines, kind.title(network), pairing.by_cell)
+
+
+def _losses_of(recipe: Recipe, spec: TeacherSpec, kind: Kind) -> tuple[LossSpec, ...]:
+    """The losses against a teacher: a recipe's own, or in place of the defaults, which are a detector's, those of the kind."""
+    own = kind.default_losses
+    given = spec.losses is not None or recipe.distill.losses != DEFAULT_LOSSES
+    return recipe.losses_of(spec) if given or own is None else own
 
 
 def untrained(recipe: Recipe) -> Opened:

@@ -17,7 +17,7 @@ from distill.kinds.opened import Exported, Images, Opened, Pairing, Taught, Trai
 from distill.losses.spec import LossSpec
 from distill.machine.console import Console
 from distill.machine.progress import EpochCallback, ProgressCallback
-from distill.recipe.schema import Unlabelled
+from distill.recipe.schema import Shapes, Unlabelled
 from distill.results.quality import Pictures
 from distill.results.results import Evaluation, Native, TeacherForward
 from distill.training.schedule import Schedule
@@ -66,6 +66,14 @@ class Kind(Protocol):
         """In place of a recipe's losses, if those are the schema's own defaults; None leaves these."""
 
     @property
+    def lacks(self) -> Mapping[str, str]:
+        """What no network of this kind has of what a loss may read, and why."""
+
+    @property
+    def shapes(self) -> tuple[str, ...]:
+        """The classes of the generated demo set, in the order of their numbers."""
+
+    @property
     def draws(self) -> bool:
         """Whether there are pictures of what networks see."""
 
@@ -75,8 +83,20 @@ class Kind(Protocol):
 
     # A network
 
-    def open(self, model: str | Path, *, trust: bool = False, code: Sequence[str | Path] = ()) -> Opened:
-        """Open what a recipe names. Raises `DistillError`: it cannot be opened, or is none that can be pruned."""
+    def open(
+        self, model: str | Path, *, trust: bool = False, code: Sequence[str | Path] = (), weights: str | None = None
+    ) -> Opened:
+        """Open what a recipe names.
+
+        Args:
+            model: a file, or a name.
+            trust: unpickle the file as Python would.
+            code: folders whose classes the file holds.
+            weights: a file, if the model is a name.
+
+        Raises:
+            DistillError: it cannot be opened, or is none that can be pruned.
+        """
 
     def build(
         self,
@@ -121,14 +141,17 @@ class Kind(Protocol):
     def load_data(self, path: str | Path, model: Opened | None, progress: ProgressCallback | None) -> Images:
         """Open a data set for a network, trained or still to be trained."""
 
+    def generate(self, folder: Path, options: Shapes, progress: ProgressCallback | None) -> Path:
+        """Draw the demo set into a folder; what `load_data` opens."""
+
     def names_in(self, path: str | Path) -> Mapping[int, str] | None:
         """The classes of a data set by id; None without labels."""
 
     def fingerprint(self, data: Any) -> str:
         """Images and labels in a word, which is another one if any was added, removed or changed."""
 
-    def calibration(self, network: nn.Module, paths: Sequence[Path], count: int, size: int, seed: int) -> Tensor:
-        """Images as the network sees them in validation, (count, 3, side, side); the same ones at every call."""
+    def calibration(self, network: nn.Module, data: Any, count: int, size: int, seed: int) -> Tensor:
+        """Training images as the network sees them in validation, (count, 3, side, side); the same ones at every call."""
 
     def find_unlabelled(self, options: Unlabelled, data: Any, progress: ProgressCallback | None) -> Any:
         """The data set with the images that a recipe names beside it. `data`: None if it is still to be generated."""
@@ -153,14 +176,15 @@ class Kind(Protocol):
         teachers: Sequence[Taught],
         plan: prune.PrunePlan | None,
         *,
+        size: int,
         labels: float,
         unlabelled: float,
         features: Sequence[str],
     ) -> DistillationTask:
-        """Student, teachers and losses of a training. `plan`: what the student was cut by."""
+        """Student, teachers and losses of a training. `plan`: what the student was cut by; `size`: of images, in pixels."""
 
-    def trial_batch(self, data: Any, *, count: int, size: int, known: int) -> dict[str, Any]:
-        """A few training images, the first `known` with made-up labels, as a task takes them. `data`: None gives noise."""
+    def trial_batch(self, data: Any, network: nn.Module, *, count: int, size: int, known: int) -> dict[str, Any]:
+        """A few training images as a network takes them, the first `known` with made-up labels. `data`: None gives noise."""
 
     def ready(self, student: nn.Module) -> None:
         """Give a student what its own loss on labels reads, for a trial without a trainer."""
@@ -176,7 +200,12 @@ class Kind(Protocol):
     def check_options(self, teacher_runtime: str, loggers: Iterable[str], device: torch.device) -> None:
         """Refuse what a training of this kind cannot use here. Raises `DistillError`."""
 
-    def trials(self, data: Any, schedule: Schedule, *, imgsz: int, device: torch.device, seed: int) -> Trials:
+    def schedule(self, schedule: Schedule) -> Schedule:
+        """A schedule without what this kind does not do."""
+
+    def trials(
+        self, data: Any, schedule: Schedule, *, network: nn.Module, imgsz: int, device: torch.device, seed: int
+    ) -> Trials:
         """What chooses the settings of a training."""
 
     def choose_forwards(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from distill.losses.logit import objectness_bce, score_bce, score_dist
     from distill.losses.mask import mask_bce
     from distill.losses.masked import FeatureMGD, feature_mgd
-    from distill.losses.softmax import dkd, kl, nkd
+    from distill.losses.softmax import dist, dkd, kl, nkd
 
 # These and the built-in losses are imported when first asked for: they need torch, and a recipe that names losses does not.
 _LAZY = {

@@ -39,6 +39,7 @@ BUILTIN: Mapping[str, str] = {
     "kl": "distill.losses.softmax",
     "dkd": "distill.losses.softmax",
     "nkd": "distill.losses.softmax",
+    "dist": "distill.losses.softmax",
     "crosskd": "distill.yolo.training.crosskd",
     "pseudo_labels": "distill.yolo.training.pseudo_labels",
     "ultralytics": "distill.yolo.training.ultralytics_loss",
@@ -76,7 +77,10 @@ class LossRow:
 
 
 def fitting(
-    specs: Iterable[LossSpec], gives: Collection[str], why: Mapping[str, str] | None = None
+    specs: Iterable[LossSpec],
+    gives: Collection[str],
+    why: Mapping[str, str] | None = None,
+    lacks: Mapping[str, str] | None = None,
 ) -> tuple[list[LossSpec], list[str]]:
     """The losses of a recipe that a head can have, so that one recipe serves every head.
 
@@ -84,6 +88,7 @@ def fitting(
         specs: `Recipe.distill.losses`.
         gives: what the head has, keys of `NEEDS`.
         why: what to say of a need that is not met, in place of what `NEEDS` says of one head.
+        lacks: words of `READABLE` that no network of this kind has -> what to say of a loss that reads one.
 
     Returns:
         Those that fit, and a line for each that does not.
@@ -93,7 +98,10 @@ def fitting(
     fit, lines = [], []
     for spec in specs:
         loss = resolve(spec.name) if spec.name in BUILTIN else None
-        if isinstance(loss, FromContext) and loss.needs and loss.needs not in gives:
+        missing = next((word for word in getattr(loss, "reads", None) or () if word in (lacks or {})), None)
+        if lacks and missing:
+            lines.append(f"loss {spec.name} left out: {lacks[missing]}")
+        elif isinstance(loss, FromContext) and loss.needs and loss.needs not in gives:
             reason = f"this head {NEEDS[loss.needs]}" if why is None else why[loss.needs]
             lines.append(f"loss {spec.name} left out: {reason}")
         else:

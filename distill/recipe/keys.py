@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from distill.losses.spec import LossSpec, TeacherSpec
 
+LIBRARIES = ("timm/", "torchvision/")  # what the names of classifiers begin with
 ARCHITECTURES = (".yaml", ".yml")  # endings of the names of architectures, such as yolov8s.yaml
 
 # How a message words a bound of JSON schema, and what it means.
@@ -55,6 +56,7 @@ class Key:
     path: bool = False  # the path of an existing file is made absolute, so that a run can be resumed from any folder
     given: bool = False  # the path is of something that has to be there before the work begins
     built: bool = False  # or the path is the name of an architecture, which ultralytics knows
+    named: tuple[str, ...] = ()  # or it begins with one of these, and is a name in a library
     function: bool = False  # file.py:function or package.module:function
     empty: bool = False  # the word may be empty
     example: str = ""  # of a list; or what to give if the key is required

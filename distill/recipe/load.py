@@ -12,7 +12,7 @@ from pathlib import Path
 from distill.errors import DistillError
 from distill.losses.spec import ORIGINAL
 from distill.machine.words import brief, nearest
-from distill.recipe.keys import Key, keys_of
+from distill.recipe.keys import LIBRARIES, Key, keys_of
 from distill.recipe.schema import Recipe
 from distill.recipe.section import Overrides, bind, is_set, walk, write
 from distill.recipe.teachers import same_file
@@ -189,6 +189,10 @@ def _check_read(recipe: Recipe) -> dict[str, str]:
         )
         if not recipe.losses:
             problems["distill"] = "distill has no losses and labels: 0, so nothing to train on: epochs=0 says so"
+    if recipe.weights and not (recipe.model or "").startswith(LIBRARIES):
+        problems["weights"] = (
+            "weights are those of model=timm/NAME or model=torchvision/NAME: leave them out, or give that"
+        )
     if not re.fullmatch(r"\w[\w.-]*", recipe.name):
         problems["name"] = f"name: expected letters, digits, '-', '_' and '.', got {recipe.name!r}"
     return problems

@@ -71,7 +71,7 @@ def _read_word(key: Key, node: Node) -> str | None:
         return node.refuse(key)
     if key.function:
         return read_function(key.words, node)
-    built = key.built and Path(text).suffix in ARCHITECTURES
+    built = key.built and Path(text).suffix in ARCHITECTURES or text.startswith(key.named)
     if key.given and node.files and not built and text not in key.words and (missing := missing_file(text)):
         return node.complain(f"{node.path}: {missing}")
     if not key.words or text in key.words or key.path:

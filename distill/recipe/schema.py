@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from distill.losses.spec import ORIGINAL, LossSpec, TeacherSpec
-from distill.recipe.keys import ARCHITECTURES, key
+from distill.recipe.keys import ARCHITECTURES, LIBRARIES, key
 
 SHAPES = "shapes"  # `data: shapes` is the generated demo set
 # The names are prune.IMPORTANCES; repeated here because importing prune takes torch's two seconds.
@@ -53,7 +53,11 @@ class Shapes:
 class TeacherTrain:
     """Trains the teacher first, from data alone: for users without a checkpoint."""
 
-    model: str = key("An ultralytics model (yolov8s.yaml, ...) or a checkpoint.", "yolov5n.yaml", path=True)
+    model: str = key(
+        "An ultralytics model (yolov8s.yaml, ...), timm/NAME, torchvision/NAME, or a checkpoint.",
+        "yolov5n.yaml",
+        path=True,
+    )
     width: float | None = key(
         "Width factor; auto takes the model's own (0.25 for size n).", None, _POSITIVE, none="auto"
     )
@@ -98,6 +102,7 @@ class Teacher:
         None,
         path=True,
         given=True,
+        named=LIBRARIES,
     )
     train: TeacherTrain | None = key(default=None)
 
@@ -186,15 +191,24 @@ class Recipe:
 
     name: str = key("Prefix of the run folders; the file's name by default.", "")
     model: str | None = key(
-        "The checkpoint to make smaller: any YOLO detector; with prune=null and a teacher also an architecture (yolov5n.yaml), "
-        "which starts from random weights.",
+        "The checkpoint to make smaller: any YOLO detector, or a classifier that timm or torchvision trained (timm/NAME for one "
+        "in their caches); with prune=null and a teacher also an architecture (yolov5n.yaml), which starts from random weights.",
         None,
         path=True,
         given=True,
         built=True,
+        named=LIBRARIES,
+    )
+    weights: str | None = key(
+        "A file with the weights of `model`, if that is timm/NAME or torchvision/NAME.", None, path=True, given=True
     )
     data: str = key(
-        "A data.yaml, a folder of images, or shapes: a generated set.", path=True, given=True, words=(SHAPES,)
+        "A data.yaml, a folder of images, or shapes: a generated set; for a classifier a folder with train/CLASS and val/CLASS, "
+        "or torch/cifar10:FOLDER.",
+        path=True,
+        given=True,
+        words=(SHAPES,),
+        named=("torch/",),
     )
     unlabelled: Unlabelled | None = key(default=None)
     imgsz: int | None = key(_IMGSZ, None, _SIZE, none="auto")
@@ -270,7 +284,7 @@ class Recipe:
 class EvalOptions:
     """What `distill eval` takes beside a checkpoint."""
 
-    data: str = key("A data.yaml.", path=True, given=True)
+    data: str = key("A data.yaml; for a classifier as in a recipe.", path=True, given=True, named=("torch/",))
     teacher: str | None = key(
         "The original checkpoint: also measure how its boxes and scores changed.", None, path=True, given=True
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from distill.losses.spec import ORIGINAL, TeacherSpec
 from distill.machine.words import nearest
-from distill.recipe.keys import Key
+from distill.recipe.keys import LIBRARIES, Key
 from distill.recipe.losses import assign as assign_loss
 from distill.recipe.losses import read_losses, write_losses
 from distill.recipe.reading import Node, missing_file, read_scalar
@@ -93,7 +93,7 @@ def _split(path: str, teachers: Mapping[str, Item]) -> tuple[str, str, str]:
 
 
 def _read_one(name: str, node: Node) -> TeacherSpec | None:
-    if node.files and name != ORIGINAL and (missing := missing_file(name)):
+    if node.files and name != ORIGINAL and not name.startswith(LIBRARIES) and (missing := missing_file(name)):
         hint = nearest(name, (ORIGINAL,)) if "did you mean" not in missing else ""
         return node.complain(f"{node.path}: {missing}{hint}", at_key=True)
     network = read_scalar(_NETWORK, replace(node, item=Item(name, node.item.key, name)))

@@ -10,7 +10,7 @@ from distill.report.curve_facts import command as curve_command
 from distill.report.facts import SEED_SPREAD
 from distill.report.format import apart
 from distill.results.curve import CurveResults
-from distill.results.results import Results
+from distill.results.results import Results, epoch_score
 
 EPOCHS = 50  # of distill.epochs by default
 RISING = 0.002  # of mAP50-95 in the last quarter of the epochs: more than they move once training has ended
@@ -33,7 +33,7 @@ def advice(results: Results, run_dir: Path, curve: CurveResults | None = None) -
 
 def _lost(results: Results) -> float:
     """How much lower than the teacher's the student's mAP50-95 is."""
-    before, after = results.teacher.map50_95, results.student.map50_95
+    before, after = results.teacher.score, results.student.score
     assert before is not None and after is not None  # it was judged
     return before - after
 
@@ -53,15 +53,13 @@ def _epochs(results: Results) -> str:
     if not epochs:
         return f"Nothing was trained: `distill.epochs={EPOCHS}`."
     if risen := _risen(results.history):
-        return (
-            f"Training was not over, mAP50-95 rose by {risen:.3f} in the last quarter: `distill.epochs={2 * epochs}`."
-        )
+        return f"Training was not over, {results.measure} rose by {risen:.3f} in the last quarter: `distill.epochs={2 * epochs}`."
     return f"Training was short, {epochs} epochs: `distill.epochs={EPOCHS}`." if epochs < EPOCHS // 2 else ""
 
 
 def _risen(history: Sequence[Mapping[str, Any]]) -> float:
     """By how much mAP50-95 rose in the last quarter of the epochs; 0 if that is nothing worth a word."""
-    scores = [row["map50_95"] for row in history if isinstance(row.get("map50_95"), int | float)]
+    scores = [score for row in history if (score := epoch_score(row)) is not None]
     if len(scores) < 4:
         return 0.0
     middle = 3 * len(scores) // 4

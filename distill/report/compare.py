@@ -34,7 +34,7 @@ def write(folder: Path) -> None:
     from distill.report.render import report_files
 
     results = ComparisonResults.read(folder)
-    plots = comparison_plots(facts.standings(results))
+    plots = comparison_plots(facts.standings(results), results.measure)
     networks = {arm.name: facts.network_text(arm) for arm in facts.standings(results)}
     arms = [(arm.name, " · ".join(filter(None, [arm_text(arm), networks.get(arm.name)]))) for arm in results.arms]
     write_files(folder, report_files("compare", plots, results=results, facts=facts, arms=arms, folder=folder))
@@ -54,17 +54,17 @@ def _typed(value: Any) -> str:
     return "null" if value is None else value_text(value)
 
 
-def comparison_plots(arms: Sequence[Standing]) -> dict[str, Plot]:
+def comparison_plots(arms: Sequence[Standing], measure: str = "mAP50-95") -> dict[str, Plot]:
     """Every plot there is data for, by file name."""
-    return draw({"compare": lambda: _ends(arms), "curves": lambda: _curves(arms)})
+    return draw({"compare": lambda: _ends(arms, measure), "curves": lambda: _curves(arms, measure)})
 
 
-def _ends(arms: Sequence[Standing]) -> canvas.Drawing | None:
+def _ends(arms: Sequence[Standing], measure: str) -> canvas.Drawing | None:
     """A dot for each seed and a bar for their mean; a ring where training started."""
     if not arms:
         return None
     figure, axes = new_axes(
-        (HALF[0], 0.9 + 0.42 * max(len(arms), 3)), "mAP50-95 (dot: a seed, bar: mean, ring: start)", ""
+        (HALF[0], 0.9 + 0.42 * max(len(arms), 3)), f"{measure} (dot: a seed, bar: mean, ring: start)", ""
     )
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
@@ -76,22 +76,22 @@ def _ends(arms: Sequence[Standing]) -> canvas.Drawing | None:
         axes.vlines(mean(arm.values), place - 0.3, place + 0.3, color=colour, linewidth=2.4, zorder=2)
     axes.set_yticks(range(len(arms)), [arm.name for arm in arms])
     axes.set_ylim(len(arms) - 0.4, -0.6)  # the first arm above
-    return figure, f"mAP50-95 of each arm: {', '.join(f'{arm.name} {arm.score}' for arm in arms)}"
+    return figure, f"{measure} of each arm: {', '.join(f'{arm.name} {arm.score}' for arm in arms)}"
 
 
-def _curves(arms: Sequence[Standing]) -> canvas.Drawing | None:
+def _curves(arms: Sequence[Standing], measure: str) -> canvas.Drawing | None:
     """Mean over seeds of mAP after each epoch; epoch 0 is the start."""
     curves = [(arm.name, series_colour(place), _curve(arm)) for place, arm in enumerate(arms)]
     curves = [curve for curve in curves if len(curve[2]) > 1]
     if not curves:
         return None
-    figure, axes = new_axes(HALF, "epoch", "mAP50-95, mean over seeds")
+    figure, axes = new_axes(HALF, "epoch", f"{measure}, mean over seeds")
     for _, colour, curve in curves:
         axes.plot(list(curve), list(curve.values()), color=colour, linewidth=1.6)
     whole_epochs(axes, [epoch for *_, curve in curves for epoch in curve])
     ends = [(name, list(curve.values())[-1], colour) for name, colour, curve in curves]
     label_lines(axes, ends)
-    return figure, "mAP50-95 per epoch: " + ", ".join(f"{name} to {end:.3f}" for name, end, _ in ends)
+    return figure, f"{measure} per epoch: " + ", ".join(f"{name} to {end:.3f}" for name, end, _ in ends)
 
 
 def _curve(arm: Standing) -> dict[int, float]:

@@ -118,8 +118,16 @@ def comparison(results: ComparisonResults) -> Table | None:
     if not arms:
         return None
     known = all(arm.network is not None for arm in arms)
-    columns = ("arm", "start", "mAP50-95", *(("GFLOPs",) if known else ()), "seeds", f"against {base_name(arms)}", "")
-    return Table((*columns, "lr", "s/step", "labels"), tuple(map(_row, arms)), strong="mAP50-95")
+    columns = (
+        "arm",
+        "start",
+        results.measure,
+        *(("GFLOPs",) if known else ()),
+        "seeds",
+        f"against {base_name(arms)}",
+        "",
+    )
+    return Table((*columns, "lr", "s/step", "labels"), tuple(map(_row, arms)), strong=results.measure)
 
 
 def _row(arm: Standing) -> tuple[str, ...]:
@@ -153,7 +161,7 @@ def notes(results: ComparisonResults) -> list[str]:
         else "lr: there was no search; it was given, or each run chose the best of several in a few steps."
     )
     columns = (
-        "start: the network before training. mAP50-95: the best epoch of training, or the mean of the weights before and "
+        f"start: the network before training. {results.measure}: the best epoch of training, or the mean of the weights before and "
         "after it if that was measured and is higher; also if it is below the start."
     )
     notes = [columns + (deviation if several else ""), noise, rates]
@@ -190,9 +198,9 @@ def gain(results: ComparisonResults) -> str:
     names = _names(arms)
     best = max(arms, key=lambda arm: mean(arm.values))
     below = ", and below its start" if mean(best.values) < best.start else ""
-    ends = f"{names[best.name]} ends highest of {len(arms)} ways: mAP50-95 {best.score}{below}"
+    ends = f"{names[best.name]} ends highest of {len(arms)} ways: {results.measure} {best.score}{below}"
     if len(arms) == 1:
-        return f"{best.name} ends at mAP50-95 {best.score}{below}"
+        return f"{best.name} ends at {results.measure} {best.score}{below}"
     if len(best.runs) < 2:
         return f"{ends}, with one seed"
     near = [
@@ -243,9 +251,13 @@ def every_run(results: ComparisonResults) -> Table | None:
     """All runs, those of the search too."""
     rows = []
     for run in results.runs:
-        scores = (f"{score:.3f}" for score in (run.start, run.map50_95, run.map50))
+        scores = ("" if score is None else f"{score:.3f}" for score in (run.start, run.map50_95, run.map50))
         rows.append((run.arm, str(run.seed), rate_text(run.lr), *scores, digits(run.seconds_per_step), run.folder))
-    return Table(("arm", "seed", "lr", "start", "mAP50-95", "mAP50", "s/step", "folder"), tuple(rows)) if rows else None
+    return Table(("arm", "seed", "lr", "start", *_figures(results), "s/step", "folder"), tuple(rows)) if rows else None
+
+
+def _figures(results: ComparisonResults) -> tuple[str, str]:
+    return ("mAP50-95", "mAP50") if results.measure == "mAP50-95" else ("top-1", "top-5")
 
 
 def rate_text(rate: float) -> str:

@@ -54,7 +54,7 @@ def trained_by(folder: Path, curve: CurveResults) -> Trained | None:
     start = results.models.get("repaired") or results.models.get("pruned")
     if results.trained is None or start is None or results.data.labelled != curve.labelled:
         return None
-    scores = [model.map50_95 if curve.labelled else model.agreement50_95 for model in (start, results.student)]
+    scores = [model.score if curve.labelled else model.agreed for model in (start, results.student)]
     if scores[0] is None or scores[1] is None:
         return None
     return Trained(results.student.gflops, scores[0], scores[1])

@@ -35,6 +35,9 @@ QUALITIES = (
     Quantity("mAP50-95", lambda network: network.map50_95, "{:.3f}".format, difference),
     Quantity("mAP50", lambda network: network.map50, "{:.3f}".format, difference),
     Quantity("mAP50-95 without NMS", lambda network: network.map50_95_without_nms, "{:.3f}".format, difference),
+    Quantity("top-1", lambda network: network.top1, "{:.3f}".format, difference),
+    Quantity("top-5", lambda network: network.top5, "{:.3f}".format, difference),
+    Quantity("agreement", lambda network: network.agreement, "{:.3f}".format, difference),
     Quantity("agreement 50-95", lambda network: network.agreement50_95, "{:.3f}".format, difference),
     Quantity("agreement 50", lambda network: network.agreement50, "{:.3f}".format, difference),
 )
@@ -117,17 +120,17 @@ def gain(results: Results) -> str:
         return "Nothing to compare yet"
     before, after = results.teacher, results.student
     parts = [*_cheaper(results)]
-    if before.map50_95 is not None and after.map50_95 is not None:
-        change = difference(before.map50_95, after.map50_95)
-        parts.append(f"mAP50-95 {before.map50_95:.3f} → {after.map50_95:.3f} ({change})")
+    if before.score is not None and after.score is not None:
+        change = difference(before.score, after.score)
+        parts.append(f"{results.measure} {before.score:.3f} → {after.score:.3f} ({change})")
         if before.beside is not None and after.beside is not None:
             then, now = before.beside.map50_95, after.beside.map50_95
             parts.append(f"of {after.beside.name}s {then:.3f} → {now:.3f} ({difference(then, now)})")
-    elif after.agreement50_95 is not None:
+    elif after.agreed is not None:
         of_task = "" if after.beside is None else f", of {after.beside.name}s {after.beside.map50_95:.3f}"
-        parts.append(f"agreement with the teacher {after.agreement50_95:.3f}{of_task}")
+        parts.append(f"agreement with the teacher {after.agreed:.3f}{of_task}")
     if results.teachers:
-        known = ((other, other.evaluation.map50_95) for other in results.teachers)
+        known = ((other, other.score) for other in results.teachers)
         names = [other.name if score is None else f"{other.name} {score:.3f}" for other, score in known]
         parts.append(f"taught by {' and '.join(['the original'] * results.taught_by_original + names)}")
     return ", ".join(filter(None, parts))
@@ -153,7 +156,7 @@ def judgement(results: Results) -> str:
 def findings(results: Results) -> list[str]:
     """What the reader must know: the run's own warnings, and what the numbers say when they are put side by side."""
     lines = list(results.warnings)
-    teacher, best = results.teacher.map50_95, results.student.map50_95
+    teacher, best = results.teacher.score, results.student.score
     if results.cut and teacher is not None and best is not None and best > teacher:  # else one network, trained on
         if results.teachers:
             lines.append(
@@ -173,8 +176,8 @@ def findings(results: Results) -> list[str]:
 def by_agreement(results: Results) -> bool:
     """Whether the networks are compared by agreement with the teacher: there is no mAP."""
     networks = results.models.values()
-    labelled = any(network.map50_95 is not None for network in networks)
-    return not labelled and any(network.agreement50_95 is not None for network in networks)
+    labelled = any(network.score is not None for network in networks)
+    return not labelled and any(network.agreed is not None for network in networks)
 
 
 def agreement_note(results: Results, *, brief: bool = False) -> str:
@@ -182,6 +185,10 @@ def agreement_note(results: Results, *, brief: bool = False) -> str:
     agreement = results.agreement
     if not agreement or not by_agreement(results):
         return ""
+    if results.student.agreement is not None:
+        held = "held-back images" if agreement.held_back else "images, the same that were learned from"
+        text = f"Agreement: on how many of {agreement.images} {held} the likeliest class is the teacher's."
+        return text if brief else f"{text} It says how alike two networks are and not how right."
     if brief:
         kind = "held-back images" if agreement.held_back else "images it learned from"
         return f"Agreement: AP against the teacher's own boxes on {agreement.images} {kind}."

@@ -10,7 +10,7 @@ from distill.report import canvas, details, facts
 from distill.report.canvas import COLOURS, HALF, Plot, draw, hover, label_lines, new_axes, series_colour, whole_epochs
 from distill.report.confusion import confusion_plots
 from distill.report.quality_plots import quality_plots
-from distill.results.results import Group, Results
+from distill.results.results import Group, Results, epoch_score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +23,8 @@ NO_LOSS = (
     "map50",
     "beside_map50_95",
     "beside_map50",
+    "top1",
+    "top5",
     "lr",
     "precision",
     "recall",
@@ -52,7 +54,9 @@ def run_plots(results: Results, history: History) -> dict[str, Plot]:
 
 def _accuracy(results: Results) -> canvas.Drawing | None:
     """Quality over FLOPs, with the way down and up again: mAP, or without labels agreement with the teacher."""
-    key, label = ("agreement50_95", "agreement 50-95") if facts.by_agreement(results) else ("map50_95", "mAP50-95")
+    key, label = "score", results.measure
+    if facts.by_agreement(results):
+        key, label = "agreed", "agreement 50-95" if results.student.agreement is None else "agreement"
     networks = {results.titles[name]: (model, name) for name, model in facts.shown_models(results).items()}
     points = [
         (name, model.gflops, score)
@@ -85,17 +89,17 @@ def _accuracy(results: Results) -> canvas.Drawing | None:
 
 def _training(results: Results, history: History) -> canvas.Drawing | None:
     """The mAP of each epoch between the lines to beat: the teachers and the repaired network."""
-    curve = [(row["epoch"], row["map50_95"]) for row in history if row.get("map50_95") is not None]
+    curve = [(row["epoch"], score) for row in history if (score := epoch_score(row)) is not None]
     if not curve:
         return None
-    figure, axes = new_axes(HALF, "epoch", "mAP50-95")
+    figure, axes = new_axes(HALF, "epoch", results.measure)
     epochs, values = [epoch for epoch, _ in curve], [value for _, value in curve]
-    shown = [(name, model.map50_95) for name, model in results.models.items() if name in ("teacher", "repaired")]
+    shown = [(name, model.score) for name, model in results.models.items() if name in ("teacher", "repaired")]
     lines = [(results.titles[name], level, COLOURS[name]) for name, level in shown if level is not None]
     lines += [
-        (canvas.shortened(each.name, NAME), each.map50_95, COLOURS["muted"])
+        (canvas.shortened(each.name, NAME), each.score, COLOURS["muted"])
         for each in results.teachers
-        if each.map50_95 is not None
+        if each.score is not None
     ]
     for _, level, colour in lines:
         axes.axhline(level, color=colour, linewidth=1.1, linestyle=(0, (4, 3)), zorder=1)
@@ -106,7 +110,7 @@ def _training(results: Results, history: History) -> canvas.Drawing | None:
     whole_epochs(axes, epochs)
     labels = [*lines, ("best epoch", best, ink)]
     label_lines(axes, [(f"{name} {level:.3f}", level, colour) for name, level, colour in labels])
-    alt = f"mAP50-95 per epoch: from {values[0]:.3f} to {values[-1]:.3f}, best {best:.3f} in epoch {epoch}"
+    alt = f"{results.measure} per epoch: from {values[0]:.3f} to {values[-1]:.3f}, best {best:.3f} in epoch {epoch}"
     return figure, alt
 
 

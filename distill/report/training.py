@@ -80,7 +80,7 @@ def _augmentation(values: Mapping[str, Any]) -> str:
         ends = values.get("close_mosaic")
         last = f", but in the last {ends} epochs" if ends else ""
         words.append(f"mosaic of four images in {percent_text(values['mosaic'])} of the cases{last}")
-    elif "mosaic" in values:
+    elif values.get("mosaic") is not None:
         words.append("no mosaic")
     return ", ".join(words)
 

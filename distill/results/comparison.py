@@ -11,7 +11,7 @@ from distill.errors import DistillError
 from distill.machine.files import read_json
 from distill.machine.words import html_table, text_table
 from distill.results.records import from_plain, of_format
-from distill.results.results import DataFacts, Results
+from distill.results.results import DataFacts, Results, epoch_score
 
 FORMAT = 1
 FILE = "compare.json"
@@ -52,11 +52,11 @@ class ArmRun:
     seed: int
     lr_tried: float | None  # the rate that the comparison gave it; None if the recipe or its schedule chose
     lr: float  # the rate that it trained with
-    start: float  # mAP50-95 of the network before training
+    start: float  # of the network before training, in the measure of the comparison, as all figures here
     map50_95: float  # what training came to
-    map50: float
+    map50: float | None  # the second figure: mAP50, or top-5 if there are more than five classes
     labels: bool  # whether it trained on labels
-    history: tuple[float | None, ...]  # mAP50-95 after each epoch; None for one that was not measured
+    history: tuple[float | None, ...]  # the same after each epoch; None for one that was not measured
     seconds_per_step: float  # median over the epochs
     schedule: TrainingSize
     folder: str  # of the run, inside that of the comparison
@@ -68,20 +68,20 @@ class ArmRun:
         trained, schedule, average = results.trained, results.schedule, results.average
         start = results.models.get("repaired") or results.models["pruned"]
         assert trained is not None and schedule is not None  # a comparison trains, and it needs labels
-        map50_95, map50 = trained.map50_95, trained.map50
-        if average is not None and trained.map50_95 is not None and average.averaged > trained.map50_95:
-            map50_95, map50 = average.averaged, average.map50
-        assert map50_95 is not None and map50 is not None and start.map50_95 is not None
+        score, second = trained.yardstick[1], trained.second
+        if average is not None and score is not None and average.averaged > score:
+            score, second = average.averaged, average.map50
+        assert score is not None and start.score is not None
         return cls(
             arm=arm,
             seed=seed,
             lr_tried=lr_tried,
             lr=schedule["lr"],
-            start=start.map50_95,
-            map50_95=map50_95,
-            map50=map50,
+            start=start.score,
+            map50_95=score,
+            map50=second,
             labels=results.recipe["distill"]["labels"] > 0,
-            history=tuple(row.get("map50_95") for row in results.history),
+            history=tuple(epoch_score(row) for row in results.history),
             seconds_per_step=median(results.epoch_seconds) / (schedule["steps"] / schedule["epochs"]),
             schedule=TrainingSize(schedule["epochs"], schedule["steps"], schedule["batch"]),
             folder=folder,
@@ -121,17 +121,18 @@ class Setting:
     teacher: ComparedNetwork
     pruned: ComparedNetwork
     first: str = "teacher"  # what tables call `teacher`: see `Results.titles`
+    measure: str = "mAP50-95"  # what all figures are: see `Results.measure`
 
     @classmethod
     def of(cls, results: Results) -> Setting:
         """The same of one run."""
         before, after = (
-            ComparedNetwork(model.map50_95, model.gflops, model.params)
+            ComparedNetwork(model.score, model.gflops, model.params)
             for model in (results.teacher, results.models["pruned"])
-            if model.map50_95 is not None
+            if model.score is not None
         )
         about = (results.model, results.data, results.imgsz, results.device, results.versions)
-        return cls(*about, before, after, results.titles["teacher"])
+        return cls(*about, before, after, results.titles["teacher"], results.measure)
 
 
 @dataclass(frozen=True)
@@ -164,9 +165,14 @@ class ComparisonResults:
         return from_plain(cls, {**content, "about": content.get("about") or None})
 
     @property
+    def measure(self) -> str:
+        """What the arms are judged by."""
+        return self.about.measure if self.about else "mAP50-95"
+
+    @property
     def table(self) -> list[tuple[str, ...]]:
         """A row for each arm that has a result, under a title row; over its seeds, with the rate that was chosen for it."""
-        rows: list[tuple[str, ...]] = [("arm", "seeds", "start", "mAP50-95", "from", "to")]
+        rows: list[tuple[str, ...]] = [("arm", "seeds", "start", self.measure, "from", "to")]
         for arm in self.arms:
             chosen = self.chosen.get(arm.name)
             runs = [run for run in self.runs if run.arm == arm.name and run.lr_tried == chosen]

@@ -19,6 +19,11 @@ FORMAT = 2
 FILE = "results.json"
 
 
+def epoch_score(row: Mapping[str, Any]) -> float | None:
+    """The figure of an epoch by which networks are judged: top-1 or mAP50-95; None if it was not validated."""
+    return row.get("map50_95") if row.get("top1") is None else row.get("top1")
+
+
 @dataclass(frozen=True, repr=False)
 class Evaluation(Brief):
     """How good one network is; all values are 0 to 1. Without labels the mAP is None, and agreement takes its place."""
@@ -38,10 +43,15 @@ class Evaluation(Brief):
     curves: Curves | None = None  # against the labels, or against the teacher's own boxes
     map50_95_without_nms: float | None = None  # of a head's branch that works without NMS, if it has one
     beside: Beside | None = None  # the same of what the task has beside boxes: masks or poses
+    top1: float | None = None  # of a classifier: share of images whose likeliest class is theirs
+    top5: float | None = None  # whose class is among the five likeliest; None if there are no more than five
+    agreement: float | None = None  # share of images whose likeliest class is the teacher's
 
     @property
     def measures(self) -> list[tuple[str, float]]:
         """The means against the labels, each with its name."""
+        if self.top1 is not None:
+            return [("top-1", self.top1)] + ([] if self.top5 is None else [("top-5", self.top5)])
         if self.map50_95 is None or self.map50 is None:
             return []
         free, more = self.map50_95_without_nms, self.beside
@@ -52,10 +62,17 @@ class Evaluation(Brief):
         return figures
 
     @property
+    def second(self) -> float | None:
+        """The second figure against the labels: mAP50, or top-5."""
+        return self.map50 if self.top1 is None else self.top5
+
+    @property
     def figures(self) -> str:
         """The means in a line."""
         if self.measures:
             return ", ".join(f"{name} {value:.3f}" for name, value in self.measures)
+        if self.agreement is not None:
+            return f"agreement with the teacher {self.agreement:.3f}"
         more = "" if self.beside is None else f", of {self.beside.name}s {self.beside.map50_95:.3f}"
         if self.agreement50_95 is None:
             return ""
@@ -63,13 +80,17 @@ class Evaluation(Brief):
 
     @property
     def score(self) -> float | None:
-        """By what the network is judged: mAP or agreement; None if the teacher sees nothing to agree with."""
+        """By what the network is judged: mAP, top-1 or agreement; None if the teacher sees nothing to agree with."""
+        if self.map50_95 is None and self.agreement50_95 is None:
+            return self.agreement if self.top1 is None else self.top1
         boxes = self.agreement50_95 if self.map50_95 is None else self.map50_95
         return None if boxes is None else score_of(boxes, self.beside)
 
     @property
     def yardstick(self) -> tuple[str, float | None]:
         """What the network is judged by, and its figure; None if the teacher sees nothing to agree with."""
+        if self.top1 is not None:
+            return "top-1", self.top1
         of = "" if self.beside is None else f" of boxes and of {self.beside.name}s"
         return f"{'agreement with the teacher' if self.map50_95 is None else 'mAP50-95'}{of}", self.score
 
@@ -125,6 +146,20 @@ class ModelResult(Brief):
     map50_95_without_nms: float | None = None  # as that of `Evaluation`
     beside: Beside | None = None  # as that of `Evaluation`
 
+    top1: float | None = None  # as those of `Evaluation`
+    top5: float | None = None
+    agreement: float | None = None
+
+    @property
+    def score(self) -> float | None:
+        """What networks are judged by if there are labels: mAP50-95, or top-1."""
+        return self.map50_95 if self.top1 is None else self.top1
+
+    @property
+    def agreed(self) -> float | None:
+        """What networks are judged by if there are none: agreement with the teacher."""
+        return self.agreement50_95 if self.agreement is None else self.agreement
+
     @property
     def latencies(self) -> dict[str, Latency]:
         """By what it was timed in: each runtime of the exports, since they are what is deployed, then PyTorch."""
@@ -147,6 +182,26 @@ class OtherTeacher(Brief):
     def map50_95(self) -> float | None:
         """As of a network of the run."""
         return self.evaluation.map50_95
+
+    @property
+    def top1(self) -> float | None:
+        """As of a network of the run."""
+        return self.evaluation.top1
+
+    @property
+    def top5(self) -> float | None:
+        """As of a network of the run."""
+        return self.evaluation.top5
+
+    @property
+    def agreement(self) -> float | None:
+        """As of a network of the run."""
+        return self.evaluation.agreement
+
+    @property
+    def score(self) -> float | None:
+        """As of a network of the run."""
+        return self.map50_95 if self.top1 is None else self.top1
 
     @property
     def map50(self) -> float | None:
@@ -317,6 +372,7 @@ class Native:
     file: str
     about: str
     commands: tuple[str, ...]
+    beside: tuple[str, ...] = ()  # other files that it needs
 
 
 @dataclass(frozen=True)
@@ -363,6 +419,11 @@ class Results:
     def student(self) -> ModelResult:
         """The result: what student.pt is."""
         return self.models[self.chosen]
+
+    @property
+    def measure(self) -> str:
+        """What networks are judged by if there are labels."""
+        return "mAP50-95" if self.teacher.top1 is None else "top-1"
 
     @property
     def cut(self) -> bool:
@@ -430,8 +491,11 @@ class Results:
             "map50_95",
             "map50",
             "map50_95_without_nms",
+            "top1",
+            "top5",
             "agreement50_95",
             "agreement50",
+            "agreement",
             "params",
             "gflops",
             "size_mb",
@@ -461,6 +525,9 @@ class Results:
         figures: dict[str, Callable[[Any], float | None]] = {
             "mAP50-95": lambda model: model.map50_95,
             "mAP50": lambda model: model.map50,
+            "top-1": lambda model: model.top1,
+            "top-5": lambda model: model.top5,
+            "agreement": lambda model: model.agreement,
             "mAP50-95 without NMS": lambda model: model.map50_95_without_nms,
             "agreement 50-95": lambda model: model.agreement50_95,
             **self.beside_figures,
@@ -487,7 +554,7 @@ class Results:
 
     def __repr__(self) -> str:
         before, after = self.teacher, self.student
-        quality = "no labels" if after.map50_95 is None else f"mAP50-95 {before.map50_95:.3f} -> {after.map50_95:.3f}"
+        quality = "no labels" if after.score is None else f"{self.measure} {before.score:.3f} -> {after.score:.3f}"
         costs = f"{before.gflops:.2f} -> {after.gflops:.2f} GFLOPs"
         return f"Results({self.recipe_name}: {quality}, {costs}, folder={str(self.folder)!r})"
 

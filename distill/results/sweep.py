@@ -45,12 +45,12 @@ class SweepPoint:
         runtime = next(iter(teacher.latencies))
 
         def score(model: ModelResult | None) -> float | None:
-            return None if model is None else model.map50_95 if labelled else model.agreement50_95
+            return None if model is None else model.score if labelled else model.agreed
 
         return cls(
             name,
             values,
-            judged_by="mAP50-95" if labelled else "agreement with the teacher",
+            judged_by=results.measure if labelled else "agreement with the teacher",
             score=score(student),
             start=score(results.models.get("repaired") or results.models.get("pruned")),
             teacher=score(teacher),

@@ -34,7 +34,7 @@ class Schedule:
     weight_decay: float = 5e-4
     bn_momentum: float | None = None  # how fast BatchNorm statistics move; None leaves the network's own
     freeze_bn: bool = False  # BatchNorm keeps its statistics, and does not normalise by those of the batch
-    mosaic: float = 0.0  # probability that an image is made of four
+    mosaic: float | None = 0.0  # probability that an image is made of four; None if that is not done
     close_mosaic: int = 0  # epochs at the end without mosaic
     scale: float = 0.5  # images are scaled by 1 ± this
     translate: float = 0.1  # and moved by up to this part of their size
@@ -53,11 +53,11 @@ class Schedule:
     @property
     def augmentation(self) -> dict[str, float]:
         """How images are changed in training, by ultralytics' names."""
-        return {"mosaic": self.mosaic, "scale": self.scale, "translate": self.translate, "fliplr": self.fliplr}
+        return {"mosaic": self.mosaic or 0.0, "scale": self.scale, "translate": self.translate, "fliplr": self.fliplr}
 
     def describe(self) -> str:
         """One line for the screen and the report."""
-        mosaic = f"mosaic {self.mosaic:g}" if self.mosaic else "no mosaic"
+        mosaic = f"mosaic {self.mosaic:g}" if self.mosaic else "" if self.mosaic is None else "no mosaic"
         if self.mosaic and self.close_mosaic:
             mosaic += f", none in the last {self.close_mosaic} epochs"
         labelled = "" if self.labelled is None else f", {self.labelled} of them with labels"

@@ -27,7 +27,7 @@ class TrainingState:
     history: list[dict[str, Any]] = field(default_factory=list)  # per epoch, as `Trained.history`
     seconds: list[float] = field(default_factory=list)  # per epoch, as `Trained.seconds`
     best_epoch: int = 0  # from 1; 0 before the first epoch is finished
-    best_map: float | None = None  # mAP50-95 of that epoch; None without labels
+    best_score: float | None = None  # mAP50-95 or top-1 of that epoch; None without labels
     best_weights: dict[str, Tensor] = field(default_factory=dict)  # averaged weights of that epoch, on the CPU
 
     def write(self, folder: Path, state_dicts: dict[str, Any]) -> None:

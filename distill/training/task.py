@@ -49,6 +49,7 @@ class DistillationTask(nn.Module):
         labels: weight of `labelled`; 0, or a batch without `cls`, trains from the teachers alone.
         unlabelled: weight of the teachers' losses on the images without labels in a batch that mixes both.
         features: points where losses read features, unless they have their own: "neck", or paths of modules.
+        probe: side in pixels of an image that shows the shapes of features.
 
     Raises:
         DistillError: nothing to train on, or a loss that fails.
@@ -64,8 +65,10 @@ class DistillationTask(nn.Module):
         labels: float = 1.0,
         unlabelled: float = 1.0,
         features: Sequence[str] = (NECK,),
+        probe: int = PROBE,
     ) -> None:
         super().__init__()
+        self.probe = probe
         self.losses = list(_named(teachers))
         if not (labelled and labels):
             _refuse_idle(self.losses, "distill.labels is 0")
@@ -246,7 +249,7 @@ class DistillationTask(nn.Module):
         """The outputs of a network for a small image. It leaves no trace in the network."""
         if network.training:  # which would move BatchNorm's statistics
             network = copy.deepcopy(network).eval()
-        image = next(network.parameters()).new_zeros(1, 3, PROBE, PROBE)
+        image = next(network.parameters()).new_zeros(1, 3, self.probe, self.probe)
         with torch.no_grad():
             return run(network, image, points)
 

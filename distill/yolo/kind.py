@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,13 +12,17 @@ import torch
 from torch import Tensor, nn
 
 import prune
+from distill.demo import dataset as shapes
+from distill.demo.drawing import CLASSES
 from distill.kinds.kind import Kind, Seen, Write
 from distill.kinds.opened import Exported, Opened, Pairing, Taught, Trained
 from distill.losses.base import points_of
 from distill.machine.console import Console
 from distill.machine.progress import ProgressCallback
+from distill.machine.runtimes.runtime import Runtime
+from distill.machine.runtimes.table import runtimes_for
 from distill.machine.words import printable
-from distill.recipe.schema import Unlabelled
+from distill.recipe.schema import Shapes, Unlabelled
 from distill.results.quality import Pictures
 from distill.results.results import Native, TeacherForward
 from distill.training.schedule import Schedule
@@ -41,8 +46,6 @@ from distill.yolo.families.match import UNLIKE, match
 from distill.yolo.families.outputs import distillation, foreign_teacher, run, sensitivity_of, teacher_of
 from distill.yolo.families.points import image_of, keep_at, neck_keep
 from distill.yolo.families.table import family_of, gives_of, stride_of
-from distill.yolo.runtimes.runtime import Runtime
-from distill.yolo.runtimes.table import runtimes_for
 from distill.yolo.training.forwards import check_runtime, choose_forwards, use_forwards
 from distill.yolo.training.loggers import Loggers, check_loggers
 from distill.yolo.training.train import train
@@ -55,10 +58,14 @@ class Yolo:
 
     default_size = 640  # of ultralytics too
     default_losses = None
+    shapes = CLASSES
+    lacks: Mapping[str, str] = {}
     draws = True
     adapter = YOLO_ADAPTER
 
-    def open(self, model: str | Path, *, trust: bool = False, code: Sequence[str | Path] = ()) -> Detector:
+    def open(
+        self, model: str | Path, *, trust: bool = False, code: Sequence[str | Path] = (), weights: str | None = None
+    ) -> Detector:
         return checkpoint.load(model, trust=trust, code=code)
 
     def build(
@@ -110,17 +117,20 @@ class Yolo:
         options: dict[str, Any] = {"single_cls": bool(args.get("single_cls")), "progress": progress}
         return datasets.load(path, model.names, task=task, keys=task.keys(head), **options)
 
+    def generate(self, folder: Path, options: Shapes, progress: ProgressCallback | None) -> Path:
+        return shapes.generate(folder, **asdict(options), progress=progress)
+
     def names_in(self, path: str | Path) -> Mapping[int, str] | None:
         return datasets.names_in(path)
 
     def fingerprint(self, data: DataSet) -> str:
         return datasets.fingerprint(data)
 
-    def calibration(self, network: nn.Module, paths: Sequence[Path], count: int, size: int, seed: int) -> Tensor:
+    def calibration(self, network: nn.Module, data: DataSet, count: int, size: int, seed: int) -> Tensor:
         # Validators pad even a square image by half a stride. A network that was repaired without that border sees
         # things in it.
         frame, by_area = stride_of(network) // 2, family_of(network).area_resize
-        return calibration(paths, count, size, seed=seed, by_area=by_area, frame=frame)
+        return calibration((*data.train, *data.unlabelled), count, size, seed=seed, by_area=by_area, frame=frame)
 
     def find_unlabelled(
         self, options: Unlabelled, data: DataSet | None, progress: ProgressCallback | None
@@ -151,6 +161,7 @@ class Yolo:
         teachers: Sequence[Taught],
         plan: prune.PrunePlan | None,
         *,
+        size: int,
         labels: float,
         unlabelled: float,
         features: Sequence[str],
@@ -167,7 +178,9 @@ class Yolo:
             )
         return distillation(student, taught, labels=labels, unlabelled=unlabelled, features=features)
 
-    def trial_batch(self, data: DataSet | None, *, count: int, size: int, known: int) -> dict[str, Any]:
+    def trial_batch(
+        self, data: DataSet | None, network: nn.Module, *, count: int, size: int, known: int
+    ) -> dict[str, Any]:
         images = torch.rand(count, 3, size, size) if data is None else calibration(data.train, count, size)
         if not known:
             return {"img": images}
@@ -188,7 +201,12 @@ class Yolo:
         check_loggers(loggers)
         check_runtime(teacher_runtime, device)
 
-    def trials(self, data: DataSet, schedule: Schedule, *, imgsz: int, device: torch.device, seed: int) -> Trials:
+    def schedule(self, schedule: Schedule) -> Schedule:
+        return schedule
+
+    def trials(
+        self, data: DataSet, schedule: Schedule, *, network: nn.Module, imgsz: int, device: torch.device, seed: int
+    ) -> Trials:
         return Trials(YoloBench(data, imgsz), schedule, imgsz, device, seed)
 
     def choose_forwards(

@@ -29,6 +29,7 @@ import prune
 from distill import losses
 from distill.machine import env
 from distill.machine.device import pick_device
+from distill.machine.runtimes.table import RUNTIMES
 from distill.recipe.schema import DEFAULT_LOSSES
 from distill.results.results import TeacherForward
 from distill.training.schedule import Schedule
@@ -38,9 +39,8 @@ from distill.yolo.families import outputs
 from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.points import keep_at
 from distill.yolo.families.table import gives_of
-from distill.yolo.runtimes.in_memory import missing_packages
-from distill.yolo.runtimes.table import RUNTIMES
 from distill.yolo.training.forwards import BFLOAT16, use_forwards
+from distill.yolo.training.in_memory import missing_packages
 from distill.yolo.training.learner import Learner
 from distill.yolo.training.ultralytics_loss import Ultralytics
 from tests.prune.networks import yolo

@@ -270,7 +270,7 @@ def test_its_folder_is_not_that_of_a_run_and_its_runs_are(
         (["--resume"], "nothing to go on with: there is no runs/compare-tiny-1 here; --out names another folder"),
         (
             ["data={data}/images/train"],
-            "{data}/images/train: no labels, and arms are compared by mAP: give a data.yaml with labels",
+            "{data}/images/train: no labels, and arms are compared by mAP or top-1: give data with labels",
         ),
     ],
 )

@@ -17,14 +17,10 @@ from torch import nn
 
 from distill.engine.stages.export import EXPORT
 from distill.errors import DistillError, RunError
+from distill.machine.runtimes import parity
+from distill.machine.runtimes.parity import PARITY_TOLERANCE, check_parity, compare_outputs
 from distill.yolo import export
-from distill.yolo.export import (
-    PARITY_TOLERANCE,
-    check_exports,
-    check_parity,
-    compare_outputs,
-    export_checkpoint,
-)
+from distill.yolo.export import check_exports, export_checkpoint
 from distill.yolo.kind import YOLO
 from distill.yolo.upstream import export_formats
 
@@ -73,7 +69,7 @@ def test_an_export_replaces_the_one_before_and_prints_nothing(
 
 
 def test_a_wrong_export_is_not_kept(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(export._RUNNERS, "torchscript", lambda file, image: torch.zeros(1, 6, 80))
+    monkeypatch.setitem(parity._RUNNERS, "torchscript", lambda file, image: torch.zeros(1, 6, 80))
     with pytest.raises(DistillError, match=r"tiny\.torchscript: not kept"):
         export_checkpoint(checkpoint, "torchscript", tmp_path, 64)
     assert list(tmp_path.iterdir()) == []
@@ -138,7 +134,7 @@ def test_difference_is_relative_for_boxes_and_absolute_for_scores() -> None:
 
 @pytest.mark.parametrize("wrong", [float("nan"), 2 * PARITY_TOLERANCE])
 def test_parity_refuses_other_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float) -> None:
-    monkeypatch.setitem(export._RUNNERS, "onnx", lambda file, image: image + wrong)
+    monkeypatch.setitem(parity._RUNNERS, "onnx", lambda file, image: image + wrong)
     with pytest.raises(DistillError, match="differs from the PyTorch model"):
         check_parity(tmp_path / "x.onnx", "onnx", nn.Identity(), torch.rand(1, 3, 8, 8))
 

@@ -23,7 +23,7 @@ NETWORKS = (
     "ultralytics",
 )  # need networks of ultralytics', see yolo/test_losses_networks.py
 NAMES = [name for name in losses.BUILTIN if name not in NETWORKS]
-SOFTMAX = ("kl", "dkd", "nkd")
+SOFTMAX = ("kl", "dkd", "nkd", "dist")
 CASES = [
     *((name, False) for name in NAMES if name != "objectness_bce"),
     *((name, True) for name in NAMES if name not in ("dfl_kl", *SOFTMAX)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from distill.errors import DistillError
 from distill.losses.context import Outputs
 from tests.distill.contexts import classes, context
 
-dkd, kl, nkd = map(losses.resolve, ("dkd", "kl", "nkd"))  # as a run calls them, with a context
+dist, dkd, kl, nkd = map(losses.resolve, ("dist", "dkd", "kl", "nkd"))  # as a run calls them, with a context
 
 
 def logits(seed: int, images: int = 3, count: int = 5):
@@ -46,6 +47,24 @@ def test_dkd_has_the_value_of_its_formula():
     others = 0.5 * math.log(0.5 / (2 / 3)) + 0.5 * math.log(0.5 / (1 / 3))
     assert dkd(ctx, temperature=1.0).item() == pytest.approx(own + 8 * others, rel=1e-5)
     assert dkd(ctx, alpha=3.0, beta=0.5, temperature=1.0).item() == pytest.approx(3 * own + 0.5 * others, rel=1e-5)
+
+
+def test_dist_has_the_value_of_its_formula():
+    student, teacher = classes([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6]]), classes([[0.5, 0.3, 0.2], [0.1, 0.3, 0.6]])
+
+    def correlation(first, second):
+        return statistics.correlation(first, second)
+
+    rows = [correlation([0.6, 0.3, 0.1], [0.5, 0.3, 0.2]), correlation([0.2, 0.2, 0.6], [0.1, 0.3, 0.6])]
+    # Of two images, a class rises from the first to the second in both networks (1), or in one alone.
+    columns = [1.0, 0.0, 1.0]
+    columns[1] = 1.0  # the teacher's second class is constant: there is no relation to lose
+    ctx = context(student, teacher)
+    assert dist(ctx, gamma=0.0).item() == pytest.approx(1 - statistics.mean(rows), rel=1e-4)
+    assert dist(ctx, beta=0.0).item() == pytest.approx(1 - statistics.mean(columns), abs=1e-6)
+    assert dist(ctx, beta=0.0, gamma=0.0).item() == 0
+    backwards = context(classes([[0.1, 0.9], [0.9, 0.1]]), classes([[0.9, 0.1], [0.1, 0.9]]))
+    assert dist(backwards, beta=2.0, gamma=3.0).item() == pytest.approx(2 * 2 + 3 * 2, rel=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])

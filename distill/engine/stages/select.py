@@ -54,5 +54,5 @@ SELECT = Stage(
     reads=("distill.epochs",),
     files=(STUDENT.file,),
     says=lambda record: f"{STUDENT.file} is the {record.chosen} network",
-    more_files=lambda record: (record.native.file,) if record.native else (),
+    more_files=lambda record: (record.native.file, *record.native.beside) if record.native else (),
 )

@@ -64,9 +64,10 @@ def _judge(session: Session, evaluation: Evaluation) -> None:
 
 def refuse_blind(evaluation: Evaluation, session: Session, source: str = "it") -> None:
     """Refuse a teacher whose evaluation says that it sees nothing. `source`: its file, if there are several networks."""
-    if evaluation.map50_95 is not None and evaluation.map50_95 < MIN_TEACHER_MAP:
+    name, score = evaluation.yardstick
+    if evaluation.measures and score is not None and score < MIN_TEACHER_MAP:
         raise DistillError(
-            f"the teacher's mAP50-95 on {session.data.path} is {evaluation.map50_95:.3f}: {source} has nothing to teach. Is it "
+            f"the teacher's {name} on {session.data.path} is {score:.3f}: {source} has nothing to teach. Is it "
             "the right checkpoint, the right data, and imgsz the size it was trained at?"
         )
 
@@ -77,6 +78,7 @@ TEACHER = Stage(
     _work,
     reads=(
         "model",
+        "weights",
         "trust",
         "code",
         "teacher.train",

@@ -42,13 +42,13 @@ def _work(session: Session) -> TeachersRecord:
         gflops = measure.count_gflops(teacher.network.model, session.recipe.size)
         size = measure.file_size_mb(session.folder.path / network.file)
         found.append(OtherTeacher(teacher.name, source, network.file, evaluation, params, gflops, size))
-        best, name = evaluation.map50_95, teacher.name
-        own = given.map50_95 if given and not session.recipe.fresh else None
+        (figure, best), name = evaluation.yardstick, teacher.name
+        own = given.yardstick[1] if given and given.measures and not session.recipe.fresh else None
         if best is not None and own is not None and best < own:
             theirs, ours = apart(best, own)
             what = "is cut" if session.recipe.prune else "it teaches"
             session.console.warn(
-                f"the teacher {name} has an mAP50-95 of {theirs}, below the {ours} of the network that {what}"
+                f"the teacher {name} has the {figure} {theirs}, below the {ours} of the network that {what}"
             )
     return TeachersRecord(tuple(found), tuple(networks))
 

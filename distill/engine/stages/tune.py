@@ -16,7 +16,12 @@ def _work(session: Session) -> Tuning:
     options, console = session.recipe.distill, session.console
     student, schedule = session.training_start()
     task = session.task(student, session.plan)
-    place: dict[str, Any] = {"imgsz": session.recipe.size, "device": session.device, "seed": session.recipe.seed}
+    place: dict[str, Any] = {
+        "network": student.model,
+        "imgsz": session.recipe.size,
+        "device": session.device,
+        "seed": session.recipe.seed,
+    }
     trials = session.kind.trials(session.data, schedule, **place)
     images = trials.example_images()
     forwards = session.kind.choose_forwards(task, images, options.teacher_runtime, schedule.steps)

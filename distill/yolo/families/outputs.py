@@ -113,5 +113,5 @@ def distillation(
     """
     for teacher in teachers:
         check_alike(student, teacher.network, {point for loss in teacher.losses for point in loss.points(features)})
-    weights = {"labels": labels, "unlabelled": unlabelled}
+    weights: dict[str, Any] = {"labels": labels, "unlabelled": unlabelled}
     return DistillationTask(student, teachers, run=run, labelled=label_terms, features=features, **weights)

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from distill.errors import DistillError
 from distill.losses.context import Outputs
 from distill.machine.measure import time_in_turns
+from distill.machine.runtimes.runtime import Runtime
+from distill.machine.runtimes.table import RUNTIMES
 from distill.results.results import TeacherForward
 from distill.training.task import DistillationTask
 from distill.training.teacher import Runner, Teacher
-from distill.yolo.runtimes.in_memory import InRuntime, difference, missing_packages
-from distill.yolo.runtimes.runtime import Runtime
-from distill.yolo.runtimes.table import RUNTIMES
+from distill.yolo.training.in_memory import InRuntime, difference, missing_packages
 
 _LOG = logging.getLogger(__name__)
 

@@ -127,4 +127,4 @@ def train(
     result.load_state_dict(state.best_weights)
     if data.names:
         result.names = dict(data.names)
-    return Trained(result, state.history, state.best_epoch, state.best_map, state.seconds)
+    return Trained(result, state.history, state.best_epoch, state.best_score, state.seconds)

@@ -191,11 +191,11 @@ class _Trainer(TrainingLoop):
     def save_model(self) -> bool:
         state, learner = self.job.state, self.job.learner
         state.epoch, state.stopped = self.epoch + 1, bool(self.stop)
-        better = self.validated and (state.best_map is None or self.fitness > state.best_map)
+        better = self.validated and (state.best_score is None or self.fitness > state.best_score)
         # A penalty has its effect at the end only, and mAP is best before.
         take_last = not self.job.data.labelled or learner.penalty is not None
         if better or take_last or not state.best_epoch:
-            state.best_epoch, state.best_map = self.epoch + 1, self.fitness if self.validated else None
+            state.best_epoch, state.best_score = self.epoch + 1, self.fitness if self.validated else None
             averaged = self.ema.ema.state_dict()
             state.best_weights = {name: value.detach().to("cpu", copy=True) for name, value in averaged.items()}
         state_dicts = {

@@ -19,6 +19,8 @@ from distill.engine.stages.tune import TUNE
 from distill.errors import DistillError
 from distill.losses import WeightedLoss, resolve
 from distill.losses.context import Outputs
+from distill.machine.runtimes.runtime import Runtime
+from distill.machine.runtimes.table import RUNTIMES
 from distill.recipe.schema import RUNTIMES as WORDS
 from distill.results.results import TeacherForward, Tuning
 from distill.training.schedule import Schedule
@@ -26,12 +28,9 @@ from distill.training.task import DistillationTask
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.families.outputs import distillation, run, teacher_of
 from distill.yolo.kind import Yolo
-from distill.yolo.runtimes import in_memory
-from distill.yolo.runtimes.in_memory import InRuntime, difference
-from distill.yolo.runtimes.runtime import Runtime
-from distill.yolo.runtimes.table import RUNTIMES
-from distill.yolo.training import forwards
+from distill.yolo.training import forwards, in_memory
 from distill.yolo.training.forwards import check_runtime, choose_forwards, fastest, use_forwards
+from distill.yolo.training.in_memory import InRuntime, difference
 from tests.distill.yolo.test_anchor_head import network as anchor_network
 from tests.distill.yolo.test_trainer import tiny
 

@@ -17,13 +17,14 @@ import torch
 from distill.engine.stages.export import EXPORT, ExportRecord
 from distill.engine.stages.measure import MEASURE
 from distill.errors import DistillError
+from distill.machine.runtimes import table
+from distill.machine.runtimes.openvino import library
+from distill.machine.runtimes.parity import check_parity
+from distill.machine.runtimes.runtime import Runtime
+from distill.machine.runtimes.table import RUNTIMES, runtimes_for
 from distill.results.results import Export
-from distill.yolo.export import check_parity, export_checkpoint
+from distill.yolo.export import export_checkpoint
 from distill.yolo.kind import YOLO, Yolo
-from distill.yolo.runtimes import table
-from distill.yolo.runtimes.openvino import library
-from distill.yolo.runtimes.runtime import Runtime
-from distill.yolo.runtimes.table import RUNTIMES, runtimes_for
 from distill.yolo.upstream import export_formats
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.yolo.runtimes.runtime import Forward, Runtime
+from distill.machine.runtimes.runtime import Forward, Runtime
 
 _SETTINGS = {
     "INFERENCE_PRECISION_HINT": "f32",  # some processors compute in bfloat16 unless they are told

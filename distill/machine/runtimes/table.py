@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from distill.yolo.runtimes.onnxruntime import ONNXRUNTIME
-from distill.yolo.runtimes.openvino import OPENVINO
-from distill.yolo.runtimes.runtime import Runtime
+from distill.machine.runtimes.onnxruntime import ONNXRUNTIME
+from distill.machine.runtimes.openvino import OPENVINO
+from distill.machine.runtimes.runtime import Runtime
 
 RUNTIMES: tuple[Runtime, ...] = (ONNXRUNTIME, OPENVINO)
 

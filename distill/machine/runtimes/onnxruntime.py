@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distill.yolo.runtimes.runtime import Forward, Runtime
+from distill.machine.runtimes.runtime import Forward, Runtime
 
 _ERRORS_ONLY = 3  # of its levels of logging
 

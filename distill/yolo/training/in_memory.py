@@ -14,8 +14,8 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from distill.errors import DistillError, first_line
 from distill.losses.context import Outputs
+from distill.machine.runtimes.runtime import Runtime
 from distill.yolo.families.outputs import named, raw_outputs, run
-from distill.yolo.runtimes.runtime import Runtime
 
 _EXPORTER = "onnx"  # the package that torch writes ONNX files with
 _OPSET = 17

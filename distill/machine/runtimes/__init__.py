@@ -1,0 +1,1 @@
+"""Where exported networks run: one file for each runtime, and one table that lists them."""

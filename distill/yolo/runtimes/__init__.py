@@ -1,1 +1,0 @@
-"""Where exported detectors run: one file for each runtime, and one table that lists them."""
