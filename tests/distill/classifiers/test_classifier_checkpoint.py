@@ -174,4 +174,6 @@ def test_the_loader_beside_a_student_needs_its_library_and_torch_alone(tmp_path:
             key: list(value.shape) for key, value in CLASSIFIERS.open(folder / "student.pt").model.state_dict().items()
         }
     text = (tmp_path / "0" / "load_student.py").read_text()
-    assert len(text[text.index("def load") :].splitlines()[1:]) == 10
+    function = text[text.index("def load") :]
+    assert len(function.splitlines()[1:]) == 10
+    assert function in (Path(distill.__file__).parents[1] / "docs" / "recipes.md").read_text()
