@@ -505,7 +505,7 @@ class Results:
             {
                 "network": name,
                 **{key: getattr(model, key) for key in keys},
-                **{key.replace(" ", "_"): figure(model) for key, figure in self.beside_figures.items()},
+                **{_column(key): figure(model) for key, figure in self.beside_figures.items()},
                 **{f"latency_{key}_ms": getattr(model.latency_ms, key) for key in ("median", "p10", "p90")},
                 **{
                     f"{each.runtime.lower().replace(' ', '_')}_{key}_ms": getattr(each.latency_ms, key)
@@ -560,3 +560,8 @@ class Results:
 
     def _repr_html_(self) -> str:
         return html_table(self.table)
+
+
+def _column(figure: str) -> str:
+    """A figure's name as a column: "mask mAP50-95" is mask_map50_95."""
+    return figure.lower().replace(" ", "_").replace("-", "_")

@@ -13,20 +13,26 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 from ultralytics import YOLO
 
+from distill import losses
 from distill.cli.main import main
 from distill.errors import DistillError
+from distill.losses.spec import LossSpec
 from distill.results.results import Results
+from distill.training.schedule import Schedule
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.checkpoint.build import build
 from distill.yolo.data import dataset as datasets
+from distill.yolo.data import unlabelled
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.data.images import build_dataset
 from distill.yolo.evaluation import agreement
 from distill.yolo.evaluation.evaluate import EvalSettings, detect, evaluate
 from distill.yolo.families.adapter import YOLO_ADAPTER
-from distill.yolo.families.outputs import label_terms, raw_outputs, run, sensitivity_of
+from distill.yolo.families.outputs import distillation, label_terms, raw_outputs, run, sensitivity_of, teacher_of
+from distill.yolo.families.table import gives_of
 from distill.yolo.tasks.table import TASKS
 from distill.yolo.tasks.task import Task
+from distill.yolo.training.batches import mixed_loader
 from distill.yolo.upstream import get_cfg
 from tests.distill.yolo.turned import SIDE, YAMLS, write_bars, write_label
 
@@ -234,6 +240,29 @@ def test_images_without_labels_join_those_with_keypoints(tmp_path: Path) -> None
     images = build_dataset(opened(path, "pose"), "train", imgsz=SIDE, batch=3, rect=False)
     batch = images.collate_fn([images[index] for index in range(3)])
     assert batch["keypoints"].shape == (2, 4, 3) and len(batch["cls"]) == 2
+
+
+@pytest.mark.parametrize(("task", "name"), [(task, name) for task in OTHERS for name in (YAMLS[task], OF_26[task])])
+def test_images_without_labels_share_a_batch(task: str, name: str, tmp_path: Path) -> None:
+    """Labels teach on the first images alone, and the teacher on all: each loss by both of its halves, mosaic included."""
+    data = opened(write_bars(tmp_path / "data", task, train=4, val=1), task)
+    write_bars(tmp_path / "more", "detect", train=6, val=1, seed=1)
+    both = unlabelled.beside(data, unlabelled.find([str(tmp_path / "more/images/train")]))
+    schedule = Schedule(epochs=1, batch=4, steps=2, labelled=2, mosaic=1.0)
+    hyp = get_cfg(overrides=schedule.augmentation)
+    loader = mixed_loader(both, schedule, imgsz=SIDE, hyp=hyp, device=torch.device("cpu"))
+    batch = next(iter(loader))
+    batch["img"] = batch["img"].float() / 255
+    student, teacher = network(task, name).train(), network(task, name)
+    student.args = get_cfg(overrides={"epochs": 1})
+    specs, _ = losses.joined([LossSpec("score_bce"), LossSpec("box_iou")], gives_of(student))
+    task_of_both = distillation(student, [teacher_of(teacher, losses.build(specs))])
+    terms = task_of_both(batch)
+    own = {"segment": "seg_loss", "pose": "pose_loss", "obb": "angle_loss"}[task]
+    assert {LOSSES[task], own} <= terms.keys() and all(term.isfinite() for term in terms.values())
+    terms["loss"].backward()
+    (head,) = (module for name, module in student.model[-1].named_children() if name == "cv4")
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in head.parameters())
 
 
 def recipe_for(folder: Path, task: str, **keys: str) -> Path:

@@ -24,13 +24,13 @@ def box_of(corners: np.ndarray) -> list[float]:
     return [*(low + high) / 2, *(high - low)]
 
 
-def write_bars(folder: Path, task: str, train: int = 8, val: int = 4) -> Path:
+def write_bars(folder: Path, task: str, train: int = 8, val: int = 4, seed: int = 0) -> Path:
     """Write images and labels. One class, a bar to an image near its centre: a network learns it in seconds.
 
     Returns:
         The data.yaml.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for split, count in (("train", train), ("val", val)):
         for kind in ("images", "labels"):
             (folder / kind / split).mkdir(parents=True)
