@@ -105,8 +105,7 @@ def compare(
         quiet: of the runs, show warnings only.
         jobs: runs side by side, each in a process of its own; 1 if None.
     """
-    if jobs is not None and jobs < 1:
-        raise DistillError(f"--jobs {jobs}: give at least 1, the number of runs side by side")
+    jobs = _at_least_one(jobs)
     if resume:
         require_kind(path, "compare")
     comparison = plan(ComparisonResults.read(path) if resume and (path / COMPARISON).is_file() else None)
@@ -114,8 +113,14 @@ def compare(
         from distill.comparison import runner
 
         return _watch(
-            lambda: runner.run(comparison, folder, console, quiet=quiet, jobs=jobs or 1), folder, console, "compare"
+            lambda: runner.run(comparison, folder, console, quiet=quiet, jobs=jobs), folder, console, "compare"
         )
+
+
+def _at_least_one(jobs: int | None) -> int:
+    if jobs is not None and jobs < 1:
+        raise DistillError(f"--jobs {jobs}: give at least 1, the number of runs side by side")
+    return jobs or 1
 
 
 def sweep(
@@ -126,6 +131,7 @@ def sweep(
     *,
     resume: bool = False,
     quiet: bool = False,
+    jobs: int | None = None,
 ) -> SweepResults:
     """Do a sweep in a folder, from the start or from where it was; see `distill.comparison.sweeper.run`.
 
@@ -136,7 +142,9 @@ def sweep(
         console: what the user watches.
         resume: go on with the sweep in the folder.
         quiet: of the runs, show warnings only.
+        jobs: runs side by side, each in a process of its own; 1 if None.
     """
+    jobs = _at_least_one(jobs)
     if resume:
         require_kind(path, "sweep")
     begun = resume and (path / SWEEP).is_file()
@@ -144,7 +152,7 @@ def sweep(
     with closing(RunFolder.create(path, to_yaml(points.recipe), resume=resume)) as folder:
         from distill.comparison import sweeper
 
-        return _watch(lambda: sweeper.run(points, folder, console, quiet=quiet), folder, console, "sweep")
+        return _watch(lambda: sweeper.run(points, folder, console, quiet=quiet, jobs=jobs), folder, console, "sweep")
 
 
 def resume(

@@ -137,6 +137,7 @@ def sweep(
     *,
     vary: Mapping[str, Sequence[Any]],
     seeds: int | None = None,
+    jobs: int = 1,
     out: str | Path | None = None,
     progress: Progress = False,
     quiet: bool = False,
@@ -149,6 +150,7 @@ def sweep(
         overrides: dotted key -> value, as `key=value` on the command line.
         vary: dotted key -> its values: `{"prune.flops": [0.7, 0.5, 0.3]}`. Of several keys, every combination is run.
         seeds: runs of each choice, from the recipe's seed on; 1 by default.
+        jobs: runs side by side, each in a process of its own.
         out: the folder; `runs/sweep-<recipe>-<n>` by default.
         progress: as of `run`.
         quiet: as of `run`.
@@ -172,4 +174,4 @@ def sweep(
     read, path = runs.recipe_and_folder(recipe, given, out=out, prefix="sweep-")
     with closing(console_of(progress, quiet)) as console:
         plan = partial(sweeps.plan, several=several, seeds=seeds)
-        return runs.sweep(plan, read, path, console, quiet=quiet)
+        return runs.sweep(plan, read, path, console, quiet=quiet, jobs=jobs)

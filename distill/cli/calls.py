@@ -68,7 +68,7 @@ def sweep(args: argparse.Namespace) -> None:
     with console_of(args) as console:
         recipe, path = runs.recipe_and_folder(args.recipe, words, out=args.out, resume=args.resume, prefix="sweep-")
         plan = partial(sweeps.plan, several=several, seeds=args.seeds)
-        runs.sweep(plan, recipe, path, console, resume=args.resume, quiet=args.quiet)
+        runs.sweep(plan, recipe, path, console, resume=args.resume, quiet=args.quiet, jobs=args.jobs)
     if args.open:
         open_page(path / "sweep.html")
 

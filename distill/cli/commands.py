@@ -61,13 +61,14 @@ _RECIPE = (
     _word("override", "key=value", "replaces a key of the recipe (distill ls keys)", nargs="*"),
     *_SCREEN,
 )
+_JOBS = _word("--jobs", "N", "runs side by side, each in a process of its own; 1 by default", type=int)
 _COMPARE = (
     *_RECIPE,
     _word("--arms", "A,B,C", "ways of training to compare (distill ls arms)"),
     _word("--arm", "WAY", "one of your own, 'name=key=value ...'; may be repeated", action="append", default=[]),
     _word("--seeds", "N", "runs of each arm, from the recipe's seed on; 3 by default", type=int),
     _word("--lrs", "LR,LR", "learning rates to choose from, for each arm, with the first seed"),
-    _word("--jobs", "N", "runs side by side, each in a process of its own; 1 by default", type=int),
+    _JOBS,
     *_folder("comparison", "compare-"),
 )
 _PLAN = (
@@ -85,6 +86,7 @@ _SWEEP = (
     ),
     *_SCREEN,
     _word("--seeds", "N", "runs of each combination, from the recipe's seed on; 1 by default", type=int),
+    _JOBS,
     *_folder("sweep", "sweep-"),
 )
 _LS = (

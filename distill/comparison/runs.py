@@ -49,23 +49,21 @@ class Runs:
         console: what the user watches.
         total: how many runs there will be.
         quiet: of the runs, show warnings only.
+        stages: those that may be taken over.
 
     Attributes:
         sources: Recipe and folder of each run whose finished stages a later one may take over.
     """
 
-    def __init__(self, console: Console, total: int, *, quiet: bool) -> None:
-        self.console, self.total, self.quiet = console, total, quiet
+    def __init__(
+        self, console: Console, total: int, *, quiet: bool, stages: Sequence[Stage[Any]] = pipeline.STAGES
+    ) -> None:
+        self.console, self.total, self.quiet, self.stages = console, total, quiet, stages
         self.sources: list[tuple[Recipe, Path]] = []
         self._number = 0
 
-    def run(self, planned: Planned, stages: Sequence[Stage[Any]] | None = None) -> Results:
-        """One run: seeded with stages of an earlier one, resumed, or read if it is finished.
-
-        Args:
-            planned: what is to be done.
-            stages: those that may be taken over; all by default.
-        """
+    def run(self, planned: Planned) -> Results:
+        """One run: seeded with stages of an earlier one, resumed, or read if it is finished."""
         self._number += 1
         path = planned.path
         self.console.header(f"run {self._number} of {self.total}: {planned.title}")
@@ -74,7 +72,7 @@ class Runs:
                 self.console.line("done before")
                 results: Results | None = Results.read(path)
             else:
-                self._seed(folder, planned, pipeline.STAGES if stages is None else stages)
+                self._seed(folder, planned)
                 with closing(self.console.for_run(quiet=self.quiet)) as console:
                     console.log_to(path / LOG)
                     results = pipeline.run(planned.recipe, folder, console)
@@ -95,7 +93,7 @@ class Runs:
             if self._is_finished(planned, folder):
                 return False
             folder.open()
-            self._seed(folder, planned, pipeline.STAGES)
+            self._seed(folder, planned)
         return True
 
     @staticmethod
@@ -108,17 +106,17 @@ class Runs:
         there = all((planned.path / name).is_file() for name in FINISHED)
         return there and (planned.is_last or not _lacks_files(folder))
 
-    def _seed(self, folder: RunFolder, planned: Planned, stages: Sequence[Stage[Any]]) -> None:
+    def _seed(self, folder: RunFolder, planned: Planned) -> None:
         """Give a run the stages that it shares with the source that has most of them, unless it has as many itself."""
         if folder.stages and not _lacks_files(folder):
             return
         recipe = planned.shared_as or planned.recipe
         shared, source = max(
-            ((_finished(shared_stages(stages, base, recipe), path), path) for base, path in self.sources),
+            ((_finished(shared_stages(self.stages, base, recipe), path), path) for base, path in self.sources),
             key=lambda each: len(each[0]),
             default=([], folder.path),
         )
-        own = _finished([stage for stage in stages if stage.when(recipe)], folder.path)
+        own = _finished([stage for stage in self.stages if stage.when(recipe)], folder.path)
         if len(shared) > len(own):
             records = finished_stages(source)
             folder.seed_from(source, {stage.name: stage.left(source, records) for stage in with_evaluations(shared)})

@@ -6,12 +6,15 @@ import traceback
 from dataclasses import replace
 
 import prune
+from distill.comparison.processes import run_ahead
 from distill.comparison.runs import Planned, Runs
 from distill.comparison.sweep import Point, Sweep, label
 from distill.engine import pipeline
 from distill.engine.folder import RunFolder
 from distill.engine.preflight import Preflight, check_losses, check_network, preflight, trained_network
 from distill.engine.size import with_size
+from distill.engine.stage import shared_stages
+from distill.engine.stages.cut import CUT
 from distill.engine.stages.select import SELECT
 from distill.engine.teachers import open_teachers
 from distill.errors import DistillError, RunError
@@ -22,7 +25,7 @@ from distill.results.results import Results
 from distill.results.sweep import FILE, FORMAT, FailedPoint, SweepPoint, SweepResults, SweepSetting
 
 
-def run(sweep: Sweep, folder: RunFolder, console: Console, *, quiet: bool = False) -> SweepResults:
+def run(sweep: Sweep, folder: RunFolder, console: Console, *, quiet: bool = False, jobs: int = 1) -> SweepResults:
     """Run every point, and write the page of all.
 
     Args:
@@ -30,6 +33,7 @@ def run(sweep: Sweep, folder: RunFolder, console: Console, *, quiet: bool = Fals
         folder: where everything goes; a resumed one goes on after its last finished run, stage or epoch.
         console: what the user watches.
         quiet: of the runs, show warnings only.
+        jobs: how many runs are done side by side, if more than one each in a process of its own.
 
     Returns:
         The content of sweep.json.
@@ -40,6 +44,7 @@ def run(sweep: Sweep, folder: RunFolder, console: Console, *, quiet: bool = Fals
     """
     work = _Work(replace(sweep, points=_checked(sweep.points, folder, console)), folder, console, quiet)
     work.record()
+    work.ahead(jobs)
     for point in work.sweep.points:
         work.run(point)
         work.record()
@@ -87,18 +92,39 @@ class _Work:
 
     def __init__(self, sweep: Sweep, folder: RunFolder, console: Console, quiet: bool) -> None:
         self.sweep, self.folder, self.console = sweep, folder, console
-        self.runs = Runs(console, len(sweep.points), quiet=quiet)
         # The student is chosen, exported and timed in each run: these stages leave files beside its folder's records.
-        self.shared = pipeline.STAGES[: pipeline.STAGES.index(SELECT)]
+        shared = pipeline.STAGES[: pipeline.STAGES.index(SELECT)]
+        self.runs = Runs(console, len(sweep.points), quiet=quiet, stages=shared)
         self.points: list[SweepPoint] = []
         self.failed: list[FailedPoint] = []
         self.about: SweepSetting | None = None
+
+    def ahead(self, jobs: int) -> None:
+        """Do the runs in several processes; they are then found finished. Those that share a cut follow each other."""
+        if jobs == 1:
+            return
+        chains: list[list[Planned]] = []
+        for planned in map(self._planned, self.sweep.points):
+            chain = next((each for each in chains if self._share_a_cut(each[0], planned)), None)
+            if chain is None:
+                chains.append([planned])
+            else:
+                chain.append(planned)
+        if self.sweep.recipe.teacher.train is not None:  # all take over the first one's teacher
+            run_ahead(self.runs, [chains[0][:1]], 1, self.console)
+        run_ahead(self.runs, chains, jobs, self.console)
+
+    def _planned(self, point: Point) -> Planned:
+        return Planned(point.recipe, self.folder.path / point.name, label(point.values))
+
+    def _share_a_cut(self, first: Planned, second: Planned) -> bool:
+        return CUT in shared_stages(self.runs.stages, first.recipe, second.recipe)
 
     def run(self, point: Point) -> None:
         """One point. One that fails is noted, and the next ones are run."""
         path = self.folder.path / point.name
         try:
-            results = self.runs.run(Planned(point.recipe, path, label(point.values)), self.shared)
+            results = self.runs.run(self._planned(point))
         except Exception as error:
             fault = machine_fault(error, path)
             if isinstance(error, RunError) or isinstance(error, OSError) and fault is not None:
@@ -111,7 +137,7 @@ class _Work:
         else:
             self.points.append(SweepPoint.of(results, point.name, point.values))
             self.about = self.about or _setting(results)
-        self.runs.sources.append((point.recipe, path))
+        self.runs.offer(self._planned(point))
 
     @property
     def content(self) -> SweepResults:

@@ -85,9 +85,8 @@ def check_place(folder: Path) -> None:
     """
     try:
         above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-        probe = above / f"{UNFINISHED}{os.getpid()}"
-        probe.mkdir()
-        probe.rmdir()
+        # Of a name of its own: runs side by side are begun by threads of one process.
+        os.rmdir(tempfile.mkdtemp(prefix=f"{UNFINISHED}{os.getpid()}-", dir=above))
     except OSError as error:
         raise write_fault(error, folder) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from distill.errors import RunError
-from distill.machine.files import remove, write_atomically, write_bytes, write_files
+from distill.machine.files import check_place, remove, write_atomically, write_bytes, write_files
 from distill.training.state import TrainingState
 
 
@@ -60,6 +61,13 @@ def test_any_failure_of_the_system_is_one_line(tmp_path: Path) -> None:
 def test_folders_around_a_file_are_made(tmp_path: Path) -> None:
     write_bytes(tmp_path / "runs" / "curve-1" / "curve.json", b"{}")
     assert (tmp_path / "runs" / "curve-1" / "curve.json").read_bytes() == b"{}"
+
+
+def test_places_beside_each_other_are_checked_at_once(tmp_path: Path) -> None:
+    """Runs side by side are begun by threads of one process."""
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(check_place, [tmp_path / str(index) for index in range(400)]))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:

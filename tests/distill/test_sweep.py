@@ -10,6 +10,7 @@ import pytest
 
 from distill.cli.main import main
 from distill.comparison import sweep as sweeps
+from distill.engine import pipeline
 from distill.engine.stages.cut import CUT
 from distill.engine.stages.repair import REPAIR
 from distill.engine.stages.teacher import TEACHER
@@ -158,6 +159,30 @@ def test_runs_share_stages_and_a_failed_one_loses_no_other(done: tuple[Path, dic
         assert (point.score, point.gflops) == (student["map50_95"], student["gflops"])
         assert run["recipe"]["accept"]["map_drop"] == float(point.values["accept.map_drop"])
         assert (out / point.name / "student.pt").is_file()
+
+
+def test_runs_side_by_side_are_those_of_the_page(here: Path, tmp_path: Path) -> None:
+    """Without labels, for a network that was not trained sees nothing. The two that share a cut follow each other."""
+    words = [f"data={here}/data/images/train", "prune.flops=0.7,0.6", "accept.map_drop=0.1,0.2"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "run", None)  # every run is done in another process
+        assert (
+            main(["sweep", str(here / "tiny.yaml"), *words, "--jobs", "2", "--out", str(tmp_path / "out"), "--quiet"])
+            == 0
+        )
+    found = SweepResults.read(tmp_path / "out")
+    assert len(found.points) == 4 and not found.failed and not found.missing
+    seconds = [
+        json.loads((tmp_path / "out" / point.name / "stages.json").read_text())["stages"]["cut"]["seconds"]
+        for point in found.points
+    ]
+    assert seconds[0] == seconds[1] != seconds[2] == seconds[3]  # taken over, not done again
+
+
+def test_jobs_are_counted_from_one(here: Path, tmp_path: Path, capsys: Any) -> None:
+    words = ["prune.flops=0.7,0.6", "--jobs", "0", "--out", str(tmp_path / "out")]
+    assert main(["sweep", str(here / "tiny.yaml"), *words]) == 2
+    assert "--jobs 0: give at least 1" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_the_page_links_every_run_and_is_written_again(done: tuple[Path, dict[str, int]], capsys: Any) -> None:
