@@ -1,7 +1,7 @@
 """A classifier at half the FLOPs: this project, labels alone, and torch-pruning with labels alone, from the same teachers.
 
-    pip install --target extra --no-deps torch-pruning==1.6.1 scikit-learn scipy joblib threadpoolctl
-    PYTHONPATH=extra:. python -m tests.bench.classify FOLDER --out docs/bench/classify.json
+    pip install torch-pruning==1.6.1 scikit-learn
+    python -m tests.bench.classify FOLDER --out docs/bench/classify.json
 
 Data: the 1797 handwritten digits of scikit-learn (8 x 8 pixels, shown at 32), few of them to train on. For each seed a teacher is
 trained, then each way makes a network of half its FLOPs and trains it for the same epochs from its own search for a learning
