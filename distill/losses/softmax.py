@@ -12,6 +12,8 @@ from distill.errors import DistillError
 from distill.losses.base import FromContext
 from distill.losses.context import LossContext
 
+_FLAT = 1e-6  # of a row's size: deviations of less are rounding
+
 
 def kl(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
     """Divergence of the student's softened class probabilities from the teacher's (softmax heads).
@@ -129,13 +131,14 @@ def dist(
 
 
 def _pearson(first: Tensor, second: Tensor) -> Tensor:
-    """Pearson's correlation of each pair of rows; 1 for two that are constant."""
-    first, second = (row - row.mean(1, keepdim=True) for row in (first, second))
+    """Pearson's correlation of each pair of rows; 1 if one of the two is constant but for rounding."""
     # In float64, because the squares of small deviations round to 0 in float32, and the gradient with them.
     first, second = first.double(), second.double()
-    scale = first.norm(dim=1) * second.norm(dim=1)
-    flat = scale == 0
-    return torch.where(flat, 1.0, (first * second).sum(1) / scale.masked_fill(flat, 1.0)).to(torch.float32)
+    deviations = [row - row.mean(1, keepdim=True) for row in (first, second)]
+    norms = [deviation.norm(dim=1) for deviation in deviations]
+    flat = (norms[0] <= _FLAT * first.norm(dim=1)) | (norms[1] <= _FLAT * second.norm(dim=1))
+    scale = (norms[0] * norms[1]).masked_fill(flat, 1.0)
+    return torch.where(flat, 1.0, (deviations[0] * deviations[1]).sum(1) / scale).to(torch.float32)
 
 
 def _divergence(student: Tensor, teacher: Tensor) -> Tensor:

@@ -56,9 +56,9 @@ def test_dist_has_the_value_of_its_formula():
         return statistics.correlation(first, second)
 
     rows = [correlation([0.6, 0.3, 0.1], [0.5, 0.3, 0.2]), correlation([0.2, 0.2, 0.6], [0.1, 0.3, 0.6])]
-    # Of two images, a class rises from the first to the second in both networks (1), or in one alone.
-    columns = [1.0, 0.0, 1.0]
-    columns[1] = 1.0  # the teacher's second class is constant: there is no relation to lose
+    # Of two images a class rises from one to the other in both networks; the teacher's second class is constant, so there is
+    # no relation to lose.
+    columns = [1.0, 1.0, 1.0]
     ctx = context(student, teacher)
     assert dist(ctx, gamma=0.0).item() == pytest.approx(1 - statistics.mean(rows), rel=1e-4)
     assert dist(ctx, beta=0.0).item() == pytest.approx(1 - statistics.mean(columns), abs=1e-6)
