@@ -228,7 +228,7 @@ def test_commands_have_words_that_are_understood(line: str, tmp_path: Path, monk
     if verb not in ("run", "plan", "check", "compare") or args.recipe not in recipe.shipped():
         return
     read = recipe.load(args.recipe, args.override)
-    assert read.imgsz in (None, 96, 320, 416, 640)
+    assert read.imgsz in (None, 64, 96, 320, 416, 640)
     if verb == "compare":
         assert arms.plan(read, args.arms, args.arm, args.seeds, args.lrs).arms
 

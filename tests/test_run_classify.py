@@ -109,4 +109,4 @@ def test_ways_of_training_are_compared_by_top_1(run: Path, tmp_path: Path) -> No
     assert main(["compare", "classify", *words, "--seeds", "1", "--out", str(tmp_path / "both")]) == 0
     content = json.loads((tmp_path / "both" / "compare.json").read_text())
     assert content["about"]["measure"] == "top-1" and len(content["runs"]) == 2
-    assert "top-1" in (tmp_path / "both" / "report.md").read_text()
+    assert "top-1" in (tmp_path / "both" / "compare.md").read_text()

@@ -199,12 +199,8 @@ class Recipe:
         built=True,
         named=LIBRARIES,
     )
-    weights: str | None = key(
-        "A file with the weights of `model`, if that is timm/NAME or torchvision/NAME.", None, path=True, given=True
-    )
     data: str = key(
-        "A data.yaml, a folder of images, or shapes: a generated set; for a classifier a folder with train/CLASS and val/CLASS, "
-        "or torch/cifar10:FOLDER.",
+        "A data.yaml, a folder of images, or shapes: a generated set.",
         path=True,
         given=True,
         words=(SHAPES,),
@@ -218,6 +214,9 @@ class Recipe:
     workers: int | None = key("Processes that load images; auto chooses.", None, _NOT_NEGATIVE, none="auto")
     trust: bool = key("Load the checkpoint by executing what is pickled in it. Only for files you made.", False)
     code: tuple[str, ...] = key(_CODE, (), **_CODE_OPTIONS)
+    weights: str | None = key(
+        "A file with the weights of `model`, if that is timm/NAME or torchvision/NAME.", None, path=True, given=True
+    )
     shapes: Shapes = key(default=Shapes)
     teacher: Teacher = key(default=Teacher)
     teachers: tuple[TeacherSpec, ...] = key(
@@ -284,7 +283,7 @@ class Recipe:
 class EvalOptions:
     """What `distill eval` takes beside a checkpoint."""
 
-    data: str = key("A data.yaml; for a classifier as in a recipe.", path=True, given=True, named=("torch/",))
+    data: str = key("A data.yaml.", path=True, given=True, named=("torch/",))
     teacher: str | None = key(
         "The original checkpoint: also measure how its boxes and scores changed.", None, path=True, given=True
     )

@@ -262,7 +262,7 @@ def test_ls(says: Any) -> None:
     names = {row[0] for row in load.keys()}  # noqa: SIM118
     sections = {"prune", "repair", "sparsify", "teacher", "teacher.train", "unlabelled"}
     assert names - sections == {row.split("=")[0].strip() for row in rows if not row.startswith("   ")}
-    shipped = ["classify", "demo", "demo-classify", "distill", "edge", "finetune", "half"]
+    shipped = ["classify", "demo-classify", "demo", "distill", "edge", "finetune", "half"]
     assert [line.split()[0] for line in says("ls", "recipes")[1].splitlines()] == shipped
     assert says("ls", "importances")[1].startswith("obs ")
     assert "feature_pkd" in says("ls", "losses")[1]

@@ -105,7 +105,7 @@ BASE = "model: best.pt\ndata: data.yaml\n"
 @pytest.mark.parametrize("name", recipes.shipped())
 def test_shipped_recipes_are_valid_as_they_stand_and_as_a_run_writes_them(name: str) -> None:
     assert is_valid(parse(recipes.find(name).read_text()), json_schema())
-    given = {"demo": [], "distill": [*REQUIRED, "teacher=big.pt"]}
+    given = {"demo": [], "demo-classify": [], "distill": [*REQUIRED, "teacher=big.pt"]}
     recipe = recipes.load(name, given.get(name, REQUIRED))
     assert is_valid(parse(recipes.to_yaml(recipe)), json_schema())
 

@@ -342,7 +342,7 @@ def test_a_resolved_recipe_reads_back_equal(overrides: Any) -> None:
 
 @pytest.mark.parametrize("name", ["demo", "distill", "edge", "finetune", "half"])
 def test_shipped_recipes_are_in_order(name: str) -> None:
-    given = {"demo": [], "distill": [*REQUIRED, "teacher=big.pt"]}
+    given = {"demo": [], "demo-classify": [], "distill": [*REQUIRED, "teacher=big.pt"]}
     assert load(name, given.get(name, REQUIRED)).name == name
     assert recipe.find(f"{name}").read_text().startswith("# ")
 
@@ -350,7 +350,7 @@ def test_shipped_recipes_are_in_order(name: str) -> None:
 def test_an_unknown_recipe_gets_the_nearest_name(here: Path) -> None:
     with pytest.raises(DistillError, match=r"^no recipe 'hlf', did you mean 'half'\?$"):
         load("hlf")
-    names = "demo, distill, edge, finetune, half"
+    names = "classify, demo-classify, demo, distill, edge, finetune, half"
     with pytest.raises(DistillError, match=rf"^no recipe 'x/y': give the path of a file or one of {names}; or, with"):
         load("x/y")
     (here / "run").mkdir()
