@@ -14,7 +14,7 @@ from distill.classifiers.data import VAL, ImageSet
 from distill.classifiers.network import logits_of
 from distill.machine.console import Console
 from distill.machine.device import loaders
-from distill.results.results import Evaluation
+from distill.results.figures import Evaluation
 
 _TOP = 5
 

@@ -35,7 +35,7 @@ from distill.machine.runtimes.runtime import Runtime
 from distill.machine.runtimes.table import runtimes_for
 from distill.recipe.schema import Shapes, Unlabelled
 from distill.results.quality import Pictures
-from distill.results.results import Native, TeacherForward
+from distill.results.steps import Native, TeacherForward
 from distill.training.schedule import Schedule
 from distill.training.task import LABELLED, DistillationTask
 from distill.training.tuning import Trials

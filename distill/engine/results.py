@@ -19,20 +19,10 @@ from distill.engine.stages.train import TRAIN
 from distill.engine.stages.tune import TUNE
 from distill.machine import env
 from distill.recipe.load import to_yaml
+from distill.results.figures import Cost, Evaluation, ModelResult
 from distill.results.networks import AVERAGED, PRUNED, REPAIRED, STUDENT, TEACHER, TRAINED, Network, network_of
-from distill.results.results import (
-    FORMAT,
-    Accept,
-    Agreement,
-    Average,
-    Cost,
-    Cut,
-    DataFacts,
-    Evaluation,
-    Group,
-    ModelResult,
-    Results,
-)
+from distill.results.results import FORMAT, Results
+from distill.results.steps import Accept, Agreement, Average, Cut, DataFacts, Group
 
 
 def assemble(session: Session) -> Results:

@@ -22,8 +22,8 @@ from distill.machine.console import Console
 from distill.machine.progress import EpochCallback
 from distill.recipe.load import to_yaml
 from distill.recipe.schema import Recipe
+from distill.results.figures import Evaluation
 from distill.results.networks import PRUNED, REPAIRED, SPARSE, TEACHER, Network, foreign
-from distill.results.results import Evaluation
 from distill.training import schedule as schedules
 from distill.training.mixture import Mixture
 from distill.training.schedule import Schedule

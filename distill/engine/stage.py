@@ -17,9 +17,9 @@ from distill.machine import parallel
 from distill.machine.files import has_content
 from distill.machine.words import abridge
 from distill.recipe.schema import Recipe
+from distill.results.figures import Evaluation
 from distill.results.networks import Network
 from distill.results.records import RecordError, from_plain
-from distill.results.results import Evaluation
 
 R = TypeVar("R")
 

@@ -30,7 +30,7 @@ from distill.recipe.schema import SHAPES, Distill, EvalOptions, ExportOptions, R
 from distill.report import curve as curves
 from distill.report.pictures import title_of, words
 from distill.results.curve import FILE, CurveResults
-from distill.results.results import Evaluation
+from distill.results.figures import Evaluation
 
 PICTURES = 3  # of each kind
 

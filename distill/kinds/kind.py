@@ -18,8 +18,9 @@ from distill.losses.spec import LossSpec
 from distill.machine.console import Console
 from distill.machine.progress import EpochCallback, ProgressCallback
 from distill.recipe.schema import Shapes, Unlabelled
+from distill.results.figures import Evaluation
 from distill.results.quality import Pictures
-from distill.results.results import Evaluation, Native, TeacherForward
+from distill.results.steps import Native, TeacherForward
 from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
 from distill.training.tuning import Trials

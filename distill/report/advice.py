@@ -10,7 +10,8 @@ from distill.report.curve_facts import command as curve_command
 from distill.report.facts import SEED_SPREAD
 from distill.report.format import apart
 from distill.results.curve import CurveResults
-from distill.results.results import Results, epoch_score
+from distill.results.figures import epoch_score
+from distill.results.results import Results
 
 EPOCHS = 50  # of distill.epochs by default
 RISING = 0.002  # of mAP50-95 in the last quarter of the epochs: more than they move once training has ended

@@ -14,7 +14,8 @@ from distill.machine.words import duration
 from distill.report.facts import Table, shown_models
 from distill.report.format import digits, percent, value_text
 from distill.results.networks import START, network_of
-from distill.results.results import Repaired, Results
+from distill.results.results import Results
+from distill.results.steps import Repaired
 
 
 def commands(results: Results, run_dir: Path) -> list[str]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.report.format import difference, digits, percent, signed, speed
-from distill.results.results import Latency, ModelResult, Results
+from distill.results.figures import Latency, ModelResult
+from distill.results.results import Results
 
 SEED_SPREAD = 0.006  # of mAP50-95 on a small validation set: two seeds of one training differ by about this much
 

@@ -10,7 +10,9 @@ from distill.report import canvas, details, facts
 from distill.report.canvas import COLOURS, HALF, Plot, draw, hover, label_lines, new_axes, series_colour, whole_epochs
 from distill.report.confusion import confusion_plots
 from distill.report.quality_plots import quality_plots
-from distill.results.results import Group, Results, epoch_score
+from distill.results.figures import epoch_score
+from distill.results.results import Results
+from distill.results.steps import Group
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from distill.report import canvas, facts
 from distill.report.canvas import COLOURS, HALF, hover, new_axes, series_colour
 from distill.report.format import signed
+from distill.results.figures import ModelResult
 from distill.results.quality import Curves
-from distill.results.results import ModelResult, Results
+from distill.results.results import Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,10 @@ from typing import Any
 from distill.errors import DistillError
 from distill.machine.files import read_json
 from distill.machine.words import html_table, text_table
+from distill.results.figures import epoch_score
 from distill.results.records import from_plain, of_format
-from distill.results.results import DataFacts, Results, epoch_score
+from distill.results.results import Results
+from distill.results.steps import DataFacts
 
 FORMAT = 1
 FILE = "compare.json"

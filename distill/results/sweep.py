@@ -9,8 +9,9 @@ from typing import Any
 from distill.errors import DistillError
 from distill.machine.files import read_json
 from distill.machine.words import html_table, text_table
+from distill.results.figures import ModelResult
 from distill.results.records import from_plain, of_format
-from distill.results.results import ModelResult, Results
+from distill.results.results import Results
 
 FORMAT = 1
 FILE = "sweep.json"

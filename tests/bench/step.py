@@ -31,7 +31,7 @@ from distill.machine import env
 from distill.machine.device import pick_device
 from distill.machine.runtimes.table import RUNTIMES
 from distill.recipe.schema import DEFAULT_LOSSES
-from distill.results.results import TeacherForward
+from distill.results.steps import TeacherForward
 from distill.training.schedule import Schedule
 from distill.training.task import CHECKED_BATCHES
 from distill.yolo.checkpoint import detector as checkpoint

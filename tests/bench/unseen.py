@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from distill.machine.signals import interrupted_by_signals
-from distill.results.results import ModelResult, Results
+from distill.results.figures import ModelResult
+from distill.results.results import Results
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data import dataset as datasets
 from distill.yolo.evaluation.evaluate import EvalSettings, evaluate

@@ -21,8 +21,9 @@ from distill.machine.program import ProgramConsole
 from distill.recipe import load as recipes
 from distill.recipe.schema import EvalOptions, ExportOptions, Recipe
 from distill.results.comparison import Arm, ArmRun, ComparisonResults, TrainingSize
+from distill.results.figures import Evaluation
 from distill.results.quality import Curves
-from distill.results.results import Evaluation, Results
+from distill.results.results import Results
 from distill.results.sweep import SweepResults
 from distill.yolo.evaluation.evaluate import Metrics
 from tests.distill.test_advice import curve as a_curve

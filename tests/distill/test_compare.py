@@ -41,7 +41,7 @@ from distill.results.comparison import (
     Setting,
     TrainingSize,
 )
-from distill.results.results import DataFacts
+from distill.results.steps import DataFacts
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data import dataset as datasets
 from distill.yolo.families.outputs import distillation, teacher_of

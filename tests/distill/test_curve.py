@@ -23,7 +23,8 @@ from distill.recipe import load as recipes
 from distill.report import curve as report
 from distill.report import curve_facts as facts
 from distill.results.curve import FORMAT, CurvePoint, CurveResults, CurveSetting
-from distill.results.results import Evaluation, Results
+from distill.results.figures import Evaluation
+from distill.results.results import Results
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data import dataset as datasets
 from distill.yolo.evaluation.judge import Judge

@@ -9,20 +9,11 @@ from pathlib import Path
 import pytest
 
 from distill.errors import DistillError
+from distill.results.figures import Deployed, Latency, ModelResult
 from distill.results.networks import NETWORKS, network_of
 from distill.results.records import RecordError, from_plain
-from distill.results.results import (
-    Accept,
-    Cut,
-    DataFacts,
-    Deployed,
-    Group,
-    Latency,
-    ModelResult,
-    Results,
-    Search,
-    Tuning,
-)
+from distill.results.results import Results
+from distill.results.steps import Accept, Cut, DataFacts, Group, Search, Tuning
 
 
 def model(map50_95: float | None, name: str) -> ModelResult:

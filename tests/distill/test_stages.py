@@ -19,9 +19,10 @@ from distill.engine.stages.teacher import check_data
 from distill.errors import DistillError
 from distill.recipe import load as recipes
 from distill.recipe.schema import Recipe
+from distill.results.figures import Cost, Evaluation, Latency
 from distill.results.networks import NETWORKS
 from distill.results.records import from_plain
-from distill.results.results import Cost, Evaluation, Export, Latency, Repair, Repaired, Search, Tuning
+from distill.results.steps import Export, Repair, Repaired, Search, Tuning
 from distill.yolo.data import dataset as datasets
 from distill.yolo.kind import YOLO
 from tests.distill.test_compare import Told

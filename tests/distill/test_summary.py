@@ -16,8 +16,9 @@ from distill.errors import DistillError
 from distill.recipe import load as recipes
 from distill.report import summary
 from distill.results.comparison import ArmRun, ComparedNetwork, ComparisonResults, Setting, TrainingSize
+from distill.results.figures import Latency
 from distill.results.quality import Curves, Pictures
-from distill.results.results import DataFacts, Latency
+from distill.results.steps import DataFacts
 from tests.distill.test_results import RESULTS
 
 SETTING = ("model=/srv/best.pt", "data=/srv/sets/cells/data.yaml", "imgsz=320", "distill.epochs=10", "device=cpu")

@@ -21,7 +21,7 @@ from distill.machine.private import private_folder
 from distill.recipe import load as recipes
 from distill.recipe.schema import Recipe, Unlabelled
 from distill.report.training import schedule as in_words
-from distill.results.results import DataFacts
+from distill.results.steps import DataFacts
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data import dataset as datasets
 from distill.yolo.data.images import calibration

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from distill.engine.session import Session
 from distill.engine.stage import Stage
 from distill.results.networks import STUDENT
-from distill.results.results import Export
+from distill.results.steps import Export
 
 
 @dataclass(frozen=True)

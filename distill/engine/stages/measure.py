@@ -15,8 +15,8 @@ from distill.engine.stages.export import EXPORT
 from distill.errors import DistillError
 from distill.kinds.kind import Runtime
 from distill.machine import env, measure
+from distill.results.figures import Cost, Deployed, Latency
 from distill.results.networks import STUDENT, TEACHER
-from distill.results.results import Cost, Deployed, Latency
 
 WARMUP = 5  # passes before the clock counts
 

@@ -10,9 +10,9 @@ from distill.engine.stage import Stage, evaluation_of
 from distill.engine.stages.select import SELECT
 from distill.engine.stages.teachers import TEACHERS
 from distill.losses.spec import ORIGINAL
+from distill.results.figures import Evaluation
 from distill.results.networks import STUDENT, TEACHER, network_of
 from distill.results.quality import Pictures
-from distill.results.results import Evaluation
 
 FOLDER = "pictures"
 

@@ -14,7 +14,7 @@ from distill.engine.stage import Stage
 from distill.kinds.kind import Kind
 from distill.machine.console import Console
 from distill.results import networks
-from distill.results.results import Repair, Repaired
+from distill.results.steps import Repair, Repaired
 
 
 def _work(session: Session) -> Repair:

@@ -8,7 +8,7 @@ from distill.engine.session import Session
 from distill.engine.stage import Stage, evaluation_of
 from distill.report.format import apart
 from distill.results.networks import AVERAGED, STUDENT, TRAINED
-from distill.results.results import Native
+from distill.results.steps import Native
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import prune
 from distill.engine.session import Session
 from distill.engine.stage import Stage, evaluation_of
 from distill.results import networks
-from distill.results.results import Evaluation
+from distill.results.figures import Evaluation
 from distill.training import schedule
 
 

@@ -9,7 +9,7 @@ from distill.engine.stage import Stage
 from distill.errors import DistillError
 from distill.kinds.opened import Opened, fingerprint
 from distill.results import networks
-from distill.results.results import Evaluation
+from distill.results.figures import Evaluation
 from distill.training import schedule
 
 MIN_TEACHER_MAP = 0.01  # mAP50-95 below which a teacher has nothing to teach

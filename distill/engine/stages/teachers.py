@@ -15,8 +15,8 @@ from distill.losses.spec import ORIGINAL
 from distill.machine import measure
 from distill.recipe.schema import Recipe
 from distill.report.format import apart
+from distill.results.figures import OtherTeacher
 from distill.results.networks import TEACHER, foreign
-from distill.results.results import OtherTeacher
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from distill.engine.session import Session
 from distill.engine.stage import Stage
-from distill.results.results import Search, TeacherForward, Tuning
+from distill.results.steps import Search, TeacherForward, Tuning
 
 IN_TORCH = TeacherForward()
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from torch import nn
 
 from distill.machine.console import Console
-from distill.results.results import Evaluation
+from distill.results.figures import Evaluation
 from distill.yolo.data.dataset import DataSet
 from distill.yolo.evaluation import agreement
 from distill.yolo.evaluation.agreement import CONFIDENCE, Reference

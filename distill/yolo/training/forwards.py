@@ -17,7 +17,7 @@ from distill.losses.context import Outputs
 from distill.machine.measure import time_in_turns
 from distill.machine.runtimes.runtime import Runtime
 from distill.machine.runtimes.table import RUNTIMES
-from distill.results.results import TeacherForward
+from distill.results.steps import TeacherForward
 from distill.training.task import DistillationTask
 from distill.training.teacher import Runner, Teacher
 from distill.yolo.training.in_memory import InRuntime, difference, missing_packages

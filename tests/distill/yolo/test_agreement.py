@@ -16,7 +16,7 @@ from torchvision.ops import box_iou
 from ultralytics import YOLO
 from ultralytics.utils.ops import xywh2xyxy
 
-from distill.results.results import Evaluation
+from distill.results.figures import Evaluation
 from distill.yolo.checkpoint import detector as checkpoint
 from distill.yolo.data import dataset as data
 from distill.yolo.data.dataset import DataSet

@@ -22,7 +22,7 @@ from distill.losses.context import Outputs
 from distill.machine.runtimes.runtime import Runtime
 from distill.machine.runtimes.table import RUNTIMES
 from distill.recipe.schema import RUNTIMES as WORDS
-from distill.results.results import TeacherForward, Tuning
+from distill.results.steps import TeacherForward, Tuning
 from distill.training.schedule import Schedule
 from distill.training.task import DistillationTask
 from distill.yolo.checkpoint import detector as checkpoint

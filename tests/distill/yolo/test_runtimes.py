@@ -22,7 +22,7 @@ from distill.machine.runtimes.openvino import library
 from distill.machine.runtimes.parity import check_parity
 from distill.machine.runtimes.runtime import Runtime
 from distill.machine.runtimes.table import RUNTIMES, runtimes_for
-from distill.results.results import Export
+from distill.results.steps import Export
 from distill.yolo.export import export_checkpoint
 from distill.yolo.kind import YOLO, Yolo
 from distill.yolo.upstream import export_formats
