@@ -267,7 +267,7 @@ class Yolo:
     ) -> dict[str, float]:
         settings = EvalSettings(imgsz, batch, device)
         swaps = {part: swap_with_teacher(teacher, part, device) for part in PARTS}
-        return {part: evaluate(student, data, settings, swap=swap).map50_95 for part, swap in swaps.items()}
+        return {part: evaluate(student, data, settings, swap=swap).score for part, swap in swaps.items()}
 
     def check_exports(self, formats: Iterable[str]) -> None:
         export.check_exports(formats)
