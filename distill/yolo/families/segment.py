@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.losses.context import Outputs
@@ -16,7 +18,8 @@ from distill.yolo.families.ultralytics_dfl import DFL
 from distill.yolo.tasks.segment import SEGMENT as TASK
 from distill.yolo.upstream import Segment, Segment26
 
-MASK = 2.0  # weight of a mask's change beside scores and boxes
+MASK = 1.0  # weight of a mask's change beside scores and boxes
+SMALL = 0.1  # a logit below is 0, for its divergence is lost in rounding
 SCALE = 4  # input pixels to a cell of the prototypes
 MOST = 32  # anchors of an image whose masks are changed: those that count most
 
@@ -47,9 +50,9 @@ def label_terms(model: nn.Module, outputs: Outputs, batch: Any) -> dict[str, Ten
 def sensitivity(head: Any, raw: Any) -> Tensor:
     """That of boxes and scores, and noise on masks, shaped by their own metric.
 
-    Its squared gradient is, in expectation, the Gauss-Newton diagonal of that of boxes + best score * MASK * mean over the pixels
-    in the box of KL(original mask || changed). The surest anchors stand for all: the others hardly count, or are of the same
-    objects.
+    Its squared gradient is, in expectation, the diagonal of that of boxes + best score * MASK * mean over the pixels in the box of
+    KL(original mask || changed), as a parabola: see `_curvature`. The surest anchors stand for all: the others hardly count, or
+    are of the same objects.
     """
     coefficients, (prototypes, classes) = raw["mask_coefficient"].float(), _prototypes(raw)
     assert prototypes is not None
@@ -62,14 +65,25 @@ def sensitivity(head: Any, raw: Any) -> Tensor:
         weight = weight / inside.sum((2, 3)).clamp(min=1)
     chosen = coefficients.gather(2, anchor[:, None].expand(-1, coefficients.shape[1], -1))
     logits = torch.einsum("bmk,bmhw->bkhw", chosen, prototypes)
-    p = logits.detach().sigmoid()
-    scale = (weight[..., None, None] * inside * p * (1 - p)).sqrt()
+    scale = (weight[..., None, None] * inside * _curvature(logits.detach())).sqrt()
     total = boxes.sensitivity(head, raw) + (logits * scale * torch.randn_like(logits)).sum()
     if classes is None:
         return total
     # It serves training alone, so it weighs as much as one object's mask: what it reads is not cut as if nobody did.
     p = classes.detach().float().sigmoid()
     return total + (classes.float() * (p * (1 - p) / p[0].numel()).sqrt() * torch.randn_like(p)).sum()
+
+
+def _curvature(logits: Tensor) -> Tensor:
+    """Twice KL(original pixel || undecided pixel) over the squared logit between them.
+
+    The curvature at the original, p (1 - p), takes a pixel for safe that is sure: a change as large as its logit costs hundreds of
+    times as much as that says. At a logit of 0 both are 1/4.
+    """
+    p = logits.sigmoid()
+    entropy = F.softplus(logits) - logits * p
+    secant = 2 * (math.log(2) - entropy) / logits.square().clamp(min=SMALL**2)
+    return torch.where(logits.abs() < SMALL, 0.25, secant)
 
 
 def _inside(head: Any, raw: Any, anchor: Tensor) -> Tensor:

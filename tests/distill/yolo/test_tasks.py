@@ -29,6 +29,7 @@ from distill.yolo.evaluation import agreement
 from distill.yolo.evaluation.evaluate import EvalSettings, detect, evaluate
 from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.outputs import distillation, label_terms, raw_outputs, run, sensitivity_of, teacher_of
+from distill.yolo.families.segment import _curvature as curvature
 from distill.yolo.families.table import gives_of
 from distill.yolo.tasks.table import TASKS
 from distill.yolo.tasks.task import Task
@@ -345,3 +346,14 @@ def test_a_task_says_what_it_is() -> None:
         "pose",
         "obb",
     ]
+
+
+def test_a_sure_pixel_is_not_taken_for_a_safe_one() -> None:
+    """By hand: KL of p = σ(4) from 1/2 is 0.6031, so the parabola through it has a curvature of 2 · 0.6031 / 16."""
+    logits = torch.tensor([0.0, 0.05, 0.2, 4.0, -4.0, 30.0])
+    found = curvature(logits)
+    assert torch.allclose(found[:2], torch.tensor(0.25)) and found[2].item() == pytest.approx(0.2488, abs=2e-4)
+    p = torch.tensor(4.0).sigmoid()
+    divergence = (p * (2 * p).log() + (1 - p) * (2 * (1 - p)).log()).item()
+    assert found[3].item() == pytest.approx(divergence / 8, rel=1e-4) and found[3] == found[4]
+    assert found[3] > 3 * p * (1 - p) and 0 < found[5] < found[3]
