@@ -45,7 +45,7 @@ LARGE = ("128gf", "vit_h", "vit_l", "regnet_y_32gf", "_x_32gf", "convnext_large"
 
 def names() -> list[str]:
     """Every network of the table, from all three in turns; the large ones last."""
-    turns = zip_longest(_ultralytics("n"), _timm(), _torchvision())
+    turns = zip_longest(_ultralytics("n"), _timm(), sorted(_torchvision(), key=_size))
     found = [name for turn in turns for name in turn if name] + list(_ultralytics("x"))
     return sorted(found, key=lambda name: any(word in name for word in LARGE))
 
@@ -93,7 +93,15 @@ def build(name: str) -> tuple[nn.Module, Tensor, prune.Adapter | None]:
     model, shape = {"ultralytics": _yolo, "torchvision": _of_torchvision, "timm": _of_timm}[source](rest)
     side = next((side for part, side in SIDES.items() if part in name), SIDE)
     image = torch.rand(1, *(shape or (3, side, side)))
-    return randomize(model).eval(), image, YOLO_ADAPTER if source == "ultralytics" else None
+    return awake(randomize(model)).eval(), image, YOLO_ADAPTER if source == "ultralytics" else None
+
+
+def awake(model: nn.Module) -> nn.Module:
+    """Scales of branches that start at nothing are drawn: behind a zero, a proof would say nothing."""
+    for parameter in model.parameters():
+        if parameter.numel() > 1 and parameter.abs().max() < 1e-2:
+            nn.init.uniform_(parameter, 0.5, 1.5)
+    return model
 
 
 def _yolo(file: str) -> tuple[nn.Module, None]:
@@ -130,5 +138,7 @@ def _of_timm(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     import timm
 
     model = timm.create_model(name, pretrained=False)
-    channels, height, width = model.default_cfg.get("input_size", (3, 224, 224))
-    return model, (channels, height, width) if model.default_cfg.get("fixed_input_size") else (channels, 128, 128)
+    config = model.default_cfg
+    channels, height, width = config.get("input_size", (3, 224, 224))
+    own = config.get("fixed_input_size") or "min_input_size" in config
+    return model, (channels, height, width) if own else (channels, 128, 128)
