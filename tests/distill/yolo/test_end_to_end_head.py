@@ -39,6 +39,8 @@ from distill.yolo.families.outputs import (
 )
 from distill.yolo.families.points import neck_keep
 from distill.yolo.families.table import family_of, gives_of
+from distill.yolo.runtimes.in_memory import InRuntime, difference, missing_packages
+from distill.yolo.runtimes.table import RUNTIMES
 from prune.importance.statistics import measure_sensitivity
 from prune.program.interpret import Program
 from prune.program.raw import raw_copy
@@ -158,6 +160,17 @@ def test_a_network_without_batchnorm_or_with_one_branch_is_refused_by_name(model
         checkpoint.check_network(tmp_path / "best.pt", half)
     with pytest.raises(DistillError, match=r"best\.pt holds a fused network"):
         checkpoint.check_network(tmp_path / "best.pt", half.fuse(verbose=False))
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES, ids=lambda runtime: runtime.package)
+def test_both_branches_run_in_a_runtime(model: Any, runtime: Any) -> None:
+    if missing := missing_packages(runtime):
+        pytest.skip(f"needs {' and '.join(missing)}")
+    folded = checkpoint.fused(model).eval()
+    with torch.no_grad():
+        found, expected = InRuntime(runtime, folded, IMAGES)(folded, IMAGES), run(folded, IMAGES)
+    assert difference(found, expected) < 1e-3 and len(found.branches) == 2
+    assert torch.allclose(found.branches[1].boxes, expected.branches[1].boxes, atol=0.1)
 
 
 # --- teachers --------------------------------------------------------------------------------------------------------

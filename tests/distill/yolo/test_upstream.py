@@ -290,6 +290,35 @@ def test_the_loss_is_a_sum_over_the_batch(data):
     rely("loss(batch, outputs): a sum over the batch", torch.allclose(terms, 3 * torch.stack(list(means.values()))))
 
 
+def test_a_head_with_two_branches():
+    for name in ("yolo26n.yaml", "yolov10n.yaml"):
+        model: Any = upstream.DetectionModel(name, nc=2, verbose=False).eval()
+        head = model.model[-1]
+        rely_on_attributes(head, "one2many", "one2one", "one2one_cv2", "one2one_cv3", "end2end")
+        rely("forward_head(features, box_head=, cls_head=)", head.one2many.keys() == {"box_head", "cls_head"})
+        rely_on_method(type(head), "forward_head", "x", "box_head", "cls_head")
+        raw = model(torch.zeros(1, 3, 64, 64))[1]
+        rely("its raw outputs are one2many and one2one", list(raw) == ["one2many", "one2one"])
+        rely("its parts begin with one2one_", {"one2one_cv2", "one2one_cv3"} < dict(head.named_children()).keys())
+        rely("NMS follows, unless something else is said", not head.end2end)
+        model.end2end = True
+        rely("without NMS: boxes, score, class", model(torch.zeros(1, 3, 64, 64))[0].shape[-1] == 6)
+        model.end2end = False
+        rely("fusing drops the branch that is not chosen", model.fuse(verbose=False).model[-1].one2one_cv2 is None)
+
+
+def test_the_loss_of_a_head_with_two_branches():
+    model: Any = upstream.DetectionModel("yolo26n.yaml", nc=2, verbose=False)
+    model.args = upstream.get_cfg(overrides={"epochs": 3})
+    loss = model.init_criterion()
+    rely_on_attributes(loss, "updates", "update", "o2m", "o2o")
+    shares = []
+    for _ in range(3):
+        shares.append(round(loss.o2m, 3))
+        loss.update()
+    rely("update() moves its weight from one2many to one2one", shares == [0.8, 0.45, 0.1] and loss.updates == 3)
+
+
 def test_the_average_of_weights():
     rely_on_method(upstream.ModelEMA, "__init__", "model", "decay", "tau", "updates")
     rely_on_method(upstream.ModelEMA, "update", "model")
