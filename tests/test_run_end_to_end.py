@@ -41,6 +41,7 @@ def test_a_run_cuts_teaches_exports_and_measures_both_branches(done: Path) -> No
     assert results.exports[0].max_abs_diff is not None and results.exports[0].max_abs_diff < 1e-3
     for kind in ("report.md", "report.html"):
         assert re.search(r"mAP50.95 without NMS", (done / kind).read_text().replace("\u2011", "-"))
+    assert ", without NMS 0." in (done / "report.md").read_text()  # the verdict
     columns = next(csv.reader((done / "metrics.csv").open()))
     assert {"l1_loss", "score_bce", "box_iou", "feature_pkd"} <= {*columns} and "dfl_kl" not in columns
     assert "loss dfl_kl left out: this head predicts no distributions" in (done / "log.txt").read_text()

@@ -29,6 +29,7 @@ from distill.machine.progress import ProgressCallback
 from distill.machine.words import abridge, html_table, text_table
 from distill.recipe.schema import SHAPES, Recipe
 
+PSEUDO = "pseudo_labels"  # a loss that trains as labels do
 _LOG = logging.getLogger(__name__)
 
 
@@ -146,6 +147,7 @@ def preflight(
         _check_labels(recipe, data, teaching)
         data = with_frames(recipe, data, frames, progress)
         notes += unread(recipe, data, bool(teaching))
+        warnings += untaught(recipe, data, teachers)
         notes += data.notes
         warnings += data.warnings
     loss_check.run(recipe, teachers, data)
@@ -200,6 +202,16 @@ def _check_labels(recipe: Recipe, data: Images, teaching: Sequence[WeightedLoss]
         raise DistillError(
             f"{data.path}: no labels, so the losses of distill.losses must teach, and {which}: give some, or a data.yaml"
         )
+
+
+def untaught(recipe: Recipe, data: Images, teachers: Sequence[Teaching]) -> tuple[str, ...]:
+    """A warning if nothing teaches a part of a student: neither labels nor a teacher that has it too."""
+    taught = [each for each in teachers if each.losses]
+    labels = data.labelled and recipe.distill.labels
+    labels = labels or any(spec.name == PSEUDO for each in taught for spec in each.specs)
+    if not recipe.distill.epochs or not taught or labels or not all(each.untaught for each in taught):
+        return ()
+    return (f"nothing teaches the student's {taught[0].untaught}: add {PSEUDO}: 1 to distill.losses",)
 
 
 def check_network(recipe: Recipe, teacher: Opened | None) -> LossCheck:

@@ -39,6 +39,7 @@ class Teaching:
         notes: a line for each loss that is left out.
         family: what messages call its kind of network.
         by_cell: whether boxes are compared cell by cell, for the heads are of different kinds.
+        untaught: a part of the student that this teacher lacks, and so cannot teach; empty if there is none.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Teaching:
     notes: tuple[str, ...]
     family: str = ""
     by_cell: bool = False
+    untaught: str = ""
 
     @property
     def facts(self) -> list[tuple[str, str]]:
@@ -154,10 +156,12 @@ def _open(recipe: Recipe, spec: TeacherSpec, name: str, model: Opened | None) ->
     whole, joined = losses.joined(specs, pairing.gives, unwanted)
     fit, notes = losses.fitting(whole, pairing.gives, pairing.unlike, kind.lacks)
     notes += joined
-    notes += [pairing.note] if pairing.note and fit else []
+    if pairing.untaught and fit:
+        notes.append(f"it has no {pairing.untaught}, so the student's learns from labels alone")
     lines = tuple(f"teacher {name}: {note}" for note in notes)
     taught = _weighted(losses.build(fit), spec, network)
-    return Teaching(name, network, taught, tuple(fit), lines, kind.title(network), pairing.by_cell)
+    title = kind.title(network)
+    return Teaching(name, network, taught, tuple(fit), lines, title, pairing.by_cell, pairing.untaught)
 
 
 def _losses_of(recipe: Recipe, spec: TeacherSpec, kind: Kind) -> tuple[LossSpec, ...]:

@@ -116,7 +116,7 @@ class Pairing:
     gives: frozenset[str]  # what both have of what a loss may need
     unlike: Mapping[str, str]  # what a loss may need -> why two networks cannot both give it
     by_cell: bool = False  # whether boxes are compared cell by cell, for the heads are of different kinds
-    note: str = ""  # what the user should know of it
+    untaught: str = ""  # a part of the student that the teacher lacks, and so cannot teach
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,9 @@ def gain(results: Results) -> str:
     if before.score is not None and after.score is not None:
         change = difference(before.score, after.score)
         parts.append(f"{results.measure} {before.score:.3f} → {after.score:.3f} ({change})")
+        free = before.map50_95_without_nms, after.map50_95_without_nms
+        if free[0] is not None and free[1] is not None:
+            parts.append(f"without NMS {free[0]:.3f} → {free[1]:.3f} ({difference(free[0], free[1])})")
         if before.beside is not None and after.beside is not None:
             then, now = before.beside.map50_95, after.beside.map50_95
             parts.append(f"of {after.beside.name}s {then:.3f} → {now:.3f} ({difference(then, now)})")

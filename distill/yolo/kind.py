@@ -150,10 +150,8 @@ class Yolo:
     def pair(self, student: Opened, teacher: Opened) -> Pairing:
         network = fitted(teacher, student)
         common = match(student.model, network.model)
-        note = (
-            "it has no branch that works without NMS, so the student's learns from labels alone" if common.alone else ""
-        )
-        return Pairing(network, common.gives, UNLIKE, common.by_cell, note)
+        untaught = "branch that works without NMS" if common.alone else ""
+        return Pairing(network, common.gives, UNLIKE, common.by_cell, untaught)
 
     def task(
         self,

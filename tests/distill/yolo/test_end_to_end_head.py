@@ -252,6 +252,11 @@ def test_a_teacher_of_another_family_teaches_the_branch_that_it_has(tmp_path: Pa
     wanted = recipes.load("distill", [f"model={tmp_path}/best.pt", f"teacher={tmp_path}/big.pt", "data=shapes"])
     notes = [note for each in open_teachers(wanted, checkpoint.load(tmp_path / "best.pt")) for note in each.notes]
     assert "teacher big: it has no branch that works without NMS, so the student's learns from labels alone" in notes
+    images = write_images(tmp_path / "data").parent / "images" / "train"
+    for more, warned in (["distill.losses={score_bce: 1}"], True), (["distill.losses={pseudo_labels: 1}"], False):
+        given = [f"model={tmp_path}/best.pt", f"teacher={tmp_path}/big.pt", f"data={images}", "imgsz=64", *more]
+        warnings = preflight(recipes.load("distill", given)).warnings
+        assert any("nothing teaches the student's branch" in warning for warning in warnings) is warned
 
 
 def test_losses_on_distributions_are_left_out_with_a_word_whether_the_network_is_there_or_trained_first(
