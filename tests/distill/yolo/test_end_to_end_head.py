@@ -21,6 +21,7 @@ from distill.errors import DistillError
 from distill.losses import WeightedLoss, resolve
 from distill.losses.context import LossContext
 from distill.machine.measure import count_gflops
+from distill.machine.runtimes.table import RUNTIMES
 from distill.recipe import load as recipes
 from distill.training.trial import try_out
 from distill.yolo.checkpoint import detector as checkpoint
@@ -39,8 +40,7 @@ from distill.yolo.families.outputs import (
 )
 from distill.yolo.families.points import neck_keep
 from distill.yolo.families.table import family_of, gives_of
-from distill.yolo.runtimes.in_memory import InRuntime, difference, missing_packages
-from distill.yolo.runtimes.table import RUNTIMES
+from distill.yolo.training.in_memory import InRuntime, difference, missing_packages
 from prune.importance.statistics import measure_sensitivity
 from prune.program.interpret import Program
 from prune.program.raw import raw_copy
