@@ -153,7 +153,7 @@ def test_a_sweep_varies_values_of_python(
 ) -> None:
     from distill.comparison import sweeper
 
-    monkeypatch.setattr(sweeper, "run", lambda sweep, folder, console, quiet: sweep)
+    monkeypatch.setattr(sweeper, "run", lambda sweep, folder, console, quiet, jobs: sweep)
     vary = {"prune.flops": [0.7, 0.5], "distill.lr": ("auto", 1e-3), "export": [("onnx",), []]}
     sweep: Any = distill.sweep("half", vary=vary, **inputs, batch=4, out=tmp_path / "sweep")
     recipes = [point.recipe for point in sweep.points]
