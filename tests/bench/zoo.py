@@ -5,6 +5,7 @@ Names: `ultralytics/yolo11n-seg.yaml`, `torchvision/resnet18`, `timm/resnet18`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 import prune
 from distill.yolo.families.adapter import YOLO_ADAPTER
@@ -93,7 +95,12 @@ def build(name: str) -> tuple[nn.Module, Tensor, prune.Adapter | None]:
     model, shape = {"ultralytics": _yolo, "torchvision": _of_torchvision, "timm": _of_timm}[source](rest)
     side = next((side for part, side in SIDES.items() if part in name), SIDE)
     image = torch.rand(1, *(shape or (3, side, side)))
-    return awake(randomize(model)).eval(), image, YOLO_ADAPTER if source == "ultralytics" else None
+    first = copy.deepcopy(model)  # buffers that no state dict has, too
+    awake(randomize(model)).eval()
+    with torch.no_grad():
+        if not all(each.isfinite().all() for each in tree_leaves(model(image)) if isinstance(each, Tensor)):
+            model = awake(first).eval()  # one with a logarithm, say, is nothing with any weights
+    return model, image, YOLO_ADAPTER if source == "ultralytics" else None
 
 
 def awake(model: nn.Module) -> nn.Module:
