@@ -285,10 +285,11 @@ def recipe_for(folder: Path, task: str, **keys: str) -> Path:
 
 
 def test_a_whole_run(trained: tuple[str, Path]) -> None:
-    """Cut to half, repaired, trained, exported; the figures of the task in results and report; done again, nothing changes."""
+    """Cut to half, repaired, trained, exported; the figures of the task in results and report; one of them is resumed too."""
     task, folder = trained
     out = folder / "out"
-    assert main(["run", str(recipe_for(folder, task)), "--out", str(out), "--quiet"]) == 0
+    recipe = recipe_for(folder, task, export="[onnx]" if task == "segment" else "[torchscript]")  # which is faster
+    assert main(["run", str(recipe), "--out", str(out), "--quiet"]) == 0
     results = Results.read(out)
     assert results.student.gflops / results.teacher.gflops < 0.52 and results.plan.verify < 1e-6
     (row,) = results.history
@@ -309,6 +310,8 @@ def test_a_whole_run(trained: tuple[str, Path]) -> None:
     (found,) = student.predict(str(folder / "images/val/0.png"), imgsz=SIDE, device="cpu", verbose=False)
     assert student.task == task and len(found) > 0
     assert {"segment": found.masks, "pose": found.keypoints, "obb": found.obb}[task] is not None
+    if task != "segment":
+        return
     before = (out / "student.pt").read_bytes()
     stages = json.loads((out / "stages.json").read_text())
     for name in ("train", "evaluate trained", "average", "evaluate averaged", "select", "export", "measure"):
