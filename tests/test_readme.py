@@ -255,7 +255,7 @@ def test_links_lead_somewhere(name: str) -> None:
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_no_figure_is_typed_by_hand(name: str) -> None:
-    if name not in ("docs/results.md", "CHANGELOG.md"):
+    if name not in ("docs/results.md", "docs/coverage.md", "CHANGELOG.md"):  # commands write the first two
         assert FIGURE.findall(WRITTEN.sub("", TEXTS[name])) == []
 
 

@@ -41,7 +41,6 @@ from ultralytics.nn.modules import (  # heads, the first layer of YOLOv5 v5.0, a
     OBB,
     OBB26,
     Detect,
-    Focus,
     Pose,
     Pose26,
     Segment,

@@ -117,6 +117,7 @@ def test_a_damaged_plan_or_network_says_what_to_remove(session: Any, content: by
         (path / name).write_bytes(content)
     opened = object.__new__(Session)
     opened.folder, opened.kind = session.folder, YOLO
+    opened.recipe = SimpleNamespace(trust=False, code=())
     with pytest.raises(DistillError, match=r"^.*/a/plan\.json is damaged \(.*\): remove it, then resume") as caught:
         opened.plan  # noqa: B018
     assert "\n" not in str(caught.value)

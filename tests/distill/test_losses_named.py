@@ -33,7 +33,7 @@ def test_a_recipe_keeps_the_losses_that_a_head_can_have():
     specs = [LossSpec(name) for name in (*losses.BUILTIN, "my.module:dfl_kl")]
     fit, lines = losses.fitting(specs, {"dist"})
     assert [spec for spec in specs if spec not in fit] == [
-        LossSpec(name) for name in ("objectness_bce", *OF_TASKS, "kl", "dkd", "nkd")
+        LossSpec(name) for name in ("objectness_bce", *OF_TASKS, "kl", "dkd", "nkd", "dist")
     ]
     assert [lines[0], lines[1], lines[4]] == [
         "loss objectness_bce left out: this head has no objectness",
@@ -41,7 +41,7 @@ def test_a_recipe_keeps_the_losses_that_a_head_can_have():
         "loss kl left out: this head has class scores that are independent sigmoids",
     ]
     fit, lines = losses.fitting(iter(specs), {"objectness"})
-    left_out = ("dfl_kl", *OF_TASKS, "kl", "dkd", "nkd")
+    left_out = ("dfl_kl", *OF_TASKS, "kl", "dkd", "nkd", "dist")
     assert [spec for spec in specs if spec not in fit] == [LossSpec(name) for name in left_out]
     assert lines[0] == "loss dfl_kl left out: this head predicts no distributions over box sides"
     assert losses.fitting(specs, set(losses.NEEDS)) == (specs, [])

@@ -292,12 +292,6 @@ def test_other_tasks_are_named(tmp_path: Path, name: str, says: str) -> None:
         checkpoint.load(tmp_path / "best.pt")
 
 
-def test_a_head_without_nms_is_refused(tmp_path: Path) -> None:
-    torch.save({"model": DetectionModel("yolo26n.yaml", nc=3, verbose=False)}, tmp_path / "best.pt")
-    with pytest.raises(DistillError, match="without NMS"):
-        checkpoint.load(tmp_path / "best.pt")
-
-
 def test_a_fused_network_is_refused(model: Any, tmp_path: Path) -> None:
     torch.save({"model": checkpoint.fused(model)}, tmp_path / "best.pt")
     with pytest.raises(DistillError, match="fused"):
