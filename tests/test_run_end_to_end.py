@@ -24,8 +24,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("run")
     data = draw(root / "data")
     train = "teacher={train: {model: yolo26n.yaml, width: 0.125, epochs: 8, lr: 4e-3, mosaic: 0, batch: 4}}"
-    cut = ["prune={flops: 0.6, images: 8, max_ratio: 0.4, round_to: 4}", "repair={images: 16, steps: 0}"]
-    rest = ["imgsz=64", "batch=8", "device=cpu", "distill.epochs=1", "latency.runs=1", "pictures=1"]
+    cut = ["prune={flops: 0.6, images: 4, max_ratio: 0.4, round_to: 4}", "repair={images: 16, steps: 0}"]
+    rest = ["imgsz=64", "batch=8", "device=cpu", "distill.epochs=1", "distill.lr=1e-3", "latency.runs=1", "pictures=1"]
     words = ["run", "half", "model=null", f"data={data}", train, *cut, *rest, "--out", str(root / "out"), "--quiet"]
     assert main(words) == 0
     return root / "out"
