@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +11,10 @@ from torch import Tensor, nn
 
 from distill.classifiers import checkpoint
 from distill.classifiers.network import logits_of
-from distill.errors import DistillError, first_line
+from distill.errors import DistillError
+from distill.kinds.exporting import check_packages, export_checked
 from distill.kinds.opened import Exported
-from distill.machine.faults import machine_fault
-from distill.machine.files import UNFINISHED, scratch_folder, write_atomically
-from distill.machine.measure import file_size_mb
 from distill.machine.runtimes import openvino
-from distill.machine.runtimes.parity import check_parity
 from distill.machine.words import nearest
 
 OPSET = 17
@@ -44,11 +39,7 @@ def check_exports(formats: Iterable[str]) -> None:
         if name not in _PACKAGES:
             hint = nearest(name, _PACKAGES) or f"; a classifier is exported to {', '.join(_PACKAGES)}"
             raise DistillError(f"export: unknown format '{name}'{hint}")
-        missing = [package for package in _PACKAGES[name] if find_spec(package) is None]
-        if missing:
-            raise DistillError(
-                f"export: format '{name}' needs {' and '.join(missing)}: pip install {' '.join(missing)}"
-            )
+        check_packages(name, _PACKAGES[name])
 
 
 def export(path: Path, format: str, out_dir: Path, imgsz: int) -> Exported:
@@ -64,20 +55,12 @@ def export(path: Path, format: str, out_dir: Path, imgsz: int) -> Exported:
     check_exports([format])
     network = Logits(checkpoint.load(path).model).eval()
     image = torch.rand(1, 3, imgsz, imgsz, generator=torch.Generator().manual_seed(0))
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        with scratch_folder(out_dir, UNFINISHED) as folder, warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # the tracer's
-            draft = _FORMATS[format](network, image, folder / path.stem)
-            difference = check_parity(draft, format, network, image)
-            result = out_dir / draft.name
-            write_atomically(result, draft.rename)
-    except DistillError:
-        raise
-    except Exception as error:  # of many packages: this export cannot be made here
-        fault = machine_fault(error, out_dir)
-        raise fault or DistillError(f"export: {path.name} to '{format}' failed: {first_line(error)}") from error
-    return Exported(result, file_size_mb(result), difference)
+
+    def make(folder: Path) -> Path:
+        with torch.no_grad():
+            return _FORMATS[format](network, image, folder / path.stem)
+
+    return export_checked(path, format, out_dir, make, network, image)
 
 
 def _onnx(network: nn.Module, image: Tensor, place: Path) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import prune
 from distill.classifiers import upstream
@@ -17,9 +17,9 @@ from distill.classifiers.network import GIVES, head_of, label_terms, run, run_as
 from distill.errors import DistillError
 from distill.kinds.opened import Opened, Pairing, Taught
 from distill.losses.base import points_of
-from distill.losses.context import NECK
 from distill.machine.words import abridge
-from distill.training.points import check_alike, feature_at
+from distill.training.points import check_alike, image_of
+from distill.training.points import keep_at as points_kept
 from distill.training.task import DistillationTask
 from distill.training.teacher import Teacher
 
@@ -103,7 +103,7 @@ def make_task(
 
 def neck(model: nn.Module, size: int) -> list[tuple[int, ...]]:
     """The shape of the features before the last layer, for an image of `size` pixels."""
-    return [tuple(feature.shape) for feature in run(model, _image(model, size)).neck]
+    return [tuple(feature.shape) for feature in run(model, image_of(model, size)).neck]
 
 
 def neck_keep(model: nn.Module, plan: prune.PrunePlan) -> list[tuple[int, ...]]:
@@ -117,16 +117,8 @@ def keep_at(
     model: nn.Module, plan: prune.PrunePlan, points: Iterable[str], size: int
 ) -> dict[str, list[tuple[int, ...]]]:
     """The teacher's channels that its student still has, by point; a point is left out if every channel stays."""
-    points = list(points)
-    keep = {NECK: neck_keep(model, plan)} if NECK in points else {}
-    if own := [point for point in points if point != NECK]:
-        outputs = prune.trace_outputs(model, _image(model, size))
-        for point in own:
-            output = feature_at(outputs, point)
-            kept = output.kept(plan)
-            keep |= {point: [kept]} if len(kept) < output.shape[1] else {}
-    return keep
 
+    def outputs() -> dict[str, prune.ModuleOutput]:
+        return prune.trace_outputs(model, image_of(model, size))
 
-def _image(model: nn.Module, size: int) -> Tensor:
-    return torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
+    return points_kept(plan, points, lambda: neck_keep(model, plan), outputs)

@@ -161,10 +161,10 @@ def train(
     if not state.stopped:
         place = pick_device(device)
         learner = Learning(model, task, penalty, schedule, own_loss).to(place)
-        config = upstream.input_of(model, imgsz)
+        bench = Bench(data, upstream.input_of(model, imgsz))
         count = (loaders() if place.type == "cuda" else 0) if workers is None else workers
-        loader = train_loader(data, schedule, config, workers=count)
-        loop = _Loop(learner, data, schedule, loader, folder, state, console, place, seed)
+        loader = train_loader(data, schedule, bench.config, workers=count)
+        loop = _Loop(learner, bench, schedule, loader, folder, state, console, place, seed)
         loop.go(states, imgsz=imgsz, val_batch=val_batch, patience=patience, on_epoch=on_epoch)
     result = copy.deepcopy(model).cpu().float().eval()
     result.load_state_dict(state.best_weights)
@@ -177,7 +177,7 @@ class _Loop:
     def __init__(
         self,
         learner: Learning,
-        data: ImageSet,
+        bench: Bench,
         schedule: Schedule,
         loader: Any,
         folder: Path,
@@ -186,7 +186,7 @@ class _Loop:
         device: torch.device,
         seed: int,
     ) -> None:
-        self.learner, self.data, self.loader, self.folder = learner, data, loader, folder
+        self.learner, self.bench, self.data, self.loader, self.folder = learner, bench, bench.data, loader, folder
         self.state, self.console, self.device, self.seed = state, console, device, seed
         # Batches are whole, so there may be fewer steps than there were planned.
         self.schedule = replace(schedule, steps=schedule.epochs * len(loader))
@@ -266,10 +266,9 @@ class _Loop:
         """One step of the optimizer; the terms of the loss."""
         self.learner.progress = step / self.schedule.steps
         self.scheduler.step_update(step)
-        named = {key: value.to(self.device) for key, value in _named(batch, self.data.labelled).items()}
-        named["img"] = named["img"].contiguous(memory_format=torch.channels_last)
+        prepared = self.bench.prepare(_named(batch, self.data.labelled), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bfloat16(self.device)):
-            loss, terms = self.learner(named)
+            loss, terms = self.learner(prepared)
         self.optimizer.zero_grad()
         loss.backward()
         upstream.dispatch_clip_grad(self.learner.parameters(), CLIP)

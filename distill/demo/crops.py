@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
@@ -10,11 +9,9 @@ from pathlib import Path
 from PIL import Image
 
 from distill.demo.drawing import CLASSES, draw
-from distill.errors import DistillError
-from distill.machine.files import write_atomically
+from distill.demo.folder import SPLITS, draw_once
 from distill.machine.progress import ProgressCallback
 
-SPLITS = ("train", "val")
 FORMAT = 1  # raised whenever the drawing changes, so that older sets are refused
 NAMES = tuple(sorted(CLASSES))  # in the order of their folders, which is that of their numbers
 SCENE = 160  # pixels of the images that shapes are cut out of
@@ -38,21 +35,13 @@ def generate(
         The folder, with `train` and `val`, and in each a folder for each class.
 
     Raises:
-        DistillError: a folder that holds something else.
+        DistillError: a value out of range, or a folder that holds something else.
         RunError: the folder could not be written.
     """
     folder = Path(folder)
     settings = {"format": FORMAT, "train": train, "val": val, "imgsz": imgsz, "seed": seed, "crops": 1}
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        write_atomically(folder, lambda draft: _write(draft, settings, progress))
-        return folder
-    try:
-        saved = json.loads((folder / "shapes.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise DistillError(f"{folder} exists and is no data set of shapes: choose another folder") from None
-    found = {split: len(list((folder / split).glob("*/*.png"))) for split in SPLITS}
-    if saved != settings or any(found[split] != settings[split] for split in SPLITS):
-        raise DistillError(f"{folder} holds another set of shapes, or parts of one: delete it, and it is drawn again")
+    files = {f"{split}/*/*.png": settings[split] for split in SPLITS}
+    draw_once(folder, settings, lambda draft: _write(draft, settings, progress), files)
     return folder
 
 
@@ -65,7 +54,6 @@ def _write(folder: Path, settings: dict[str, int], progress: ProgressCallback | 
         drawn = progress(crops, f"drawing {split}", wanted, "images") if progress else crops
         for number, (name, image) in enumerate(drawn):
             image.save(folder / split / name / f"{number:05d}.png", compress_level=1)
-    (folder / "shapes.json").write_text(json.dumps(settings) + "\n", encoding="utf-8")
 
 
 def _crops(size: int, seed: int, split: int) -> Iterator[tuple[str, Image.Image]]:

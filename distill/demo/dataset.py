@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from PIL import Image
 
 from distill.demo.drawing import CLASSES, Sample, draw
-from distill.errors import DistillError
-from distill.machine.files import write_atomically
+from distill.demo.folder import SPLITS, draw_once
 from distill.machine.progress import ProgressCallback
 
-SPLITS = ("train", "val")
+_FILES = {"images": "png", "labels": "txt"}  # of a split: folder -> ending
 FORMAT = 2  # raised whenever the drawing changes, so that older sets are refused
 
 
@@ -38,13 +36,8 @@ def generate(
     """
     folder = Path(folder)
     settings = {"format": FORMAT, "train": train, "val": val, "imgsz": imgsz, "seed": seed}
-    for name, least in (("train", 1), ("val", 1), ("imgsz", 32), ("seed", 0)):
-        if settings[name] < least:
-            raise DistillError(f"shapes.{name} is {settings[name]}: it must be at least {least}")
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        write_atomically(folder, lambda draft: _write(draft, settings, progress))
-    else:
-        _check_existing(folder, settings)
+    files = {f"{kind}/{split}/*.{ending}": settings[split] for split in SPLITS for kind, ending in _FILES.items()}
+    draw_once(folder, settings, lambda draft: _write(draft, settings, progress), files)
     return folder / "data.yaml"
 
 
@@ -52,7 +45,7 @@ def _write(folder: Path, settings: dict[str, int], progress: ProgressCallback | 
     size = settings["imgsz"]
     jobs = [(split, index) for split in SPLITS for index in range(settings[split])]
     for split in SPLITS:
-        for kind in ("images", "labels"):
+        for kind in _FILES:
             (folder / kind / split).mkdir(parents=True)
     for split, index in progress(jobs, "drawing shapes", len(jobs), "images") if progress else jobs:
         sample = draw(size, (settings["seed"], SPLITS.index(split), index))
@@ -60,7 +53,6 @@ def _write(folder: Path, settings: dict[str, int], progress: ProgressCallback | 
         (folder / "labels" / split / f"{index:05d}.txt").write_text(_label_text(sample, size), encoding="utf-8")
     names = "".join(f"  {index}: {name}\n" for index, name in enumerate(CLASSES))
     (folder / "data.yaml").write_text(f"train: images/train\nval: images/val\nnames:\n{names}", encoding="utf-8")
-    (folder / "shapes.json").write_text(json.dumps(settings) + "\n", encoding="utf-8")
 
 
 def _label_text(sample: Sample, size: int) -> str:
@@ -69,19 +61,3 @@ def _label_text(sample: Sample, size: int) -> str:
     for class_id, (x1, y1, x2, y2) in zip(sample.classes, sample.boxes / size, strict=True):
         lines.append(f"{class_id} {(x1 + x2) / 2:.6f} {(y1 + y2) / 2:.6f} {x2 - x1:.6f} {y2 - y1:.6f}\n")
     return "".join(lines)
-
-
-def _check_existing(folder: Path, settings: dict[str, int]) -> None:
-    """Refuse a folder that does not hold the complete data set of these settings."""
-    try:
-        saved = dict(json.loads((folder / "shapes.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        raise DistillError(f"{folder} exists and is no data set of shapes: choose another folder") from None
-    if different := [name for name in settings if saved.get(name) != settings[name]]:
-        text = ", ".join(f"{name} {saved.get(name)} (wanted {settings[name]})" for name in different)
-        raise DistillError(f"{folder} holds another set of shapes: {text}; delete it or choose another")
-    for split in SPLITS:
-        for kind, ending in (("images", "png"), ("labels", "txt")):
-            if len(list((folder / kind / split).glob(f"*.{ending}"))) != settings[split]:
-                text = f"{folder}/{kind}/{split} no longer has its {settings[split]} files"
-                raise DistillError(f"{text}: delete {folder}, and it is drawn again")

@@ -11,14 +11,13 @@ from torch import nn
 import prune
 from distill.engine.folder import PLAN
 from distill.engine.kinds import kind_at
-from distill.engine.planning import image_of
 from distill.engine.size import image_size
 from distill.errors import DistillError
 from distill.kinds.kind import Kind
 from distill.losses.context import NECK
 from distill.machine.words import html_table, printable, text_table
 from distill.recipe.schema import FeatureOptions
-from distill.training.points import check_alike, is_feature
+from distill.training.points import check_alike, image_of, is_feature
 from prune.cut.surgery import check
 
 

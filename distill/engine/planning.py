@@ -16,6 +16,7 @@ from distill.kinds.opened import Images, Opened
 from distill.machine import plugins
 from distill.machine.console import Console
 from distill.recipe.schema import Prune, Recipe
+from distill.training.points import image_of
 
 
 def calibration_images(recipe: Recipe, teacher: Opened, data: Images, count: int) -> Tensor:
@@ -36,11 +37,6 @@ def calibration_images(recipe: Recipe, teacher: Opened, data: Images, count: int
 def trace(kind: Kind, model: nn.Module, size: int) -> prune.ChannelGraph:
     """The channels of a network of a kind, followed at an image size in pixels, on the device that it is on."""
     return prune.trace(model, image_of(model, size), adapter=kind.adapter)
-
-
-def image_of(model: nn.Module, size: int) -> Tensor:
-    """An image of `size` x `size` pixels on the device of a network, (1, 3, size, size)."""
-    return torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
 
 
 def make_plan(recipe: Recipe, teacher: Opened, data: Images, device: torch.device, console: Console) -> prune.PrunePlan:

@@ -156,7 +156,7 @@ def _within(item: Item, section: str, key: str) -> Item | None:
 
 
 def _check_teachers(recipe: Recipe) -> dict[str, str]:
-    """What is wrong with who teaches whom: key -> line."""
+    """What is wrong with the teachers of a recipe: key -> line."""
     problems = {}
     key = "teachers" if recipe.teachers else "teacher"
     if recipe.teacher.checkpoint and recipe.teacher.train:

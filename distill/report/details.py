@@ -56,8 +56,8 @@ def legend(results: Results) -> list[str]:
     recipe, distill = results.recipe, results.recipe["distill"]
     labelled = results.data.labelled and distill["labels"] > 0
     teachers = [ORIGINAL] * results.taught_by_original + [other.name for other in results.teachers]
-    whom = "the teacher" if not results.teachers else " and ".join(teachers)
-    training = f"training against {whom}" + (" and on the labels" if labelled else "")
+    taught_by = "the teacher" if not results.teachers else " and ".join(teachers)
+    training = f"training against {taught_by}" + (" and on the labels" if labelled else "")
     schedule = results.schedule or {}
     if schedule.get("labelled") not in (None, schedule.get("batch")):
         training += f", with {results.data.unlabelled_images} unlabelled images"

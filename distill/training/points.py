@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 import prune
@@ -15,6 +16,11 @@ from distill.losses.context import NECK
 from distill.machine.words import nearest
 
 LISTED = "distill ls features model=... lists those there are"
+
+
+def image_of(model: nn.Module, size: int) -> Tensor:
+    """An image of `size` x `size` pixels on the device of a network, (1, 3, size, size)."""
+    return torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
 
 
 def is_feature(output: prune.ModuleOutput) -> bool:
@@ -31,6 +37,34 @@ def feature_at(outputs: Mapping[str, prune.ModuleOutput], point: str) -> prune.M
         reason = output.reason or f"gives {output.shape}, and losses compare features (B, C, H, W)"
         raise DistillError(f"features: '{point}' {reason}: name another module; {LISTED}")
     return output
+
+
+def keep_at(
+    plan: prune.PrunePlan,
+    points: Iterable[str],
+    neck: Callable[[], list[tuple[int, ...]]],
+    outputs: Callable[[], Mapping[str, prune.ModuleOutput]],
+) -> dict[str, list[tuple[int, ...]]]:
+    """The teacher's channels that its pruned student still has, by point; a module is left out if every channel stays.
+
+    Args:
+        plan: the cut.
+        points: "neck", or paths of modules.
+        neck: what the plan keeps at each level of the neck; called if that is a point.
+        outputs: what the modules of the teacher give, by path, as it was cut; called if one is a point.
+
+    Raises:
+        DistillError: a path that names no module, or one whose output losses cannot compare.
+    """
+    points = list(points)
+    keep = {NECK: neck()} if NECK in points else {}
+    given = outputs() if set(points) - {NECK} else {}
+    for point in points:
+        if point != NECK:
+            output = feature_at(given, point)
+            kept = output.kept(plan)
+            keep |= {point: [kept]} if len(kept) < output.shape[1] else {}
+    return keep
 
 
 def check_alike(student: nn.Module, teacher: nn.Module, points: Iterable[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,13 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from distill.errors import DistillError, first_line
+from distill.errors import DistillError
+from distill.kinds.exporting import check_packages, export_checked
 from distill.kinds.opened import Exported
-from distill.machine.faults import machine_fault
-from distill.machine.files import UNFINISHED, scratch_folder, write_atomically
-from distill.machine.measure import file_size_mb
 from distill.machine.runtimes import openvino
-from distill.machine.runtimes.parity import check_parity
 from distill.machine.words import nearest
 from distill.yolo import upstream
 from distill.yolo.checkpoint import detector as checkpoint
@@ -47,11 +43,7 @@ def check_exports(formats: Iterable[str]) -> None:
             raise DistillError(
                 f"export: unknown format '{name}'{nearest(name, supported)}; known: {', '.join(supported)}"
             )
-        missing = [package for package in _PACKAGES.get(name, ()) if find_spec(package) is None]
-        if missing:
-            raise DistillError(
-                f"export: format '{name}' needs {' and '.join(missing)}: pip install {' '.join(missing)}"
-            )
+        check_packages(name, _PACKAGES.get(name, ()))
 
 
 def export_checkpoint(
@@ -82,23 +74,12 @@ def export_checkpoint(
     family_of(model).prepare_export(model.model[-1])
     side = input_side(model, imgsz)
     image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        with scratch_folder(out_dir, UNFINISHED) as folder:
-            model.pt_path = str(folder / path.name)
-            draft = _export(model, format, imgsz)
-            difference = check_parity(draft, format, model, image)
-            result = out_dir / draft.name
-            write_atomically(result, draft.rename)
-    except DistillError:
-        raise
-    except ModuleNotFoundError as error:
-        package = (error.name or format).split(".")[0]
-        raise DistillError(f"export: format '{format}' needs {package}: pip install {package}") from error
-    except Exception as error:  # asserts and errors of many packages: this export cannot be made here
-        fault = machine_fault(error, out_dir)
-        raise fault or DistillError(f"export: {path.name} to '{format}' failed: {first_line(error)}") from error
-    return Exported(result, file_size_mb(result), difference)
+
+    def make(folder: Path) -> Path:
+        model.pt_path = str(folder / path.name)
+        return _export(model, format, imgsz)
+
+    return export_checked(path, format, out_dir, make, model, image)
 
 
 def input_side(model: nn.Module, imgsz: int) -> int:
@@ -115,6 +96,4 @@ def _export(model: Any, format: str, imgsz: int) -> Path:
         options["simplify"] = find_spec("onnxslim") is not None  # otherwise the exporter warns and goes on
     if format == openvino.OPENVINO.format:
         openvino.library()  # before the exporter imports it
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer's
-        return upstream.export(model, options)
+    return upstream.export(model, options)

@@ -25,6 +25,7 @@ from distill.machine.words import printable
 from distill.recipe.schema import Shapes, Unlabelled
 from distill.results.quality import Pictures
 from distill.results.steps import Native, TeacherForward
+from distill.training.points import image_of
 from distill.training.schedule import Schedule
 from distill.training.task import LABELLED, DistillationTask
 from distill.training.tuning import Trials
@@ -44,7 +45,7 @@ from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.fit import fitted
 from distill.yolo.families.match import UNLIKE, match
 from distill.yolo.families.outputs import distillation, foreign_teacher, run, sensitivity_of, teacher_of
-from distill.yolo.families.points import image_of, keep_at, neck_keep
+from distill.yolo.families.points import keep_at, neck_keep
 from distill.yolo.families.table import family_of, gives_of, stride_of
 from distill.yolo.training.forwards import check_runtime, choose_forwards, use_forwards
 from distill.yolo.training.loggers import Loggers, check_loggers

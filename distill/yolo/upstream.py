@@ -37,7 +37,7 @@ from ultralytics.models.yolo.pose import PoseValidator
 from ultralytics.models.yolo.segment import SegmentationValidator
 from ultralytics.nn import tasks  # layers of a description by name
 from ultralytics.nn.distill_model import DistillationModel  # its own distillation
-from ultralytics.nn.modules import (  # heads, the first layer of YOLOv5 v5.0, and where its others are
+from ultralytics.nn.modules import (  # heads, and where the layers of the original YOLOv5 are
     OBB,
     OBB26,
     Detect,

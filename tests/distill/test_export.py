@@ -17,6 +17,7 @@ from torch import nn
 
 from distill.engine.stages.export import EXPORT
 from distill.errors import DistillError, RunError
+from distill.kinds import exporting
 from distill.machine.runtimes import parity
 from distill.machine.runtimes.parity import PARITY_TOLERANCE, check_parity, compare_outputs
 from distill.yolo import export
@@ -115,7 +116,7 @@ def test_ultralytics_knows_the_common_formats() -> None:
 
 def test_a_missing_package_names_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # what Python itself does for a module that may not load
-    monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxruntime" else object())
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == "onnxruntime" else object())
     with pytest.raises(DistillError, match=r"pip install onnxruntime$"):
         check_exports(["onnx"])
 

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,20 +49,14 @@ def two_branches(single: Family, kinds: tuple[type[nn.Module], ...], title: str,
         title=title,
         owns=owns,
         outputs=outputs,
-        label_terms=label_terms,
+        # ultralytics sums both branches. Their weights move from `one2many` to `one2one` as the training loop calls `update` of
+        # the model's `criterion`.
+        label_terms=one_branch.label_terms,
         sensitivity=sensitivity,
         reorder=reorder,
         second=second,
         through=through,
     )
-
-
-def label_terms(model: nn.Module, outputs: Outputs, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The loss of ultralytics on labels, both branches in one sum.
-
-    Their weights move from `one2many` to `one2one` as the training loop calls `update` of the model's `criterion`.
-    """
-    return one_branch.label_terms(model, outputs, batch)
 
 
 def through(head: Any, features: Sequence[Tensor]) -> dict[str, Any]:

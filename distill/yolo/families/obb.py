@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill.losses.context import Decode, Outputs
 from distill.yolo.families import ultralytics_dfl as boxes
@@ -17,11 +17,6 @@ from distill.yolo.tasks.obb import ORIENTED as TASK
 from distill.yolo.upstream import OBB, OBB26
 
 LONGEST = 10.0  # times as long as wide: a longer box weighs its angle as this one
-
-
-def owns(head: nn.Module) -> bool:
-    """Whether a last layer is this head, with one branch."""
-    return type(head) is OBB and getattr(head, "one2one_cv2", None) is None
 
 
 def outputs(head: Any, raw: Any) -> Outputs:
@@ -75,7 +70,7 @@ ORIENTED = replace(
     DFL,
     title="ultralytics' models for oriented boxes YOLOv8 and YOLO11",
     task=TASK,
-    owns=owns,
+    owns=boxes.single(OBB),
     outputs=outputs,
     sensitivity=sensitivity,
     gives=lambda head: DFL.gives(head) | {"angles"},

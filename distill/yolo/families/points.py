@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 import prune
-from distill.losses.context import NECK
-from distill.training.points import feature_at
+from distill.training.points import image_of
+from distill.training.points import keep_at as points_kept
 from distill.training.task import PROBE
 from distill.yolo.families.adapter import YOLO_ADAPTER
 from distill.yolo.families.table import family_of
-
-
-def image_of(model: nn.Module, size: int = PROBE) -> Tensor:
-    """An image of `size` x `size` pixels on the device of a network, (1, 3, size, size)."""
-    return torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
 
 
 def outputs_of(model: nn.Module, size: int = PROBE) -> dict[str, prune.ModuleOutput]:
@@ -39,15 +33,7 @@ def keep_at(model: nn.Module, plan: prune.PrunePlan, points: Iterable[str]) -> d
     Raises:
         DistillError: a path that names no module, or one whose output losses cannot compare.
     """
-    points = list(points)
-    keep = {NECK: neck_keep(model, plan.keep_inputs)} if NECK in points else {}
-    outputs = outputs_of(model) if set(points) - {NECK} else {}
-    for point in points:
-        if point != NECK:
-            output = feature_at(outputs, point)
-            kept = output.kept(plan)
-            keep |= {point: [kept]} if len(kept) < output.shape[1] else {}
-    return keep
+    return points_kept(plan, points, lambda: neck_keep(model, plan.keep_inputs), lambda: outputs_of(model))
 
 
 def neck_keep(model: nn.Module, keep_inputs: Mapping[str, Sequence[int]]) -> list[tuple[int, ...]]:

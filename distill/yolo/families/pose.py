@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill.losses.context import Outputs
 from distill.losses.keypoint import AREA
@@ -16,11 +16,6 @@ from distill.yolo.families.end_to_end import SECOND, two_branches
 from distill.yolo.families.ultralytics_dfl import DFL
 from distill.yolo.tasks.pose import POSE as TASK
 from distill.yolo.upstream import OKS_SIGMA, Pose, Pose26
-
-
-def owns(head: nn.Module) -> bool:
-    """Whether a last layer is this head, with one branch."""
-    return type(head) is Pose and getattr(head, "one2one_cv2", None) is None
 
 
 def outputs(head: Any, raw: Any) -> Outputs:
@@ -69,7 +64,7 @@ POSE = replace(
     DFL,
     title="ultralytics' pose models YOLOv8 and YOLO11",
     task=TASK,
-    owns=owns,
+    owns=boxes.single(Pose),
     outputs=outputs,
     sensitivity=sensitivity,
     gives=lambda head: DFL.gives(head) | {"keypoints"},

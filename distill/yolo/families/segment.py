@@ -24,11 +24,6 @@ SCALE = 4  # input pixels to a cell of the prototypes
 MOST = 32  # anchors of an image whose masks are changed: those that count most
 
 
-def owns(head: nn.Module) -> bool:
-    """Whether a last layer is this head, with one branch."""
-    return type(head) is Segment and getattr(head, "one2one_cv2", None) is None
-
-
 def outputs(head: Any, raw: Any) -> Outputs:
     """What losses read, of what a network with this head returned in train mode."""
     coefficients = raw["mask_coefficient"].transpose(1, 2)
@@ -103,7 +98,7 @@ SEGMENT = replace(
     DFL,
     title="ultralytics' segmentation models YOLOv8 and YOLO11",
     task=TASK,
-    owns=owns,
+    owns=boxes.single(Segment),
     outputs=outputs,
     label_terms=label_terms,
     sensitivity=sensitivity,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -20,10 +20,14 @@ ENTRY = "cv2.{level}.0.conv"  # one of the convolutions that read a level
 SMALLEST = 0.5  # cells: a box whose sides are predicted closer together, or the wrong way round, is taken as this large
 
 
-def owns(head: nn.Module) -> bool:
-    """Whether a last layer is this head. The same class can have a second branch, which works without NMS."""
-    both = [getattr(head, name, None) for name in ("cv2", "one2one_cv2")]
-    return type(head) is Detect and both[0] is not None and both[1] is None
+def single(kind: type[nn.Module]) -> Callable[[nn.Module], bool]:
+    """Whether a last layer is a head of a class. The same class can have a second branch, which works without NMS."""
+
+    def owns(head: nn.Module) -> bool:
+        both = [getattr(head, name, None) for name in ("cv2", "one2one_cv2")]
+        return type(head) is kind and both[0] is not None and both[1] is None
+
+    return owns
 
 
 def outputs(head: nn.Module, raw: Any) -> Outputs:
@@ -138,7 +142,7 @@ def alike(head: Any, other: Any) -> bool:
 
 DFL = Family(
     title="ultralytics' YOLOv3, v5, v6, v8, v9, YOLO11 and YOLO12",
-    owns=owns,
+    owns=single(Detect),
     outputs=outputs,
     label_terms=label_terms,
     sensitivity=sensitivity,
